@@ -1,0 +1,42 @@
+# Every target sets itself up: `make quickstart` and `make test` work in a fresh clone with Python >= 3.11, git and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# Two busy OpenMP threads per process are slower than one on small machines; waiting threads must sleep.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test lint wheel clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+# Rebuilt when the dependencies change. The stamp is written last, so an interrupted install is simply repeated.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python %d.%d is too old: ARR-COC needs 3.11 or newer; run make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "this Python has no venv/ensurepip: install your system's python3-venv package, or use make PYTHON=..."; exit 2; }
+	@echo "installing into $(VENV): torch alone is several GB, this takes a few minutes"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off -e '.[dev]'
+	@touch $@
+
+install: $(READY)  ## create .venv with the project and everything it needs
+
+quickstart: $(READY)  ## learn a policy on the shipped reference model, evaluate it beside the baselines, write a run folder under runs/
+	$(BIN)/python -m eval quickstart
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint  ## lint, then the whole test suite
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
+
+wheel: $(READY)  ## build the wheel and the source archive into dist/
+	$(BIN)/python -m build --no-isolation
+
+clean:  ## remove .venv, caches and builds (runs/ is kept)
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
