@@ -1,0 +1,32 @@
+"""ARR-COC: every image patch of a vision-language model gets its own token budget, chosen for the question.
+
+Names are loaded when they are first used, so ``import arr_coc`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import reference
+    from .config import ArrCocConfig
+    from .learning import learn
+    from .wrapper import ArrCoc, wrap
+
+__version__ = "0.1.0"
+__all__ = ["ArrCoc", "ArrCocConfig", "__version__", "learn", "reference", "wrap"]
+
+_HOMES = {"ArrCoc": "wrapper", "ArrCocConfig": "config", "learn": "learning", "wrap": "wrapper"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "reference":
+        return importlib.import_module(".reference", __name__)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

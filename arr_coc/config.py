@@ -1,0 +1,217 @@
+"""The one source of defaults, and the rule that turns a limit into tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+POSITIONS = ("auto", "keep", "compact")
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """The end of an error message: the near match if there is one, then everything known.
+
+    Parameters
+    ----------
+    name
+        What the user wrote.
+    known
+        The names that exist.
+
+    Returns
+    -------
+    str
+        ``"Did you mean 'price'? Known: ..."`` or ``"Known: ..."``.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(str(name), names, n=1)
+    return (f"Did you mean {close[0]!r}? " if close else "") + "Known: " + ", ".join(names) + "."
+
+
+@dataclass(kw_only=True)
+class ArrCocConfig:
+    """Everything that can be chosen when a model is wrapped.
+
+    Parameters
+    ----------
+    budgets
+        Visual tokens a patch may spend, in rising order; the first is the floor that every patch gets.
+    patch_side
+        Side of a full-detail patch in visual tokens (20 gives 20 x 20 = 400).
+    policy
+        Registered name of the policy that chooses the budgets.
+    budget
+        The one budget of the ``"uniform"`` policy; must be one of ``budgets``.
+    limit
+        Upper bound on the tokens of one question: an ``int`` counts tokens, a ``float`` in (0, 1] is a share of full
+        detail, ``None`` sets no bound. It must lie between the sum of floors and full detail (see
+        :func:`resolve_limit`).
+    price
+        Reward units that a full-detail image costs: an allocation is charged ``price * tokens / full_tokens``.
+    scorers
+        Names of the scorers, in the order in which they enter the context vector.
+    realizer
+        How a patch is brought to its budget: ``"rescale"`` before the vision tower, ``"pool"`` or ``"select"`` after.
+    positions
+        ``"keep"`` leaves every surviving token at its original position, ``"compact"`` closes the gaps, ``"auto"``
+        keeps for M-RoPE models and compacts for one-dimensional ones.
+    seed
+        Seed of every random choice.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a value of the wrong kind or outside its range; the message names the value, the rule and the remedy.
+    """
+
+    budgets: tuple[int, ...] = (64, 128, 256, 400)
+    patch_side: int = 20
+    policy: str = "thompson"
+    budget: int | None = None
+    limit: int | float | None = None
+    price: float = 0.3
+    scorers: tuple[str, ...] = ("propositional", "perspectival", "participatory")
+    realizer: str = "rescale"
+    positions: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.budgets = _budgets(self.budgets)
+        self.scorers = _names("scorers", self.scorers)
+        if not _is_int(self.patch_side) or self.patch_side < 1:
+            raise ValueError(f"patch_side={self.patch_side!r} must be a positive int, for example 20.")
+        for name in ("policy", "realizer", "positions"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value:
+                raise TypeError(f"{name}={value!r} must be a name (a non-empty string).")
+        if self.budget is not None and self.budget not in self.budgets:
+            raise ValueError(f"budget={self.budget!r} must be one of the budgets {self.budgets}.")
+        if self.positions not in POSITIONS:
+            raise ValueError(f"positions={self.positions!r} is unknown. {nearest(self.positions, POSITIONS)}")
+        if not _is_real(self.price) or not math.isfinite(self.price) or self.price < 0:
+            raise ValueError(
+                f"price={self.price!r} must be a finite number >= 0 (reward units per full-detail image)."
+            )
+        if not _is_int(self.seed) or self.seed < 0:
+            raise ValueError(f"seed={self.seed!r} must be an int >= 0.")
+        check_limit(self.limit)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ArrCocConfig:
+        """Build a configuration from plain data, for instance a YAML or JSON file.
+
+        Raises
+        ------
+        ValueError
+            For a key that is not a field; the message names the nearest field.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                raise ValueError(f"Unknown configuration key {key!r}. {nearest(key, known)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain JSON-able data; ``from_dict`` reads it back."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+
+def check_limit(limit: float | None) -> None:
+    """Refuse a limit that could not hold for any image.
+
+    Raises
+    ------
+    TypeError
+        If it is neither ``int``, ``float`` nor ``None``.
+    ValueError
+        If an ``int`` is not positive, or a ``float`` is outside (0, 1].
+    """
+    if limit is None:
+        return
+    if not _is_real(limit):
+        raise TypeError(
+            f"limit={limit!r} must be an int (tokens), a float in (0, 1] (share of full detail) or None (no limit)."
+        )
+    if isinstance(limit, int):
+        if limit < 1:
+            raise ValueError(f"limit={limit} must be a positive number of tokens, or None for no limit.")
+    elif not 0.0 < limit <= 1.0:
+        raise ValueError(
+            f"limit={limit} must be a share of full detail in (0, 1]; write an int, without a point, for tokens."
+        )
+
+
+def resolve_limit(limit: float | None, costs: torch.LongTensor) -> int:
+    """The limit of one question in tokens.
+
+    Parameters
+    ----------
+    limit
+        As in :class:`ArrCocConfig`.
+    costs
+        ``[N, K]`` tokens that each patch really spends at each budget, rising along K.
+
+    Returns
+    -------
+    int
+        Tokens; full detail when ``limit`` is ``None``. A share is rounded down.
+
+    Raises
+    ------
+    ValueError
+        If the limit is below the sum of the floors or above full detail.
+    """
+    check_limit(limit)
+    floors, full = int(costs[:, 0].sum()), int(costs[:, -1].sum())
+    if limit is None:
+        return full
+    tokens = limit if isinstance(limit, int) else math.floor(limit * full + 1e-9)
+    if tokens < floors:
+        share = math.ceil(1000 * floors / full) / 1000
+        raise ValueError(
+            f"limit={limit} allows {tokens} tokens, but {costs.shape[0]} patches need {floors} for their floors; "
+            f"use at least {floors} (or the share {share})."
+        )
+    if tokens > full:
+        raise ValueError(
+            f"limit={limit} is above full detail, which is {full} tokens for {costs.shape[0]} patches; "
+            f"use at most {full}, a share in (0, 1], or None for no limit."
+        )
+    return tokens
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _budgets(values: object) -> tuple[int, ...]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"budgets={values!r} must be a sequence of positive ints, for example (64, 128, 256, 400).")
+    budgets = tuple(values)
+    if not budgets or not all(_is_int(b) and b > 0 for b in budgets):
+        raise ValueError(f"budgets={budgets!r} must be positive ints, for example (64, 128, 256, 400).")
+    if any(b >= c for b, c in itertools.pairwise(budgets)):
+        raise ValueError(f"budgets={budgets!r} must rise without repeats; use {tuple(sorted(set(budgets)))}.")
+    return budgets
+
+
+def _names(field: str, values: object) -> tuple[str, ...]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"{field}={values!r} must be a sequence of names, for example ({values!r},).")
+    names = tuple(values)
+    if not all(isinstance(name, str) and name for name in names):
+        raise TypeError(f"{field}={names!r} must hold names only.")
+    if len(set(names)) != len(names):
+        raise ValueError(f"{field}={names!r} names one twice; name each once.")
+    return names

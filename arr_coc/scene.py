@@ -1,0 +1,157 @@
+"""The seam between the wrapper and the planner: what may be looked at, what is decided, what is recorded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from .patches import Patch
+
+if TYPE_CHECKING:
+    from allocator import Decision
+
+
+@dataclass
+class Scene:
+    """One question with its patches: all that a planner may look at.
+
+    It is built from that question alone, so another image in the batch can't change a bit of it. What a planner does
+    not list in ``needs`` is left empty (``glance``) or ``None`` (``pixels``).
+
+    Attributes
+    ----------
+    patches
+        N patches of all images of the question, in raster order (entry, view, top, left).
+    costs
+        ``[N, K]`` visual tokens that each patch really spends at each budget.
+    pixels
+        Per patch ``[3, H, W]`` float32 RGB in [0, 1] at full detail; ``None`` if not asked for or if it can't be
+        recovered (no image processor at hand that states mean and deviation).
+    glance
+        Per patch ``[g_i, D]`` visual tokens at the floor budget.
+    glance_grids
+        Per patch (rows, columns) with rows * columns == g_i.
+    question
+        The question in words, for people and logs.
+    question_ids
+        ``[Q]`` text tokens of the question.
+    question_embeddings
+        ``[Q, D]`` input embeddings of ``question_ids``.
+    read_attention
+        ``layers -> [len(layers), heads, sum g_i]``: attention mass from the last prompt token to every glance token,
+        softmax over the whole visible prompt (so a head sums to at most 1), patches concatenated in order. One pass
+        of the language model over the glance prompt, stopped after the last layer read; cached.
+    glance_answer
+        ``() -> [V]`` next-token log-probabilities after the glance prompt (full depth); cached. Call it before
+        ``read_attention`` if both are needed: the attention then costs no second pass.
+    timings
+        Seconds by stage, filled as it goes.
+    """
+
+    patches: list[Patch]
+    costs: torch.LongTensor
+    pixels: list[torch.Tensor] | None
+    glance: list[torch.Tensor]
+    glance_grids: list[tuple[int, int]]
+    question: str
+    question_ids: torch.LongTensor
+    question_embeddings: torch.Tensor
+    read_attention: Callable[[Sequence[int]], torch.Tensor]
+    glance_answer: Callable[[], torch.Tensor]
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Plan:
+    """What a planner decided for one question.
+
+    Attributes
+    ----------
+    budgets
+        N nominal budgets.
+    decision
+        The policy's decision, or ``None`` where no policy of the allocator was asked.
+    scores
+        Per scorer ``[N]`` scores in [0, 1].
+    tension
+        What balancing set, for the log.
+    timings
+        Seconds by stage.
+    """
+
+    budgets: list[int]
+    decision: Decision | None = None
+    scores: dict[str, torch.Tensor] = field(default_factory=dict)
+    tension: dict[str, float] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+class Planner(Protocol):
+    """Whatever can plan.
+
+    ``needs`` is a subset of {"pixels", "glance"}: what the scene must hold. A planner that needs nothing sees the
+    patches and their costs only, and the question may then be empty.
+    """
+
+    needs: frozenset[str]
+
+    def plan(self, scene: Scene) -> Plan:
+        """Choose one nominal budget per patch."""
+
+
+@dataclass
+class Allocation:
+    """The record of one question; plain data that outlives the call.
+
+    Attributes
+    ----------
+    question
+        The question in words.
+    patches
+        N patches.
+    budgets
+        N nominal budgets.
+    realised
+        N tokens really spent.
+    tokens, full_tokens
+        Their sum, and the sum at full detail.
+    scores
+        Per scorer N numbers.
+    tension
+        What balancing set.
+    decision
+        Summary of the policy's decision (policy, spent, propensity), empty where there was none.
+    timings
+        Seconds by stage: glance, knowing, attending, encode, splice, generate. ``encode``, ``splice`` and
+        ``generate`` are those of the whole call, shared by all questions of the batch.
+    """
+
+    question: str
+    patches: list[Patch]
+    budgets: list[int]
+    realised: list[int]
+    tokens: int
+    full_tokens: int
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    tension: dict[str, float] = field(default_factory=dict)
+    decision: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON-able data (not-a-number becomes ``None``)."""
+        data: dict[str, Any] = _plain(asdict(self))
+        return data
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
