@@ -1,0 +1,56 @@
+"""From images and questions to model inputs, and from generated ids back to answers: one path for every model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from arr_coc.config import nearest
+
+
+def prepare(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> Any:
+    """Inputs for ``generate``, one image and one question per row, left-padded.
+
+    Goes through the processor's chat template, as every current VLM expects; a processor without one gets its image token in
+    front of the question.
+
+    Raises
+    ------
+    ValueError
+        If the counts differ, a question is empty, or there is nothing to ask.
+    """
+    if len(images) != len(questions) or not questions:
+        raise ValueError(f"{len(images)} images for {len(questions)} questions; give one image for each question")
+    for question in questions:
+        if not isinstance(question, str) or not question.strip():
+            raise ValueError(f"the question {question!r} is empty; write one, such as 'what number is on the red sign ?'")
+    if getattr(processor, "chat_template", None):
+        messages = [
+            [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
+            for image, question in zip(images, questions, strict=True)
+        ]
+        return processor.apply_chat_template(
+            messages, tokenize=True, return_dict=True, add_generation_prompt=True,
+            processor_kwargs={"return_tensors": "pt", "padding": True, "padding_side": "left"},
+        )  # fmt: skip
+    token = getattr(processor, "image_token", None)
+    if token is None:
+        known = [name for name in dir(processor) if "token" in name or "template" in name]
+        raise ValueError(
+            f"{type(processor).__name__} has neither a chat template nor an image token; set processor.chat_template. "
+            + nearest("image_token", known)
+        )
+    return processor(
+        images=[[image] for image in images], text=[f"{token} {q}" for q in questions],
+        return_tensors="pt", padding=True, padding_side="left",
+    )  # fmt: skip
+
+
+def answers(processor: Any, prompt_ids: torch.Tensor, sequences: torch.Tensor) -> list[str]:
+    """The new words of ``generate``'s output ``[B, L']`` after its prompt ``[B, L]``."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    new = sequences[:, prompt_ids.shape[1] :]
+    return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
