@@ -16,8 +16,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 logger = logging.getLogger(__name__)
 
-#: Largest image that is decoded, in pixels (80 megapixels need about 240 MB as RGB). Below Pillow's own warning threshold.
 MAX_PIXELS = 80_000_000
+"""Largest image that is decoded, in pixels: about 240 MB as RGB, and below the size at which Pillow warns."""
 
 # First bytes, in lower case, of what people hand over as images and Pillow does not read: what it is, and the remedy.
 _NOT_RASTER = (
@@ -26,7 +26,15 @@ _NOT_RASTER = (
     (b"<!doctype", "it is a web page; save the image itself"),
     (b"<html", "it is a web page; save the image itself"),
 )
-_RASTER = {b"\x89PNG": "PNG", b"\xff\xd8": "JPEG", b"GIF8": "GIF", b"BM": "BMP", b"RIFF": "WebP", b"II*": "TIFF", b"MM\0": "TIFF"}
+_RASTER = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8": "JPEG",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"RIFF": "WebP",
+    b"II*": "TIFF",
+    b"MM\0": "TIFF",
+}
 
 
 class ImageError(ValueError):
@@ -155,7 +163,8 @@ def _check_file(file: Path) -> None:
         if file.stat().st_size == 0:
             raise ImageError(f"{file} is empty (0 bytes); download or save the image again")
     except OSError as error:
-        raise ImageError(f"{file} cannot be looked at ({error.strerror}); check the path and its permissions") from error
+        reason = error.strerror
+        raise ImageError(f"{file} cannot be looked at ({reason}); check the path and its permissions") from error
 
 
 def _near_name(file: Path) -> Path | None:

@@ -1,0 +1,152 @@
+"""Models by name: the shipped reference model, a local folder or a hub name, with errors a person can act on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+REFERENCE = "reference"
+
+
+class ModelError(ValueError):
+    """A model that cannot be loaded or used; the message names it, the rule and the remedy."""
+
+
+def load_vlm(name: str = REFERENCE, *, device: str | None = None, dtype: str = "auto") -> tuple[Any, Any]:
+    """Load a vision-language model and its processor.
+
+    Parameters
+    ----------
+    name
+        ``"reference"`` for the model that ships with ARR-COC, else a local folder or a hub name. It is loaded by
+        ``AutoModelForImageTextToText``; code from the model's repository is never run.
+    device
+        As torch names it ("cpu", "cuda", "cuda:1", ...); by default a GPU if there is one.
+    dtype
+        Of the weights; "auto" takes what the checkpoint says. The reference model is always float32.
+
+    Returns
+    -------
+    tuple
+        The model in evaluation mode, and the processor.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, if it is no vision-language model, or if its family is not supported.
+    """
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"device {device!r} can't be used ({reason}); use cpu, or cuda if there is one") from error
+    if name == REFERENCE:
+        from arr_coc import reference
+
+        model, processor = reference.load()
+    else:
+        model, processor = _load_named(name, dtype)
+    return model.to(target).eval(), processor
+
+
+def encode_question(processor: Any, image: Image.Image, question: str) -> Any:
+    """One image and one question as model inputs.
+
+    The reference processor takes the question as it is; any other one formats a user turn by its chat template.
+
+    Parameters
+    ----------
+    processor
+        What :func:`load_vlm` returned.
+    image
+        RGB image.
+    question
+        Not empty.
+
+    Returns
+    -------
+    BatchFeature
+        Tensors for ``model.generate``, batch of one, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the question is empty, or the processor has no chat template.
+    """
+    if not question.strip():
+        raise ValueError("the question is empty; ask something about the image, in words")
+    if hasattr(processor, "patch_grid"):
+        return processor(images=image, text=question, return_tensors="pt")
+    if not getattr(processor, "chat_template", None):
+        raise ModelError(
+            f"{type(processor).__name__} has no chat template, so a question can't be formatted; "
+            "use the instruction-tuned version of the model"
+        )
+    turn = {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}
+    return processor.apply_chat_template(
+        [turn], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+
+
+def _load_named(name: str, dtype: str) -> tuple[Any, Any]:
+    """Load a folder or hub name; everything that can be known from its configuration is checked before the weights."""
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    from arr_coc.config import nearest
+    from arr_coc.families import known_families
+
+    name = _resolve(name)
+    try:
+        model_type = AutoConfig.from_pretrained(name).model_type
+    except Exception as error:  # whatever a foreign config.json provokes
+        raise _unloadable(name, error) from error
+    if model_type not in known_families():
+        raise ModelError(
+            f"{name} is a {model_type!r} model, which is no supported vision-language model. "
+            f"{nearest(model_type, known_families())} Another family joins by arr_coc.families.register_family."
+        )
+    try:
+        processor = AutoProcessor.from_pretrained(name)
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
+    except Exception as error:  # missing, truncated or foreign files surface as many types
+        raise _unloadable(name, error) from error
+    if not hasattr(processor, "image_processor"):
+        raise ModelError(
+            f"{name} has no image processor (it gives a {type(processor).__name__}); a vision-language model needs "
+            "its preprocessor_config.json: save it with processor.save_pretrained(folder)"
+        )
+    return model, processor
+
+
+def _resolve(name: str) -> str:
+    """The folder or hub name to load; what is meant as a path and is no model folder is refused."""
+    if not name.strip():
+        raise ModelError(f"the model name is empty; use {REFERENCE!r}, a local folder or a hub name like org/model")
+    folder = Path(name).expanduser()
+    if folder.is_file():
+        raise ModelError(f"{name} is a file; a model is a folder with config.json and its weights")
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{name} holds no config.json; a model folder is what model.save_pretrained writes")
+        return str(folder)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"the model folder {name} does not exist; check the path, or give a hub name like org/model")
+    return name
+
+
+def _unloadable(name: str, error: Exception) -> ModelError:
+    """The first line of a loading error, with the remedy for the commonest cause."""
+    text = str(error).strip() or type(error).__name__
+    if "couldn't connect" in text or "offline" in text.lower():
+        return ModelError(
+            f"{name} is no local folder, and the model hub can't be reached or HF_HUB_OFFLINE=1 is set; "
+            "give a folder, or download it first: hf download ORG/MODEL"
+        )
+    return ModelError(f"the model {name} can't be loaded: {text.splitlines()[0]}")
