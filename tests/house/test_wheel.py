@@ -1,0 +1,94 @@
+"""The wheel holds both packages with their data, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("allocator", "arr_coc")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    pytest.importorskip("build")
+    out = tmp_path_factory.mktemp("dist")
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (file,) = out.glob("*.whl")
+    return zipfile.ZipFile(file)
+
+
+def test_every_source_file_is_in_the_wheel_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    ours = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    skipped = {"__pycache__", ".mypy_cache", ".ruff_cache"}
+    sources = {
+        str(file.relative_to(ROOT))
+        for package in PACKAGES
+        for file in (ROOT / package).rglob("*")
+        if file.is_file() and not skipped & set(file.parts) and file.suffix not in (".pyc", ".pyo")
+    }
+    assert ours == sources
+    assert {name.split("/")[0] for name in ours} == set(PACKAGES)
+
+
+def test_types_and_weights_travel(wheel: zipfile.ZipFile) -> None:
+    names = wheel.namelist()
+    assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
+    weights = [name for name in names if name.endswith(".safetensors")]
+    assert weights and all(name.startswith("arr_coc/reference/") for name in weights), weights
+    assert sum(wheel.getinfo(name).file_size for name in names) < 15_000_000
+
+
+def test_metadata(wheel: zipfile.ZipFile) -> None:
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    meta = Parser().parsestr(wheel.read(name).decode())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert meta["Name"] == "arr-coc" and meta["License-Expression"] == "Apache-2.0"
+    assert meta["Version"] == project["version"]
+    assert any(n.endswith("licenses/LICENSE") for n in wheel.namelist())
+    scripts = wheel.read(name.replace("METADATA", "entry_points.txt")).decode()
+    assert "arr-coc = arr_coc.cli:app" in scripts
+
+
+def test_version_is_stated_once_and_the_same() -> None:
+    import arr_coc
+
+    assert arr_coc.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def test_every_third_party_import_is_a_dependency() -> None:
+    """Nothing the packages import is missing from pyproject.toml; what only an extra brings is imported lazily."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    def names(requirements: list[str]) -> set[str]:
+        return {re.split(r"[<>=\[ ]", r)[0].lower().replace("-", "_") for r in requirements}
+
+    modules = {"scikit_learn": "sklearn", "pyyaml": "yaml", "pillow": "PIL"}
+    core = {modules.get(n, n) for n in names(project["dependencies"])}
+    extras = {modules.get(n, n) for extra in ("timm", "eval") for n in names(project["optional-dependencies"][extra])}
+    known = core | set(sys.stdlib_module_names) | set(PACKAGES)
+    for package in PACKAGES:
+        for file in (ROOT / package).rglob("*.py"):
+            tree = ast.parse(file.read_text())
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Import):
+                    found = {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and not node.level:
+                    found = {(node.module or "").split(".")[0]}
+                else:
+                    continue
+                allowed = known if node in tree.body else known | extras | {"peft"}
+                assert found <= allowed, f"{file.relative_to(ROOT)}: {found - allowed}"
