@@ -1,0 +1,30 @@
+"""Combinatorial contextual bandits that spend a budget: exact oracle, exact propensities, exact resume.
+
+One question puts N patches (base arms' slots) with K arms each; a policy selects one arm per patch (the super-arm)
+under a limit or at a price, and learns from one scalar reward (full-bandit) or one per patch (semi-bandit).
+
+    policy = make_policy("thompson", dim=8, arms=4)
+    decision = policy.select(contexts, costs=[64, 128, 256, 400], limit=1000)
+    policy.update(decision, reward=1.0)
+"""
+
+from allocator import policies
+from allocator.decision import Decision
+from allocator.knapsack import KnapsackSolution, solve, solve_knapsack
+from allocator.policy import Policy, make_policy, policy_names, register_policy
+from allocator.posterior import Posterior
+from allocator.pricing import PriceTracker
+
+__all__ = [
+    "Decision",
+    "KnapsackSolution",
+    "Policy",
+    "Posterior",
+    "PriceTracker",
+    "make_policy",
+    "policies",
+    "policy_names",
+    "register_policy",
+    "solve",
+    "solve_knapsack",
+]

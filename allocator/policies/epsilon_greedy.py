@@ -1,0 +1,55 @@
+"""Aggregated epsilon-greedy with exact propensities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from allocator.checks import FloatArray, number
+from allocator.decision import Choice, Problem
+from allocator.knapsack import solve
+from allocator.policies.aggregated import Aggregated
+from allocator.policy import register_policy
+from allocator.sampling import sample_allocation
+
+
+@register_policy("epsilon_greedy")
+@dataclass(kw_only=True, eq=False)
+class EpsilonGreedy(Aggregated):
+    """Each patch leaves the greedy super-arm with probability epsilon, for an arm drawn uniformly.
+
+    Patches are independent given the price, so propensities factorise: q_i(k) = epsilon / K_i + (1 - epsilon) [k is
+    greedy]. Under a limit that binds the same product is conditioned on the limit and its propensity stays exact.
+
+    Parameters
+    ----------
+    epsilon : float
+        Probability of exploring per patch, scaled by the temperature (at most 1).
+    **options
+        See `Aggregated`.
+    """
+
+    epsilon: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("epsilon", self.epsilon, low=0.0, high=1.0)
+
+    def _choose(self, problem: Problem, net: FloatArray) -> Choice:
+        found = solve(net, problem.costs, problem.limit)
+        epsilon = min(1.0, self.epsilon * problem.temperature)
+        weights = np.where(problem.distinct, epsilon / problem.distinct.sum(axis=1, keepdims=True), 0.0)
+        weights[np.arange(len(net)), found.index] += 1.0 - epsilon
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(weights)
+        index, log_propensity, probabilities = sample_allocation(
+            log_weights, problem.costs, problem.limit, self.generator
+        )
+        return Choice(
+            index=index,
+            log_propensity=log_propensity,
+            probabilities=probabilities,
+            shadow_price=found.price,
+            gap=found.gap,
+        )

@@ -1,0 +1,40 @@
+"""Aggregated upper confidence bounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from allocator.checks import FloatArray, number
+from allocator.decision import Problem
+from allocator.policies.aggregated import Aggregated
+from allocator.policy import register_policy
+
+
+@register_policy("ucb")
+@dataclass(kw_only=True, eq=False)
+class UCB(Aggregated):
+    """Maximise the posterior mean plus alpha times each patch's own standard deviation.
+
+    The exact bonus ||Phi||_{A^-1} is not a sum over patches and would break the oracle; by the triangle inequality
+    sum_i ||f(i, s_i)||_{A^-1} bounds it, loosely, and is separable.
+
+    Parameters
+    ----------
+    alpha : float
+        Width of the bound.
+    **options
+        See `Aggregated`.
+    """
+
+    alpha: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("alpha", self.alpha, low=0.0)
+
+    def _score(self, problem: Problem) -> FloatArray:
+        values = self._values(problem, self.posterior.mean)
+        if problem.temperature > 0:
+            sigma = self.posterior.block_sigma(self._contexts(problem), problem.costs.shape[1] - 1)
+            values[:, 1:] += self.alpha * problem.temperature * sigma.cpu().numpy()
+        return values

@@ -1,0 +1,46 @@
+"""Scoring many contexts at once: means and posterior standard deviations as one float32 GEMM each.
+
+With one covariance P_k = L_k L_k' per arm, sqrt(x' P_k x) = ||x' L_k||, so stacking W = [L_1 | ... | L_K] turns all
+sigmas into the block norms of one product X W: 2 n K d^2 FLOPs, which no exact method of dense form can undercut.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def stack_factors(covariances: Tensor) -> Tensor:
+    """Stack the Cholesky factors of per-arm covariances side by side.
+
+    Parameters
+    ----------
+    covariances : Tensor, shape [K, d, d]
+        Symmetric positive definite, float64.
+
+    Returns
+    -------
+    Tensor, shape [d, K * d], float32
+        W = [L_1 | ... | L_K] with P_k = L_k L_k'.
+    """
+    factors = torch.linalg.cholesky(covariances)
+    return factors.permute(1, 0, 2).reshape(covariances.shape[1], -1).to(torch.float32)
+
+
+def block_sigma(contexts: Tensor, stacked: Tensor, arms: int) -> Tensor:
+    """Posterior standard deviation of every arm in every context.
+
+    Parameters
+    ----------
+    contexts : Tensor, shape [n, d], float32
+    stacked : Tensor, shape [d, arms * d], float32
+        From `stack_factors`.
+    arms : int
+        Number of blocks.
+
+    Returns
+    -------
+    Tensor, shape [n, arms], float32
+        sqrt(x' P_k x).
+    """
+    return torch.linalg.vector_norm((contexts @ stacked).view(len(contexts), arms, -1), dim=2)
