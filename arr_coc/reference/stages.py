@@ -106,7 +106,8 @@ def tower_loss(model, seed: int, rank: int, step: int, progress: float) -> Loss:
 
 # ---------------------------------------------------------------- stage 2: the language model
 
-QUESTION_LENGTH = 20
+QUESTION_LENGTH = 21
+"""Words of the longest question (a comparison of two signs by place: 20) and its answer."""
 GROUNDING_WEIGHT = 0.4
 
 
