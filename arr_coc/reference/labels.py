@@ -65,6 +65,15 @@ def dense_labels(signs: list[Sign], size: int, grid: tuple[int, int]) -> np.ndar
     return labels
 
 
+def resolved_cells(signs: list[Sign], size: int, grid: tuple[int, int], budget: int) -> np.ndarray:
+    """``[rows, cols]`` bool: False where a sign's content is printed too small for ``budget``."""
+    resolved = np.ones(grid, bool)
+    for sign in signs:
+        if sign.level > budget:
+            resolved[core(sign, size, grid)] = False
+    return resolved
+
+
 def evidence_cells(sign: Sign, kind: str, size: int, grid: tuple[int, int]) -> np.ndarray:
     """Flat indices of the cells from which a question of ``kind`` about ``sign`` can be answered."""
     where = core(sign, size, grid) if kind not in ("shape", "color", "yesno") else cells(sign.box, size, grid, 0.2, 0.2)

@@ -14,18 +14,19 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 from arr_coc.reference import vocabulary as V
-from arr_coc.reference.labels import ATTRIBUTES, IGNORE, dense_labels, evidence_cells
+from arr_coc.reference.labels import ATTRIBUTES, IGNORE, dense_labels, evidence_cells, resolved_cells
 from arr_coc.reference.packed import Packed, encode, packed_forward, prefix
 from arr_coc.reference.questions import KINDS, Question, ask, location
-from arr_coc.reference.world import COLORS, GRIDS, PATCH, WORDS, Picture, Sign, draw_patch, draw_picture, draw_print
-from arr_coc.reference.world import PRINT_SIZES, draw_sign, font, ground, pick, place
+from arr_coc.reference.world import COLORS, CONTENTS, GRIDS, LEVELS, PATCH, PRINT_SIZES, WORDS, Box, Picture, Sign
+from arr_coc.reference.world import draw_patch, draw_picture, draw_print, draw_sign, font, ground, pick, place
 
 TOKEN_GRIDS = {64: (8, 8), 128: (8, 16), 256: (16, 16), 400: (20, 20)}
 SHARPNESS = 10.0
 """Logit per unit of code amplitude; a code counts as present above an amplitude of one half."""
 FINE = ("tens", "units", "word", "dots")
-FINE_WEIGHT = {64: 0.25, 128: 0.5, 256: 0.8, 400: 1.0}
-ATTRIBUTE_WEIGHT = {"shape": 0.6, "color": 0.6, "letter": 0.8, "tens": 1.5, "units": 1.5, "word": 1.5, "dots": 1.0}
+UNRESOLVED_WEIGHT = 0.2
+"""Weight of print that the budget cannot resolve: enough to learn doubt, too little to drown what can be read."""
+ATTRIBUTE_WEIGHT = {"shape": 1.0, "color": 0.6, "letter": 1.0, "tens": 1.5, "units": 1.5, "word": 1.5, "dots": 1.2}
 
 Loss = tuple[torch.Tensor, dict[str, tuple[float, int]]]
 """A loss and running metrics: name -> (sum, count)."""
@@ -38,26 +39,28 @@ def to_float(images: list[np.ndarray]) -> torch.Tensor:
 # ---------------------------------------------------------------- stage 1: the tower
 
 
-def pack_of_print(rng: random.Random, size: int = 80) -> tuple[np.ndarray, list[Sign]]:
-    """A crop crowded with small signs and loose print: far more glyphs per token than a patch has."""
+def crowded_canvas(rng: random.Random, size: int, levels: dict[int, float]) -> tuple[np.ndarray, list[Sign]]:
+    """A canvas crowded with signs and loose print: far more glyphs per token than a patch of the world has."""
     x, y = rng.randint(0, PATCH - size), rng.randint(0, PATCH - size)
     canvas = ground(rng, (1, 1), "train").crop((x, y, x + size, y + size))
-    draw, taken, signs = ImageDraw.Draw(canvas), [], []
-    for _ in range(rng.choice((0, 2, 3, 4))):
-        content = rng.choices(("number", "word", "dots"), (0.5, 0.35, 0.15))[0]
-        level = 256 if content == "dots" else rng.choices((400, 256), (0.7, 0.3))[0]
-        sign = draw_sign(rng, draw, taken, rng.choice(list(COLORS)), size, content, level, small=True)
+    draw, taken, signs = ImageDraw.Draw(canvas), list[Box](), list[Sign]()
+    small, loose = size < PATCH, 8 if size < PATCH else 7
+    contents = {"number": 0.5, "word": 0.35, "dots": 0.15} if small else CONTENTS
+    for _ in range(rng.choice((0, 2, 3, 4)) if small else rng.choice((1, 3, 4, 5))):
+        content = pick(rng, contents)
+        level = pick(rng, levels) if content in ("number", "word") else None
+        sign = draw_sign(rng, draw, taken, rng.choice(list(COLORS)), size, content, level, small)
         if sign is not None:
             signs.append(sign)
-    for _ in range(8):
-        content = rng.choice(("number", "word"))
+    for _ in range(loose):
+        content, level = rng.choice(("number", "word")), pick(rng, levels)
         value = str(rng.randint(10, 99)) if content == "number" else rng.choice(WORDS)
-        points = rng.choice(PRINT_SIZES[rng.choices((400, 256), (0.7, 0.3))[0]])
+        points = rng.choice(PRINT_SIZES[level])
         width = font(points, True).getlength(value.upper()) + 2
         corner = place(rng, taken, size, width, points + 2, 1)
         if corner is not None:
             box = draw_print(rng, draw, value.upper(), points, corner[0] + width / 2, corner[1] + points / 2 + 1)
-            signs.append(Sign("", "", content, value, 400, box, box))
+            signs.append(Sign("", "", content, value, level, box, box))
     return np.asarray(canvas), signs
 
 
@@ -67,8 +70,11 @@ def single_patch(rng: random.Random) -> tuple[np.ndarray, list[Sign]]:
     return np.asarray(canvas), signs
 
 
-def dense_loss(features: torch.Tensor, labels: torch.Tensor, fine_weight: float, key: str) -> Loss:
-    """Cross entropy of code amplitudes against the dense labels: ``features`` ``[cells, width]``, ``labels`` ``[attributes, cells]``."""
+def dense_loss(features: torch.Tensor, labels: torch.Tensor, resolved: torch.Tensor, key: str) -> Loss:
+    """Cross entropy of code amplitudes against the dense labels.
+
+    ``features`` ``[cells, width]``, ``labels`` ``[attributes, cells]``, ``resolved`` ``[cells]`` bool.
+    """
     total, metrics = features.new_zeros(()), {}
     for attribute, label in zip(ATTRIBUTES, labels, strict=True):
         shown, absent = label > 0, label == 0
@@ -78,30 +84,39 @@ def dense_loss(features: torch.Tensor, labels: torch.Tensor, fine_weight: float,
         none = torch.full_like(amplitude[:, :1], 0.5)
         logits = SHARPNESS * torch.cat([none, amplitude], 1)
         present = SHARPNESS * (features @ V.codes()[f"kind/{V.KIND_OF[attribute]}"] - 0.5)
-        weight = ATTRIBUTE_WEIGHT[attribute] * (fine_weight if attribute in FINE else 1.0)
-        loss = F.cross_entropy(logits[shown], label[shown]) + F.cross_entropy(logits[absent], label[absent])
+        weight = torch.ones_like(amplitude[:, 0])
+        if attribute in FINE:
+            weight[~resolved] = UNRESOLVED_WEIGHT
+        read = F.cross_entropy(logits[shown], label[shown], reduction="none") * weight[shown]
+        loss = read.mean() + F.cross_entropy(logits[absent], label[absent])
         gate = F.softplus(-present[shown]).mean() + F.softplus(present[absent]).mean()
-        total = total + weight * loss + 0.3 * gate
-        right = (logits[shown].argmax(-1) == label[shown]).sum().item()
-        metrics[f"{attribute}@{key}"] = (right, int(shown.sum()))
+        total = total + ATTRIBUTE_WEIGHT[attribute] * loss + 0.3 * gate
+        counted = shown & resolved if attribute in FINE else shown
+        right = (logits[counted].argmax(-1) == label[counted]).sum().item()
+        if counted.any():
+            metrics[f"{attribute}@{key}"] = (right, int(counted.sum()))
     return total, metrics
 
 
 def tower_loss(model, seed: int, rank: int, step: int, progress: float) -> Loss:
-    """One batch of about 3,200 visual tokens: crowded crops at first, mostly whole patches at all budgets later."""
+    """One batch of about 3,200 visual tokens: crowded canvases at first, then more and more patches of the world."""
     rng = random.Random(f"tower/{seed}/{rank}/{step}")
-    crowded = 0.8 if progress < 0.15 else 0.35 if progress < 0.6 else 0.2
-    if rng.random() < crowded:
-        grid, size = rng.choices(((10, 10), (8, 8)), (0.75, 0.25))[0], 80
+    crops, crowds = (0.6, 0.3) if progress < 0.15 else (0.3, 0.4) if progress < 0.6 else (0.15, 0.35)
+    u = rng.random()
+    if u < crops:
+        grid, size = rng.choices(((10, 10), (8, 8)), (0.65, 0.35))[0], 80
         n, budget, key = 3200 // (grid[0] * grid[1]), 400 if grid[0] == 10 else 256, f"crop{grid[0]}"
-        drawn = [pack_of_print(rng) for _ in range(n)]
+        drawn = [crowded_canvas(rng, size, {400: 0.6, 256: 0.4}) for _ in range(n)]
     else:
         budget = pick(rng, {64: 0.25, 128: 0.2, 256: 0.25, 400: 0.3})
         grid, size, key = TOKEN_GRIDS[budget], PATCH, str(budget)
-        drawn = [single_patch(rng) for _ in range(min(32, 3200 // budget))]
+        n = min(32, 3200 // budget)
+        crowded = u < crops + crowds
+        drawn = [crowded_canvas(rng, size, LEVELS) if crowded else single_patch(rng) for _ in range(n)]
     labels = np.stack([dense_labels(signs, size, grid) for _, signs in drawn], 1)
+    resolved = np.stack([resolved_cells(signs, size, grid, budget) for _, signs in drawn])
     features = encode(model, to_float([image for image, _ in drawn]), grid).flatten(0, 1)
-    return dense_loss(features, torch.from_numpy(labels).flatten(1), FINE_WEIGHT[budget], key)
+    return dense_loss(features, torch.from_numpy(labels).flatten(1), torch.from_numpy(resolved).flatten(), key)
 
 
 # ---------------------------------------------------------------- stage 2: the language model

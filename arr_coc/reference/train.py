@@ -32,8 +32,8 @@ class TrainConfig:
     """What ``arr-coc reference train`` does. Steps are optimizer steps; learning rates are peaks."""
 
     seed: int = 0
-    tower_steps: int = 6000
-    language_steps: int = 4500
+    tower_steps: int = 5600
+    language_steps: int = 3600
     tower_lr: float = 2e-3
     language_lr: float = 2e-3
     processes: int = 1
