@@ -1,0 +1,77 @@
+"""What depends on the version of transformers: the gate, and the few names that are not public API."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import nn
+
+MINIMUM = (5, 19)
+MAXIMUM = (6, 0)
+
+
+def require_transformers() -> None:
+    """Refuse a transformers whose forward has no trustworthy ``mm_encoder_outputs``.
+
+    5.18 opened that seam, 5.19 fixed the order of several images under beam search; 6 may move it.
+
+    Raises
+    ------
+    ImportError
+        Naming the installed version and the range that works.
+    """
+    installed = version("transformers")
+    major_minor = tuple(int(part) for part in installed.split(".")[:2])
+    if not MINIMUM <= major_minor < MAXIMUM:
+        raise ImportError(
+            f"ARR-COC needs transformers >= {MINIMUM[0]}.{MINIMUM[1]} and < {MAXIMUM[0]}, found {installed}; "
+            f"install one with: pip install 'transformers>={MINIMUM[0]}.{MINIMUM[1]},<{MAXIMUM[0]}'."
+        )
+
+
+def rotary_of(attention: nn.Module) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """The function ``(q, k, cos, sin) -> (q, k)`` by which an attention module rotates its queries and keys.
+
+    Every modeling file of transformers defines its own beside the module; M-RoPE families have already laid their
+    three axes out in ``cos`` and ``sin``.
+    """
+    scope = vars(sys.modules[type(attention).__module__])
+    if "apply_rotary_pos_emb" not in scope:
+        raise NotImplementedError(
+            f"{type(attention).__name__} does not rotate by apply_rotary_pos_emb, so its attention can't be read; "
+            "use scorers that don't read attention."
+        )
+    rotary: Callable[..., tuple[torch.Tensor, torch.Tensor]] = scope["apply_rotary_pos_emb"]
+    return rotary
+
+
+def position_taps(tower: Any, coordinates: torch.Tensor, sizes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Taps into a tower's learned square grid of position embeddings at fractional coordinates.
+
+    Parameters
+    ----------
+    tower
+        A vision tower with ``num_grid_per_side``, ``interpolation_mode`` and ``interpolation_align_corners``.
+    coordinates
+        ``[n, 2]`` row and column of each ViT patch, in ViT patches of the image.
+    sizes
+        ``[n, 2]`` rows and columns of that image.
+
+    Returns
+    -------
+    (LongTensor, Tensor)
+        ``[n, taps]`` indices into the flattened grid, and their weights.
+    """
+    from transformers.vision_utils import _interpolation_axis_taps_weights as axis_taps
+
+    side, mode, align = tower.num_grid_per_side, tower.interpolation_mode, tower.interpolation_align_corners
+    row_taps, row_weights = axis_taps(coordinates[:, 0], sizes[:, 0], side, mode, align)
+    column_taps, column_weights = axis_taps(coordinates[:, 1], sizes[:, 1], side, mode, align)
+    count = len(coordinates)
+    indices = (row_taps[:, :, None] * side + column_taps[:, None, :]).reshape(count, -1)
+    weights = (row_weights[:, :, None] * column_weights[:, None, :]).reshape(count, -1)
+    return indices, weights

@@ -1,0 +1,65 @@
+"""Model families: the only place that knows a model family's internals."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..config import nearest
+from .base import Entry, Family, Features, RescalingFamily, Segment, Streams, View
+from .grid_thw import GridThw
+
+__all__ = [
+    "Entry",
+    "Family",
+    "Features",
+    "RescalingFamily",
+    "Segment",
+    "Streams",
+    "View",
+    "family_for",
+    "known_families",
+    "register_family",
+]
+
+_FAMILIES: dict[str, Family] = {name: GridThw() for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")}
+
+
+def register_family(model_type: str, family: Family) -> None:
+    """Teach ARR-COC another model type.
+
+    Parameters
+    ----------
+    model_type
+        ``model.config.model_type`` of the models it is for; a known one is replaced.
+    family
+        Its layout.
+    """
+    if not isinstance(family, Family):
+        raise TypeError(f"register_family({model_type!r}, ...) needs a Family instance, got {type(family).__name__}.")
+    _FAMILIES[model_type] = family
+
+
+def known_families() -> tuple[str, ...]:
+    """The model types that can be wrapped."""
+    return tuple(sorted(_FAMILIES))
+
+
+def family_for(model: nn.Module) -> Family:
+    """The family of a model.
+
+    Raises
+    ------
+    ValueError
+        If the model is no vision-language model or of an unknown family; the known ones are listed.
+    """
+    config = getattr(model, "config", None)
+    model_type = getattr(config, "model_type", None)
+    if model_type in _FAMILIES:
+        return _FAMILIES[model_type]
+    kind = f"of the unsupported family {model_type!r}" if model_type else "no transformers model"
+    if model_type and not hasattr(getattr(model, "base_model", None), "get_image_features"):
+        kind = f"a {model_type!r} model, which is no supported vision-language model"
+    raise ValueError(
+        f"{type(model).__name__} is {kind}. {nearest(model_type, _FAMILIES)} "
+        "Another family joins by arr_coc.families.register_family."
+    )

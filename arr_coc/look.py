@@ -1,0 +1,204 @@
+"""Looking: build the scene of one question, and ask the planner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from .config import ArrCocConfig
+from .families import Family
+from .families.question import find_question
+from .patches import budget_grid, realised_costs
+from .realizing import Call, Realizer
+from .realizing.glance import Glance
+from .scene import Plan, Planner, Scene
+from .timing import Stopwatch
+
+_NEEDS = {"pixels", "glance"}
+
+
+@dataclass
+class Look:
+    """One question of a call.
+
+    Attributes
+    ----------
+    question
+        In words; empty if unknown.
+    scene
+        What the planner sees; ``None`` where the allocation is given or there is no image.
+    glance
+        The glance behind the scene, if one was taken.
+    timings
+        Seconds by stage so far.
+    """
+
+    question: str
+    scene: Scene | None
+    glance: Glance | None
+    timings: dict[str, float]
+
+
+class Looker:
+    """Builds scenes for one model.
+
+    Parameters
+    ----------
+    model, family, realizer, config
+        What it works with.
+    processor
+        Processor, tokenizer or ``None``. Its image processor's mean and deviation bring pixels back to [0, 1]; its
+        tokenizer decodes the question.
+    """
+
+    def __init__(
+        self, model: nn.Module, family: Family, processor: Any, realizer: Realizer, config: ArrCocConfig
+    ) -> None:
+        self.model, self.family, self.realizer, self.config = model, family, realizer, config
+        self.tokenizer = _tokenizer(processor)
+        self.scale = _scale(processor)
+        self.special = _special_ids(model, self.tokenizer)
+
+    def look(self, call: Call, sample: int, text: str | None, planner: Planner | None, synchronize: bool) -> Look:
+        """Look at one question, as far as the planner needs.
+
+        Parameters
+        ----------
+        call
+            The whole call.
+        sample
+            Which sample of it.
+        text
+            The question in words if it was passed.
+        planner
+            Who will plan; ``None`` if the allocation is given.
+        synchronize
+            As in :class:`Stopwatch`.
+
+        Raises
+        ------
+        ValueError
+            If a planner that looks finds no question.
+        """
+        members = call.patches_of(sample)
+        if planner is None or not members:
+            return Look(text if text is not None else self._question(call, sample, None)[0], None, None, {})
+        needs = frozenset(planner.needs)
+        if not needs <= _NEEDS:
+            raise ValueError(f"{type(planner).__name__}.needs={sorted(needs)} must be a subset of {sorted(_NEEDS)}.")
+        words, ids = self._question(call, sample, text)
+        if needs and ids.numel() == 0:
+            raise ValueError(
+                f"Sample {sample} asks nothing: no words of the user stand beside its image, so no patch can matter "
+                "more than another. Ask a question, pass question=, or use policy='uniform'."
+            )
+        watch = Stopwatch(self.model, synchronize)
+        alone, glance, pixels = call.question(sample), None, None
+        if "pixels" in needs and self.scale is not None:
+            with watch("glance"), torch.no_grad():
+                pixels = self.family.pixels(self.model, alone.inputs, alone.patches, self.scale)
+        floor = self.config.budgets[0]
+        grids = [budget_grid(patch.height, patch.width, floor) for patch in alone.patches]
+        if "glance" in needs:
+            with watch("glance"):
+                glance = Glance(alone, self.realizer, grids, self.config.positions)
+        with torch.no_grad():
+            embeddings = self.model.get_input_embeddings()(ids[None])[0].float().cpu()
+
+        scene = Scene(
+            patches=[call.patches[i] for i in members],
+            costs=realised_costs(alone.patches, self.config.budgets),
+            pixels=pixels,
+            glance=[glance.patch(i).streams[0].float().cpu() for i in range(len(members))] if glance else [],
+            glance_grids=grids,
+            question=words,
+            question_ids=ids.cpu(),
+            question_embeddings=embeddings,
+            read_attention=_timed(watch, glance.attention) if glance else _not_needed,
+            glance_answer=_timed(watch, lambda: glance.answer) if glance else _not_needed,
+            timings=watch.seconds,
+        )
+        return Look(words, scene, glance, watch.seconds)
+
+    def plan(self, planner: Planner, scene: Scene) -> Plan:
+        """Ask the planner, and refuse a plan that doesn't fit.
+
+        Raises
+        ------
+        ValueError
+            If it does not name one of the budgets for every patch.
+        """
+        plan = planner.plan(scene)
+        self._check(plan.budgets, len(scene.patches), f"{type(planner).__name__}.plan")
+        return plan
+
+    def check_allocation(self, call: Call, allocation: Sequence[Sequence[int]] | None) -> None:
+        """Refuse a given allocation that doesn't fit the call."""
+        if allocation is None:
+            return
+        if len(allocation) != call.batch:
+            raise ValueError(
+                f"allocation has {len(allocation)} lists for {call.batch} samples; pass one list of budgets each "
+                "(an empty one for a sample without an image)."
+            )
+        for sample, budgets in enumerate(allocation):
+            self._check(budgets, len(call.patches_of(sample)), f"allocation[{sample}]")
+
+    def _check(self, budgets: Sequence[int], patches: int, source: str) -> None:
+        if len(budgets) != patches:
+            raise ValueError(f"{source} holds {len(budgets)} budgets for {patches} patches; give one each.")
+        for budget in budgets:
+            if budget not in self.config.budgets:
+                raise ValueError(f"{source} holds {budget!r}, which is none of the budgets {self.config.budgets}.")
+
+    def _question(self, call: Call, sample: int, text: str | None) -> tuple[str, torch.Tensor]:
+        ids, mask = call.inputs["input_ids"][sample], call.inputs["attention_mask"][sample]
+        if text is not None and self.tokenizer is not None:
+            tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            return text, ids.new_tensor(tokens)
+        prompt = ids[call.prompt(sample).to(ids.device)] if mask is not None else ids
+        words, found = find_question(prompt, self.family.image_token(self.model), self.special, self.tokenizer)
+        return (text if text is not None else words), found
+
+
+def _timed(watch: Stopwatch, function: Any) -> Any:
+    def timed(*args: Any) -> torch.Tensor:
+        with watch("read"):
+            result: torch.Tensor = function(*args)
+        return result
+
+    return timed
+
+
+def _not_needed(*args: Any) -> torch.Tensor:
+    raise RuntimeError("This planner did not ask for a glance; put 'glance' into its needs.")
+
+
+def _tokenizer(processor: Any) -> Any:
+    tokenizer = getattr(processor, "tokenizer", processor)
+    return tokenizer if callable(getattr(tokenizer, "decode", None)) and callable(tokenizer) else None
+
+
+def _scale(processor: Any) -> tuple[Any, Any] | None:
+    """Mean and deviation per channel by which pixels were normalised, if a processor states them."""
+    images = getattr(processor, "image_processor", processor)
+    if getattr(images, "do_normalize", True) is False:
+        return 0.0, 1.0
+    mean, deviation = getattr(images, "image_mean", None), getattr(images, "image_std", None)
+    return None if mean is None or deviation is None else (mean, deviation)
+
+
+def _special_ids(model: nn.Module, tokenizer: Any) -> set[int]:
+    """Ids that are no words: special tokens of the tokenizer, and every ``*_token_id`` of the model's configs."""
+    ids: set[int] = set(getattr(tokenizer, "all_special_ids", None) or ())
+    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
+    ids |= {int(index) for index, token in added.items() if getattr(token, "special", False)}
+    for config in (model.config, model.config.get_text_config()):
+        for name, value in config.to_dict().items():
+            if name.endswith("_token_id"):
+                ids |= {v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int)}
+    return ids

@@ -1,0 +1,23 @@
+"""Realizing: the answer is given from exactly the tokens that were allocated."""
+
+from .base import Realised, Realizer, make_realizer, register_realizer
+from .call import SEQUENCE_KEYS, Call, Grid
+from .pool import Pool, Select
+from .rescale import Rescale, RescaleSeparate
+from .splice import Spliced, splice
+
+__all__ = [
+    "SEQUENCE_KEYS",
+    "Call",
+    "Grid",
+    "Pool",
+    "Realised",
+    "Realizer",
+    "Rescale",
+    "RescaleSeparate",
+    "Select",
+    "Spliced",
+    "make_realizer",
+    "register_realizer",
+    "splice",
+]

@@ -1,0 +1,95 @@
+"""Realizing: from a grid per patch to feature rows and the placeholders they fill."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..config import nearest
+from ..families import Family, Features, Streams
+from .call import Call, Grid
+
+
+@dataclass
+class Realised:
+    """Features that fill a part of a call's placeholders.
+
+    Attributes
+    ----------
+    keep
+        ``[rows]`` bool on the CPU: which placeholders of the call stay, in order.
+    streams
+        ``[kept, D]`` per stream: merged tokens, then DeepStack levels.
+    like
+        An output object of the model, for its class.
+    output
+        The model's own output where nothing was reduced; handed over as it is.
+    compact
+        Per entry: whether its tokens take the positions of the smaller image rather than keep their own.
+    """
+
+    keep: torch.Tensor
+    streams: Streams
+    like: Any
+    output: Any = None
+    compact: list[bool] = field(default_factory=list)
+
+    def of_patch(self, call: Call, index: int, grid: Grid) -> Features:
+        """The features of one patch, ``[rows * columns, D]`` per stream."""
+        places = self.keep.cumsum(0) - 1
+        chosen = places[call.anchors(call.patches[index], grid)]
+        return Features(tuple(stream[chosen.to(stream.device)] for stream in self.streams), self.like)
+
+
+class Realizer(ABC):
+    """The base of all realizers."""
+
+    name: str = ""
+
+    def check(self, family: Family) -> None:  # noqa: B027 - most realizers suit every family
+        """Raise ``ValueError`` if the family can't be realized this way."""
+
+    def realize(self, call: Call, grids: Sequence[Grid], known: Mapping[int, Features] | None = None) -> Realised:
+        """Bring every patch to its grid.
+
+        Where nothing is to be reduced, the untouched model's own call is made, so full detail is exact to the bit.
+
+        Parameters
+        ----------
+        call
+            The call.
+        grids
+            One (rows, columns) per patch of the call.
+        known
+            Patches, by index, whose features at exactly this grid a glance has already brought. They may be reused
+            where the result is the same to the bit.
+        """
+        if all(call.native(index, grid) for index, grid in enumerate(grids)):
+            full = call.full
+            keep = torch.ones(call.starts[-1], dtype=torch.bool)
+            return Realised(keep, full.streams, full.output, full.output, [False] * len(call.entries))
+        return self.reduce(call, grids, known or {})
+
+    @abstractmethod
+    def reduce(self, call: Call, grids: Sequence[Grid], known: Mapping[int, Features]) -> Realised:
+        """:meth:`realize` where at least one patch is reduced."""
+
+
+_REALIZERS: dict[str, type[Realizer]] = {}
+
+
+def register_realizer(kind: type[Realizer]) -> type[Realizer]:
+    """Class decorator: make a realizer known by its ``name``."""
+    _REALIZERS[kind.name] = kind
+    return kind
+
+
+def make_realizer(name: str) -> Realizer:
+    """The realizer of a name; an unknown one raises ``ValueError`` with the near match."""
+    if name not in _REALIZERS:
+        raise ValueError(f"realizer={name!r} is unknown. {nearest(name, _REALIZERS)}")
+    return _REALIZERS[name]()

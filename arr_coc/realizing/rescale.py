@@ -1,0 +1,84 @@
+"""rescale: resize each patch to its budget's grid *before* the vision tower, so that the tower saves too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import cast
+
+import torch
+
+from ..families import Family, Features, RescalingFamily, Segment
+from .base import Realised, Realizer, register_realizer
+from .call import Call, Grid
+
+
+@register_realizer
+class Rescale(Realizer):
+    """Patches of one image see each other in the tower, from where they stood ("joint").
+
+    An image that is one patch is simply a smaller image: the model runs on it exactly as it would on that image, at
+    that image's own positions, and a glance of it is reused. In an image of several patches every patch is encoded
+    again when one of them changes, since all of them see it.
+    """
+
+    name = "rescale"
+    joint = True
+
+    def check(self, family: Family) -> None:
+        if not isinstance(family, RescalingFamily):
+            raise ValueError(
+                f"realizer={self.name!r} can't be used with {type(family).__name__}: its tower takes images of one "
+                "size. Use realizer='pool' or 'select'."
+            )
+
+    def reduce(self, call: Call, grids: Sequence[Grid], known: Mapping[int, Features]) -> Realised:
+        parts: list[tuple[torch.Tensor, Features]] = []  # feature rows of the call, and what fills them
+        segments, rows = [], []
+        compact = [False] * len(call.entries)
+        for entry, members in groupby(range(len(call.patches)), key=lambda i: call.patches[i].entry):
+            group = list(members)
+            if all(call.native(i, grids[i]) for i in group):
+                segments.append(Segment((), (), False, entry))
+                rows.append(torch.arange(call.starts[entry], call.starts[entry + 1]))
+                continue
+            compact[entry] = len(group) == 1
+            for segment in self._segments(call, group):
+                own = len(segment) == 1 and (not self.joint or len(group) == 1)
+                patches, chosen = tuple(call.patches[i] for i in segment), tuple(grids[i] for i in segment)
+                anchors = torch.cat([call.anchors(p, g) for p, g in zip(patches, chosen, strict=True)])
+                if own and segment[0] in known:
+                    parts.append((anchors, known[segment[0]]))
+                else:
+                    segments.append(Segment(patches, chosen, own, entry))
+                    rows.append(anchors)
+        if segments:
+            features = cast(RescalingFamily, call.family).encode_resized(call.model, call.inputs, segments)
+            parts.append((torch.cat(rows), features))
+        where = torch.cat([filled for filled, _ in parts])
+        order = where.argsort()
+        streams = tuple(
+            torch.cat(same)[order.to(same[0].device)]
+            for same in zip(*(features.streams for _, features in parts), strict=True)
+        )
+        keep = torch.zeros(call.starts[-1], dtype=torch.bool)
+        keep[where] = True
+        return Realised(keep, streams, parts[-1][1].output, None, compact)
+
+    def _segments(self, call: Call, group: list[int]) -> list[list[int]]:
+        """Which patches of an entry share an attention segment: those of one view, or each its own."""
+        if not self.joint:
+            return [[i] for i in group]
+        return [list(view) for _, view in groupby(group, key=lambda i: call.patches[i].view)]
+
+
+@register_realizer
+class RescaleSeparate(Rescale):
+    """Every reduced image is encoded patch by patch, each its own attention segment.
+
+    Unchanged patches reuse their glance, so the tower pays only for the chosen ones. The price: patches no longer see
+    each other in the tower, which is not how the model was trained, unless its images are patches already.
+    """
+
+    name = "rescale-separate"
+    joint = False

@@ -1,0 +1,298 @@
+"""wrap: attach ARR-COC to a model, so that ``generate`` and ``forward`` spend what is allocated."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .compat import require_transformers
+from .config import ArrCocConfig
+from .families import Features, family_for
+from .inputs import check_inputs, check_no_images, lowered_lengths, question_texts, with_mask
+from .look import Look, Looker
+from .patches import Patch, budget_grid, full_tokens
+from .realizing import Call, Grid, Spliced, make_realizer, splice
+from .scene import Allocation, Plan, Planner
+from .timing import Stopwatch
+
+if TYPE_CHECKING:
+    from allocator import Decision
+
+
+def wrap(
+    model: nn.Module, processor: Any = None, config: ArrCocConfig | None = None, planner: Planner | None = None
+) -> ArrCoc:
+    """Give every image patch of a vision-language model its own token budget.
+
+    Parameters
+    ----------
+    model
+        A transformers image-text-to-text model of a known family; it may sit inside PEFT or DistributedDataParallel.
+    processor
+        Its processor. A tokenizer serves too (then no scorer sees pixels), and ``None`` serves where the planner
+        looks at neither words nor pixels, or ``question=`` is not needed in words.
+    config
+        What to do; the defaults of :class:`ArrCocConfig` otherwise.
+    planner
+        Chooses the budgets; by default the one that ``config`` describes.
+
+    Returns
+    -------
+    ArrCoc
+        Attached. ``detach()``, or leaving it as a context manager, returns the model as it was.
+
+    Raises
+    ------
+    ImportError
+        If the installed transformers is outside the supported range.
+    ValueError
+        If the model is of an unknown family, already wrapped, or unfit for the realizer.
+    """
+    require_transformers()
+    arr = ArrCoc(model, processor, config or ArrCocConfig(), planner)
+    arr.attach()
+    return arr
+
+
+class ArrCoc:
+    """The attachment to one model; made by :func:`wrap`.
+
+    Attributes
+    ----------
+    model
+        The transformers model itself (inside any wrapper).
+    config, processor, family, realizer
+        What it works with.
+    planner
+        Chooses the budgets; may be replaced at any time.
+    last
+        One :class:`Allocation` per sample of the last call that carried images.
+    kept
+        Per sample the places, in the prompt as given, of the tokens that the model saw: ``logits`` of a wrapped
+        ``forward`` are those of ``input_ids[sample, kept[sample]]``.
+    synchronize
+        Wait for the GPU before reading the clock. Benchmarks set it; it costs speed.
+    """
+
+    def __init__(self, model: nn.Module, processor: Any, config: ArrCocConfig, planner: Planner | None = None) -> None:
+        self.model, self.processor, self.config = _innermost(model), processor, config
+        self.family = family_for(self.model)
+        self.realizer = make_realizer(config.realizer)
+        self.realizer.check(self.family)
+        if planner is None:
+            from .attending import make_planner
+
+            planner = make_planner(config, self.model, processor)
+        self.planner = planner
+        self.looker = Looker(self.model, self.family, processor, self.realizer, config)
+        self.last: list[Allocation] = []
+        self.kept: list[torch.Tensor] = []
+        self.synchronize = False
+        self._undo: list[Any] = []
+
+    # ---------------------------------------------------------------- attaching
+
+    @property
+    def attached(self) -> bool:
+        """Whether the model is wrapped now."""
+        return bool(self._undo)
+
+    def attach(self) -> None:
+        """Attach to the model; nothing happens if already attached."""
+        if self.attached:
+            return
+        model = self.model
+        if isinstance(getattr(model.__dict__.get("generate"), "__self__", None), ArrCoc):
+            raise ValueError("This model is already wrapped; detach() the first wrapper before wrapping it again.")
+        self._had = {
+            "generate": model.__dict__.get("generate"),
+            "rope_deltas": getattr(model.base_model, "rope_deltas", None),
+        }
+        self._generate = model.generate
+        self._undo = [
+            model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
+            model.base_model.register_forward_pre_hook(self._guard, with_kwargs=True),
+        ]
+        # A bound method, so that a deep copy of the model gets a wrapper of its own.
+        model.generate = self.generate
+
+    def detach(self) -> None:
+        """Return the model as it was before :meth:`attach`; nothing happens if not attached."""
+        if not self.attached:
+            return
+        for handle in self._undo:
+            handle.remove()
+        self._undo = []
+        if self._had["generate"] is None:
+            del self.model.generate
+        else:
+            self.model.generate = self._had["generate"]
+        if hasattr(self.model.base_model, "rope_deltas"):
+            self.model.base_model.rope_deltas = self._had["rope_deltas"]
+
+    def __enter__(self) -> ArrCoc:
+        self.attach()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.detach()
+
+    # ---------------------------------------------------------------- the two entrances of a model
+
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        *args: Any,
+        allocation: Sequence[Sequence[int]] | None = None,
+        question: str | Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """``model.generate`` while attached.
+
+        Parameters
+        ----------
+        inputs, args, kwargs
+            As of transformers' ``generate``.
+        allocation
+            Per sample the nominal budget of each of its patches; the planner is not asked.
+        question
+            The question(s) in words; read from the prompt by default.
+
+        Returns
+        -------
+        Tensor or ModelOutput
+            As of transformers' ``generate``: the prompt as given, then the new tokens.
+        """
+        if inputs is not None and kwargs.get("input_ids") is None:
+            kwargs["input_ids"] = inputs
+        elif inputs is not None:
+            args = (inputs, *args)
+        if kwargs.get("pixel_values") is None:
+            check_no_images(self.family.image_token(self.model), kwargs, allocation)
+            return self._generate(*args, **kwargs)
+        ids = kwargs.get("input_ids")
+        watch = Stopwatch(self.model, self.synchronize)
+        with torch.no_grad():
+            spliced = self._prepare(kwargs, allocation, question, True, watch)
+        lengths = lowered_lengths(self.model, args, kwargs, spliced.dropped)
+        with watch("generate"):
+            output = self._generate(*args, **{**spliced.inputs, **lengths})
+        self._record(watch)
+        sequences = output if isinstance(output, torch.Tensor) else output.sequences
+        prompt = ids.repeat_interleave(sequences.shape[0] // ids.shape[0], 0).to(sequences.device)
+        sequences = torch.cat([prompt, sequences[:, spliced.inputs["input_ids"].shape[1] :]], 1)
+        if isinstance(output, torch.Tensor):
+            return sequences
+        output.sequences = sequences
+        return output
+
+    def _before_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            names = list(inspect.signature(type(model).forward).parameters)[1:]
+            kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
+        kwargs = dict(kwargs)
+        allocation, question = kwargs.pop("allocation", None), kwargs.pop("question", None)
+        if kwargs.get("pixel_values") is None:
+            check_no_images(self.family.image_token(self.model), kwargs, allocation)
+            return (), kwargs
+        watch = Stopwatch(self.model, self.synchronize)
+        spliced = self._prepare(kwargs, allocation, question, False, watch)
+        self._record(watch)
+        return (), self.family.encode_videos(self.model, spliced.inputs)
+
+    def _guard(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """No pixels may reach the model past the allocation: that would be full detail in silence."""
+        if kwargs.get("pixel_values") is not None:
+            raise RuntimeError(
+                "The wrapped model's forward() was called directly, past its hooks, so no budget could be applied. "
+                "Call the model itself (model(**inputs)), or detach() first."
+            )
+
+    # ---------------------------------------------------------------- one call
+
+    def _prepare(
+        self,
+        kwargs: dict[str, Any],
+        allocation: Sequence[Sequence[int]] | None,
+        question: str | Sequence[str] | None,
+        for_generate: bool,
+        watch: Stopwatch,
+    ) -> Spliced:
+        self.last, self.kept = [], []
+        check_inputs(kwargs)
+        inputs = with_mask(self.model, kwargs, for_generate)
+        call = Call(self.model, self.family, inputs, self.config.patch_side)
+        texts = question_texts(question, call.batch)
+        self.looker.check_allocation(call, allocation)
+
+        planner = self.planner if allocation is None else None
+        grids = [(patch.height, patch.width) for patch in call.patches]
+        known: dict[int, Features] = {}
+        records, alone = [], []
+        for sample in range(call.batch):
+            members = call.patches_of(sample)
+            look = self.looker.look(call, sample, texts[sample], planner, self.synchronize)
+            if planner is not None and look.scene is not None:
+                plan = self.looker.plan(planner, look.scene)
+            else:
+                plan = Plan(list(allocation[sample]) if allocation is not None else [])
+            for place, (index, budget) in enumerate(zip(members, plan.budgets, strict=True)):
+                grids[index] = budget_grid(call.patches[index].height, call.patches[index].width, budget)
+                if look.glance is not None and grids[index] == look.glance.grids[place]:
+                    known[index] = look.glance.patch(place)
+            records.append(_record(look, plan, [call.patches[i] for i in members], [grids[i] for i in members]))
+            alone.append(look.glance.call if look.glance is not None else None)
+
+        reuse = not torch.is_grad_enabled()  # a glance carries no gradient
+        with watch("encode"):
+            if reuse:
+                call.adopt(alone)
+            realised = self.realizer.realize(call, grids, known if reuse else None)
+        with watch("splice"):
+            spliced = splice(call, realised, self.config.positions, for_generate)
+        if spliced.rope_deltas is not None:
+            self.model.base_model.rope_deltas = spliced.rope_deltas
+        self.last, self.kept = records, spliced.kept
+        return spliced
+
+    def _record(self, watch: Stopwatch) -> None:
+        for allocation in self.last:
+            allocation.timings.update(watch.seconds)
+
+
+def _record(look: Look, plan: Plan, patches: list[Patch], grids: list[Grid]) -> Allocation:
+    realised = [rows * columns for rows, columns in grids]
+    return Allocation(
+        question=look.question,
+        patches=patches,
+        budgets=[int(budget) for budget in plan.budgets],
+        realised=realised,
+        tokens=sum(realised),
+        full_tokens=full_tokens(patches),
+        scores={name: [float(value) for value in values] for name, values in plan.scores.items()},
+        tension={name: float(value) for name, value in plan.tension.items()},
+        decision=_summary(plan.decision),
+        timings={**look.timings, **plan.timings},
+    )
+
+
+def _summary(decision: Decision | None) -> dict[str, Any]:
+    if decision is None:
+        return {}
+    return {"policy": decision.policy, "propensity": decision.propensity, "price": decision.price}
+
+
+def _innermost(model: nn.Module) -> nn.Module:
+    """The transformers model inside PEFT and DistributedDataParallel."""
+    while True:
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        elif hasattr(model, "get_base_model") and model.get_base_model() is not model:
+            model = model.get_base_model()
+        else:
+            return model
