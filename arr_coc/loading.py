@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from arr_coc.wrapper import ArrCoc
 
 REFERENCE = "reference"
 
@@ -56,45 +58,6 @@ def load_vlm(name: str = REFERENCE, *, device: str | None = None, dtype: str = "
     return model.to(target).eval(), processor
 
 
-def encode_question(processor: Any, image: Image.Image, question: str) -> Any:
-    """One image and one question as model inputs.
-
-    The reference processor takes the question as it is; any other one formats a user turn by its chat template.
-
-    Parameters
-    ----------
-    processor
-        What :func:`load_vlm` returned.
-    image
-        RGB image.
-    question
-        Not empty.
-
-    Returns
-    -------
-    BatchFeature
-        Tensors for ``model.generate``, batch of one, on the CPU.
-
-    Raises
-    ------
-    ValueError
-        If the question is empty, or the processor has no chat template.
-    """
-    if not question.strip():
-        raise ValueError("the question is empty; ask something about the image, in words")
-    if hasattr(processor, "patch_grid"):
-        return processor(images=image, text=question, return_tensors="pt")
-    if not getattr(processor, "chat_template", None):
-        raise ModelError(
-            f"{type(processor).__name__} has no chat template, so a question can't be formatted; "
-            "use the instruction-tuned version of the model"
-        )
-    turn = {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}
-    return processor.apply_chat_template(
-        [turn], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
-
-
 def _load_named(name: str, dtype: str) -> tuple[Any, Any]:
     """Load a folder or hub name; everything that can be known from its configuration is checked before the weights."""
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -113,7 +76,7 @@ def _load_named(name: str, dtype: str) -> tuple[Any, Any]:
             f"{nearest(model_type, known_families())} Another family joins by arr_coc.families.register_family."
         )
     try:
-        processor = AutoProcessor.from_pretrained(name)
+        processor = (_own_processor(name) or AutoProcessor).from_pretrained(name)
         model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
     except Exception as error:  # missing, truncated or foreign files surface as many types
         raise _unloadable(name, error) from error
@@ -123,6 +86,16 @@ def _load_named(name: str, dtype: str) -> tuple[Any, Any]:
             "its preprocessor_config.json: save it with processor.save_pretrained(folder)"
         )
     return model, processor
+
+
+def _own_processor(name: str) -> Any:
+    """Our processor class if a folder was saved with it (transformers only knows its own), else None."""
+    file = Path(name) / "processor_config.json"
+    if file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("processor_class") == "ReferenceProcessor":
+        from arr_coc.reference.processor import ReferenceProcessor
+
+        return ReferenceProcessor
+    return None
 
 
 def _resolve(name: str) -> str:
@@ -150,3 +123,27 @@ def _unloadable(name: str, error: Exception) -> ModelError:
             "give a folder, or download it first: hf download ORG/MODEL"
         )
     return ModelError(f"the model {name} can't be loaded: {text.splitlines()[0]}")
+
+
+def wrap_with(model: Any, processor: Any, given: Mapping[str, Any]) -> ArrCoc:
+    """Wrap a model by configuration values, where ``policy`` may also be the folder of a saved policy.
+
+    Parameters
+    ----------
+    model, processor
+        As :func:`load_vlm` returns them.
+    given
+        Fields of :class:`arr_coc.ArrCocConfig`. With a saved policy they replace those that were saved with it.
+
+    Raises
+    ------
+    ValueError
+        For a bad configuration or a policy that does not fit.
+    """
+    from arr_coc.config import ArrCocConfig
+    from arr_coc.wrapper import ArrCoc, wrap
+
+    folder = given.get("policy")
+    if folder is None or not Path(folder).is_dir():
+        return wrap(model, processor, ArrCocConfig.from_dict(given))
+    return ArrCoc.from_pretrained(folder, model, processor)

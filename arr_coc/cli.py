@@ -1,0 +1,246 @@
+"""The command line: ``arr-coc ask``, ``learn``, ``reference`` and ``info``.
+
+Commands import what they need when they run, so that ``--help`` is instant.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from arr_coc.terminal import check_folder, check_picture_path, clear_errors, parse_limit, print_answer
+
+app = typer.Typer(
+    name="arr-coc",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="markdown",
+    help="Every image patch of a vision-language model gets its own token budget, chosen for the question.\n\n"
+    "Start with `arr-coc ask --image photo.jpg --question 'what color is the sign ?'`; "
+    "`arr-coc COMMAND --help` has examples.",
+)
+reference_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="The reference model that ships with ARR-COC: train it, measure it, draw its world.",
+)
+app.add_typer(reference_app, name="reference")
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default a GPU if there is one.")]
+
+
+@app.command()
+@clear_errors
+def ask(
+    image: Annotated[Path, typer.Option("--image", "-i", help="Image file: JPEG, PNG, WebP, TIFF, ...; any size.")],
+    question: Annotated[str, typer.Option("--question", "-q", help="What to ask about it.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Local folder or hub name of a VLM, or 'reference'.")
+    ] = "reference",
+    policy: Annotated[
+        str | None,
+        typer.Option("--policy", "-p", help="A policy's name (see `arr-coc info`), or a saved one's folder."),
+    ] = None,
+    budget: Annotated[int | None, typer.Option(help="The one budget of --policy uniform.")] = None,
+    limit: Annotated[
+        str | None,
+        typer.Option("--limit", "-l", help="At most so many visual tokens: 600, or 0.4 of full detail, or none."),
+    ] = None,
+    price: Annotated[float | None, typer.Option(help="Reward units that a full-detail image costs.")] = None,
+    realizer: Annotated[str | None, typer.Option(help="rescale, pool or select.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the policy's random choices.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")] = None,
+    device: Device = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the image with its budgets drawn on.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Answer a question about an image, and show what each patch was allowed to spend.
+
+    Examples:
+
+    `arr-coc ask -i photo.jpg -q "what color is the sign ?" -o overlay.png`
+
+    `arr-coc ask -i photo.jpg -q "what number is on the red sign ?" --limit 0.4`
+
+    `arr-coc ask -i photo.jpg -q "what shape is the blue sign ?" --policy uniform --budget 64 --json`
+
+    `arr-coc ask -i chart.png -q "Which year was best?" -m Qwen/Qwen2.5-VL-3B-Instruct --max-new-tokens 20`
+    """
+    if not question.strip():
+        raise ValueError("the question is empty; ask something about the image, in words")
+    given: dict[str, Any] = {"budget": budget, "price": price, "realizer": realizer, "seed": seed, "policy": policy}
+    given = {key: value for key, value in given.items() if value is not None}
+    if limit is not None:
+        given["limit"] = parse_limit(limit)
+    if out is not None:
+        check_picture_path(out)
+
+    from arr_coc.asking import answers, prepare
+    from arr_coc.images import load_image
+    from arr_coc.loading import load_vlm, wrap_with
+
+    picture = load_image(image)
+    vlm, processor = load_vlm(model, device=device)
+    with wrap_with(vlm, processor, given) as arr:
+        inputs = prepare(processor, [picture], [question]).to(vlm.device)
+        length = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+        sequences = vlm.generate(**inputs, do_sample=False, **length)
+    (answer,), (allocation,) = answers(processor, inputs["input_ids"], sequences), arr.last
+    grid = processor.patch_grid(picture) if hasattr(processor, "patch_grid") else None
+    if out is not None:
+        from arr_coc.drawing import draw_allocation
+
+        draw_allocation(picture, allocation, grid=grid).save(out)
+    if as_json:
+        typer.echo(json.dumps({"answer": answer, "image": str(image), "grid": grid, **allocation.to_dict()}))
+        return
+    print_answer(answer, allocation, grid)
+    if out is not None:
+        typer.echo(f"overlay: {out}")
+
+
+@app.command()
+@clear_errors
+def learn(
+    config: Annotated[Path, typer.Argument(help="YAML file with the sections model, wrap, data and learn.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings that replace the file's.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run folder; runs/NAME-OF-CONFIG by default.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it was broken.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Learn an allocation policy from the rewards of the model's own answers.
+
+    Examples:
+
+    `arr-coc learn configs/learn.yaml`
+
+    `arr-coc learn configs/learn.yaml learn.episodes=300 wrap.price=0.2 --out runs/short`
+
+    `arr-coc learn configs/learn.yaml --out runs/short --resume`
+
+    The run folder holds settings.yaml, log.jsonl (one line per episode), the checkpoint, and the learned policy, which
+    `arr-coc ask --policy FOLDER/policy` takes.
+    """
+    from arr_coc.runs import learn_run
+
+    folder = out or Path("runs") / config.stem
+    check_folder(folder)
+    began = time.monotonic()
+    log = learn_run(config, overrides or [], folder, resume=resume)
+    recent = log[-200:]
+    reward = sum(record["reward"] for record in recent) / len(recent)
+    share = sum(record["tokens"] / record["full_tokens"] for record in recent) / len(recent)
+    typer.echo(
+        f"{len(log):,} episodes in {time.monotonic() - began:.0f} s; the last {len(recent)}: reward {reward:.3f}"
+    )
+    typer.echo(f"at {100 * share:.0f} % of full detail, exploration included")
+    typer.echo(f"policy: {folder / 'policy'}")
+
+
+@app.command()
+@clear_errors
+def info(as_json: Json = False, debug: Debug = False) -> None:
+    """Show versions, and what can be named: model families, policies, scorers, realisers, rewards.
+
+    Example: `arr-coc info --json`
+    """
+    from arr_coc.runs import describe
+
+    facts = describe()
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        typer.echo(f"{name:<16}{', '.join(value) if isinstance(value, list) else value}")
+
+
+@reference_app.command("train")
+@clear_errors
+def reference_train(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; a broken run in it is continued.")],
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    processes: Annotated[int, typer.Option(min=1, max=2, help="1 or 2; two halve the time on two cores.")] = 1,
+    tower_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of the vision tower.")] = None,
+    language_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of the language model.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Train the reference model from nothing (hours on two cores). Stop it when you like: the same command goes on.
+
+    Example: `arr-coc reference train --out runs/reference-1 --seed 1 --processes 2`
+    """
+    from arr_coc.reference.train import TrainConfig, train
+
+    check_folder(out)
+    steps = {"tower_steps": tower_steps, "language_steps": language_steps}
+    given = {key: value for key, value in steps.items() if value is not None}
+    train(TrainConfig(seed=seed, processes=processes, **given), out)
+    typer.echo(f"model: {out / 'model'}")
+
+
+@reference_app.command("eval")
+@clear_errors
+def reference_eval(
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Folder of a trained one; the shipped one by default.")
+    ] = "reference",
+    n: Annotated[int, typer.Option("-n", min=1, help="Fresh pictures per row of the table.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Of the pictures.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the records to this JSON file.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Measure a reference model: accuracy by kind of question, size of print and allocation, with 95 % intervals.
+
+    Example: `arr-coc reference eval -n 100 --out table.json`
+    """
+    from arr_coc.loading import load_vlm
+    from arr_coc.reference.evaluate import accuracy_table, markdown_table
+
+    if out is not None:
+        check_folder(out.parent)
+    vlm, _ = load_vlm(model, device="cpu")
+    records = accuracy_table(vlm, n=n, seed=seed)
+    if out is not None:
+        out.write_text(json.dumps(records, indent=1), encoding="utf-8")
+    typer.echo(markdown_table(records))
+
+
+@reference_app.command("draw")
+@clear_errors
+def reference_draw(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures and questions.jsonl.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 8,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    split: Annotated[str, typer.Option(help="train, learn or eval; their pictures never meet.")] = "eval",
+    kind: Annotated[list[str] | None, typer.Option(help="Only this kind of question; may be repeated.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Draw reference VQA: pictures as PNG, and their questions, answers and evidence as JSON Lines.
+
+    Example: `arr-coc reference draw --out pictures -n 20 --kind number --kind compare`
+    """
+    from arr_coc import reference
+
+    samples = reference.generate(n, seed=seed, split=split, kinds=kind)
+    check_folder(out)
+    with (out / "questions.jsonl").open("w", encoding="utf-8") as lines:
+        for sample in samples:
+            name = f"{sample['image_id']}.png"
+            sample.pop("image").save(out / name)
+            lines.write(json.dumps({**sample, "image": name}) + "\n")
+    typer.echo(f"{n} pictures and questions.jsonl in {out}")
+
+
+if __name__ == "__main__":
+    app()

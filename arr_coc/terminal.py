@@ -1,0 +1,124 @@
+"""What the command line says: one-line errors, checks of output paths, the printed answer."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from arr_coc.patches import Patch
+    from arr_coc.scene import Allocation
+
+EXPECTED = (ValueError, TypeError, OSError, ImportError, NotImplementedError)
+"""What our own checks raise, and what foreign files and models provoke. Anything else is a defect: a traceback."""
+
+
+def clear_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn the expected errors of a command into one line on stderr and exit code 2; ``--debug`` lets them through."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except BrokenPipeError:  # `arr-coc ... | head`
+            raise
+        except EXPECTED as error:
+            if kwargs.get("debug"):
+                raise
+            _fail(error)
+
+    return run
+
+
+def _fail(error: BaseException) -> NoReturn:
+    typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+    typer.echo(" ".join(str(error).split()) or type(error).__name__, err=True)
+    raise typer.Exit(2)
+
+
+def parse_limit(text: str) -> int | float | None:
+    """``--limit``: a whole number counts tokens, a number with a point is a share of full detail, "none" lifts it."""
+    if text.lower() == "none":
+        return None
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError as error:
+        raise ValueError(
+            f"--limit {text!r} must be a number, 600 for tokens or 0.4 for a share of full detail, or none"
+        ) from error
+
+
+def check_picture_path(path: Path) -> None:
+    """Refuse a picture that can't be written, before any work is done for it.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is no picture format, the path is a directory, or its folder can't be written.
+    """
+    from PIL import Image
+
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.SAVE}
+    if path.suffix.lower() not in suffixes - {".pdf"}:
+        raise ValueError(f"the picture {path} must end in a picture format, such as .png, .jpg or .webp")
+    if path.is_dir():
+        raise ValueError(f"the picture {path} is a directory; name a file in it")
+    check_folder(path.parent)
+
+
+def check_folder(folder: Path) -> None:
+    """Make an output folder, or refuse it.
+
+    Raises
+    ------
+    ValueError
+        If it can't be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or "not possible"
+        raise ValueError(f"the output folder {folder} can't be made ({reason}); choose another one") from error
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"the output folder {folder} is not writable; choose another one")
+
+
+def print_answer(answer: str, allocation: Allocation, grid: tuple[int, int] | None) -> None:
+    """Print an answer, the tokens of every patch where it lies, their sum and the times by stage.
+
+    Parameters
+    ----------
+    answer
+        The model's.
+    allocation
+        Its record.
+    grid
+        Rows and columns of patches, where every patch is an image entry of its own.
+    """
+    typer.secho(answer or "(no answer)", bold=True)
+    for rows in patch_rows(allocation.patches, grid):
+        typer.echo()
+        for row in rows:
+            typer.echo("  " + " ".join(f"{allocation.realised[i]:>4}" for i in row))
+    share = 100 * allocation.tokens / allocation.full_tokens
+    stages = ", ".join(f"{name} {1000 * seconds:.0f}" for name, seconds in allocation.timings.items())
+    typer.echo(f"\nvisual tokens: {allocation.tokens:,} of {allocation.full_tokens:,} at full detail ({share:.0f} %)")
+    typer.echo(f"milliseconds: {stages}")
+
+
+def patch_rows(patches: Sequence[Patch], grid: tuple[int, int] | None) -> list[list[list[int]]]:
+    """Indices of patches as they lie: per view, per row, from left to right.
+
+    ``grid`` (rows, columns) places patches that are image entries of their own; others are placed by their corners.
+    """
+    if grid is not None and len(patches) == grid[0] * grid[1]:
+        return [[list(range(row * grid[1], (row + 1) * grid[1])) for row in range(grid[0])]]
+    views: dict[tuple[int, int], dict[int, list[int]]] = {}
+    for index, patch in enumerate(patches):
+        views.setdefault((patch.entry, patch.view), {}).setdefault(patch.top, []).append(index)
+    return [list(rows.values()) for rows in views.values()]
