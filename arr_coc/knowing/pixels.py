@@ -1,0 +1,93 @@
+"""What the pixel scorers share: checked pixels, batches of equal patches, antialiased resizing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ..scene import Scene
+
+
+def scene_pixels(scene: Scene, wanted_by: str) -> list[Tensor]:
+    """The pixels of a scene, checked.
+
+    Parameters
+    ----------
+    scene
+        One question.
+    wanted_by
+        Name of the scorer, for the message.
+
+    Returns
+    -------
+    list of Tensor
+        N tensors ``[3, H, W]`` float32.
+
+    Raises
+    ------
+    ValueError
+        If there are no pixels, their number or a shape is wrong, or a value is NaN or infinite.
+    """
+    if scene.pixels is None:
+        raise ValueError(
+            f"{wanted_by!r} needs pixels, but this scene has none (the model's image processor did not allow to "
+            "recover them); leave it out of ArrCocConfig(scorers=...), or wrap with the model's processor."
+        )
+    if len(scene.pixels) != len(scene.patches):
+        raise ValueError(f"The scene has {len(scene.patches)} patches but pixels of {len(scene.pixels)}.")
+    pixels = [p.float() for p in scene.pixels]
+    for i, p in enumerate(pixels):
+        if p.ndim != 3 or p.shape[0] != 3 or p.numel() == 0:
+            raise ValueError(f"Pixels of patch {i} have shape {tuple(p.shape)}; they must be [3, H, W], H and W >= 1.")
+    # A sum is NaN or infinite as soon as one term is: one cheap pass instead of a mask per patch.
+    if pixels and not bool(torch.stack([p.sum() for p in pixels]).isfinite().all()):
+        bad = [i for i, p in enumerate(pixels) if not bool(p.isfinite().all())]
+        raise ValueError(f"Pixels of patch {bad[0]} hold NaN or infinite values; pass finite RGB in [0, 1].")
+    return pixels
+
+
+def by_key(keys: Sequence[Any]) -> dict[Any, list[int]]:
+    """Indices of equal keys, in order of first appearance: equal patches are worked on as one batch."""
+    groups: dict[Any, list[int]] = {}
+    for index, key in enumerate(keys):
+        groups.setdefault(key, []).append(index)
+    return groups
+
+
+@lru_cache(maxsize=512)
+def _operator(size: int, to: int, mode: str) -> Tensor:
+    eye = torch.eye(size)[None, None]
+    if mode == "area":
+        return F.interpolate(eye, size=(to, size), mode=mode)[0, 0].contiguous()
+    return F.interpolate(eye, size=(to, size), mode=mode, antialias=True)[0, 0].contiguous()
+
+
+def resize(x: Tensor, height: int, width: int, mode: str = "bilinear") -> Tensor:
+    """Antialiased resizing as two matrix products: it is linear and separable, and this is several times faster.
+
+    Parameters
+    ----------
+    x
+        ``[..., H, W]`` float.
+    height, width
+        New size.
+    mode
+        ``"bilinear"`` or ``"bicubic"`` as in ``torch.nn.functional.interpolate(..., antialias=True)``, or ``"area"``
+        (plain averages; for halving).
+
+    Returns
+    -------
+    Tensor
+        ``[..., height, width]``.
+    """
+    if width != x.shape[-1]:
+        x = x @ _operator(x.shape[-1], width, mode).to(x).T
+    if height != x.shape[-2]:
+        x = _operator(x.shape[-2], height, mode).to(x) @ x
+    return x
