@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def check_inputs(inputs: Mapping[str, Any]) -> None:
@@ -66,14 +68,15 @@ def check_no_images(image_token: int, inputs: Mapping[str, Any], allocation: obj
     ids = inputs.get("input_ids")
     if ids is None or inputs.get("mm_encoder_outputs") or cache_length(inputs) > 0:
         return
-    if bool((ids == image_token).any()):
+    count = int((ids == image_token).sum())
+    if count:
         raise ValueError(
-            f"The prompt holds {int((ids == image_token).sum())} image placeholders, but no pixel_values came with it; "
-            "pass everything that the processor returns."
+            f"The prompt holds {count} image placeholders, but no pixel_values came with it; pass everything that the "
+            "processor returns."
         )
 
 
-def with_mask(model: nn.Module, inputs: Mapping[str, Any], for_generate: bool) -> dict[str, Any]:
+def with_mask(model: PreTrainedModel, inputs: Mapping[str, Any], for_generate: bool) -> dict[str, Any]:
     """The inputs with an attention mask; the one that transformers would assume where none was given."""
     inputs = dict(inputs)
     if inputs.get("attention_mask") is None:
@@ -106,7 +109,9 @@ def question_texts(question: str | Sequence[str] | None, batch: int) -> list[str
     return list(texts)
 
 
-def lowered_lengths(model: nn.Module, args: Sequence[Any], inputs: Mapping[str, Any], dropped: int) -> dict[str, int]:
+def lowered_lengths(
+    model: PreTrainedModel, args: Sequence[Any], inputs: Mapping[str, Any], dropped: int
+) -> dict[str, int]:
     """``max_length`` and ``min_length`` count the prompt, so they fall with it.
 
     Whatever source they come from (argument, passed or the model's own generation config), transformers ranks an

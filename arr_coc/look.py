@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from .config import ArrCocConfig
 from .families import Family
@@ -18,7 +17,10 @@ from .realizing.glance import Glance
 from .scene import Plan, Planner, Scene
 from .timing import Stopwatch
 
-_NEEDS = {"pixels", "glance"}
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_NEEDS = {"pixels", "glance", "answer"}
 
 
 @dataclass
@@ -56,7 +58,7 @@ class Looker:
     """
 
     def __init__(
-        self, model: nn.Module, family: Family, processor: Any, realizer: Realizer, config: ArrCocConfig
+        self, model: PreTrainedModel, family: Family, processor: Any, realizer: Realizer, config: ArrCocConfig
     ) -> None:
         self.model, self.family, self.realizer, self.config = model, family, realizer, config
         self.tokenizer = _tokenizer(processor)
@@ -103,9 +105,9 @@ class Looker:
                 pixels = self.family.pixels(self.model, alone.inputs, alone.patches, self.scale)
         floor = self.config.budgets[0]
         grids = [budget_grid(patch.height, patch.width, floor) for patch in alone.patches]
-        if "glance" in needs:
+        if needs & {"glance", "answer"}:
             with watch("glance"):
-                glance = Glance(alone, self.realizer, grids, self.config.positions)
+                glance = Glance(alone, self.realizer, grids, self.config.positions, deep="answer" in needs)
         with torch.no_grad():
             embeddings = self.model.get_input_embeddings()(ids[None])[0].float().cpu()
 
@@ -192,7 +194,7 @@ def _scale(processor: Any) -> tuple[Any, Any] | None:
     return None if mean is None or deviation is None else (mean, deviation)
 
 
-def _special_ids(model: nn.Module, tokenizer: Any) -> set[int]:
+def _special_ids(model: PreTrainedModel, tokenizer: Any) -> set[int]:
     """Ids that are no words: special tokens of the tokenizer, and every ``*_token_id`` of the model's configs."""
     ids: set[int] = set(getattr(tokenizer, "all_special_ids", None) or ())
     added = getattr(tokenizer, "added_tokens_decoder", None) or {}

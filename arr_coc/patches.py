@@ -140,7 +140,7 @@ def budget_grid(height: int, width: int, budget: int) -> tuple[int, int]:
     return best
 
 
-def realised_costs(patches: Sequence[Patch], budgets: Sequence[int]) -> torch.LongTensor:
+def realised_costs(patches: Sequence[Patch], budgets: Sequence[int]) -> torch.Tensor:
     """What each arm really spends.
 
     Parameters

@@ -46,19 +46,19 @@ class Scene:
         softmax over the whole visible prompt (so a head sums to at most 1), patches concatenated in order. One pass
         of the language model over the glance prompt, stopped after the last layer read; cached.
     glance_answer
-        ``() -> [V]`` next-token log-probabilities after the glance prompt (full depth); cached. Call it before
-        ``read_attention`` if both are needed: the attention then costs no second pass.
+        ``() -> [V]`` next-token log-probabilities after the glance prompt (full depth); cached. Where it is called
+        before ``read_attention``, or announced in ``needs``, the two share one pass.
     timings
         Seconds by stage, filled as it goes.
     """
 
     patches: list[Patch]
-    costs: torch.LongTensor
+    costs: torch.Tensor
     pixels: list[torch.Tensor] | None
     glance: list[torch.Tensor]
     glance_grids: list[tuple[int, int]]
     question: str
-    question_ids: torch.LongTensor
+    question_ids: torch.Tensor
     question_embeddings: torch.Tensor
     read_attention: Callable[[Sequence[int]], torch.Tensor]
     glance_answer: Callable[[], torch.Tensor]
@@ -93,8 +93,9 @@ class Plan:
 class Planner(Protocol):
     """Whatever can plan.
 
-    ``needs`` is a subset of {"pixels", "glance"}: what the scene must hold. A planner that needs nothing sees the
-    patches and their costs only, and the question may then be empty.
+    ``needs`` is a subset of {"pixels", "glance", "answer"}: what the scene must hold. "answer" says that
+    ``glance_answer`` will be asked for as well as ``read_attention``, so that one pass serves both in either order. A
+    planner that needs nothing sees the patches and their costs only, and the question may then be empty.
     """
 
     needs: frozenset[str]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Stopwatch:
@@ -21,7 +24,7 @@ class Stopwatch:
         Wait for the device before reading the clock; without it a GPU's work is booked where it is awaited.
     """
 
-    def __init__(self, model: nn.Module, synchronize: bool) -> None:
+    def __init__(self, model: PreTrainedModel, synchronize: bool) -> None:
         self.seconds: dict[str, float] = {}
         self._devices = {p.device for p in model.parameters() if p.device.type == "cuda"} if synchronize else set()
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .compat import require_transformers
@@ -21,11 +20,13 @@ from .scene import Allocation, Plan, Planner
 from .timing import Stopwatch
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from allocator import Decision
 
 
 def wrap(
-    model: nn.Module, processor: Any = None, config: ArrCocConfig | None = None, planner: Planner | None = None
+    model: PreTrainedModel, processor: Any = None, config: ArrCocConfig | None = None, planner: Planner | None = None
 ) -> ArrCoc:
     """Give every image patch of a vision-language model its own token budget.
 
@@ -79,7 +80,9 @@ class ArrCoc:
         Wait for the GPU before reading the clock. Benchmarks set it; it costs speed.
     """
 
-    def __init__(self, model: nn.Module, processor: Any, config: ArrCocConfig, planner: Planner | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, processor: Any, config: ArrCocConfig, planner: Planner | None = None
+    ) -> None:
         self.model, self.processor, self.config = _innermost(model), processor, config
         self.family = family_for(self.model)
         self.realizer = make_realizer(config.realizer)
@@ -191,7 +194,7 @@ class ArrCoc:
         output.sequences = sequences
         return output
 
-    def _before_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _before_forward(self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args:
             names = list(inspect.signature(type(model).forward).parameters)[1:]
             kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
@@ -205,7 +208,7 @@ class ArrCoc:
         self._record(watch)
         return (), self.family.encode_videos(self.model, spliced.inputs)
 
-    def _guard(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _guard(self, base: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """No pixels may reach the model past the allocation: that would be full detail in silence."""
         if kwargs.get("pixel_values") is not None:
             raise RuntimeError(
@@ -287,7 +290,7 @@ def _summary(decision: Decision | None) -> dict[str, Any]:
     return {"policy": decision.policy, "propensity": decision.propensity, "price": decision.price}
 
 
-def _innermost(model: nn.Module) -> nn.Module:
+def _innermost(model: Any) -> PreTrainedModel:
     """The transformers model inside PEFT and DistributedDataParallel."""
     while True:
         if isinstance(model, DistributedDataParallel):

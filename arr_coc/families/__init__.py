@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from torch import nn
+from typing import TYPE_CHECKING
 
 from ..config import nearest
 from .base import Entry, Family, Features, RescalingFamily, Segment, Streams, View
 from .grid_thw import GridThw
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = [
     "Entry",
@@ -44,7 +47,7 @@ def known_families() -> tuple[str, ...]:
     return tuple(sorted(_FAMILIES))
 
 
-def family_for(model: nn.Module) -> Family:
+def family_for(model: PreTrainedModel) -> Family:
     """The family of a model.
 
     Raises

@@ -10,13 +10,15 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from ..compat import rotary_of
 from ..patches import Patch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Streams = tuple[torch.Tensor, ...]
 
@@ -40,7 +42,7 @@ class View:
     width: int
     stride: int = 0
 
-    def rows(self, top: int, bottom: int, left: int, right: int) -> torch.LongTensor:
+    def rows(self, top: int, bottom: int, left: int, right: int) -> torch.Tensor:
         """``[bottom - top, right - left]`` feature rows, counted inside the entry."""
         stride = self.stride or self.width
         down = torch.arange(top, bottom) * stride + self.first
@@ -85,7 +87,7 @@ class Family(ABC):
     # ---------------------------------------------------------------- what a layout kind must say
 
     @abstractmethod
-    def layout(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[Entry]:
+    def layout(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Entry]:
         """The entries of a call in placeholder order, from the inputs alone (before any tower runs).
 
         Raises
@@ -95,15 +97,15 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def take(self, model: nn.Module, inputs: Mapping[str, Any], entries: Sequence[int]) -> dict[str, Any]:
+    def take(self, model: PreTrainedModel, inputs: Mapping[str, Any], entries: Sequence[int]) -> dict[str, Any]:
         """The image inputs of some entries, so that a question can be looked at alone."""
 
-    def cut_multiple(self, model: nn.Module) -> int:
+    def cut_multiple(self, model: PreTrainedModel) -> int:
         """Inner patch borders fall on multiples of this many visual tokens (windows of the tower)."""
         return 1
 
     def pixels(
-        self, model: nn.Module, inputs: Mapping[str, Any], patches: Sequence[Patch], scale: tuple[Any, Any]
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], patches: Sequence[Patch], scale: tuple[Any, Any]
     ) -> list[torch.Tensor] | None:
         """Per patch ``[3, H, W]`` float32 RGB in [0, 1] on the CPU, or ``None`` if the layout can't give them.
 
@@ -113,19 +115,19 @@ class Family(ABC):
 
     # ---------------------------------------------------------------- what transformers says of every family
 
-    def image_token(self, model: nn.Module) -> int:
+    def image_token(self, model: PreTrainedModel) -> int:
         """The id that holds the place of one visual token."""
         token = getattr(model.config, "image_token_id", None)
         if token is None:
             raise ValueError(f"{type(model).__name__} states no image_token_id; its placeholders can't be found.")
         return int(token)
 
-    def feature_inputs(self, model: nn.Module) -> tuple[str, ...]:
+    def feature_inputs(self, model: PreTrainedModel) -> tuple[str, ...]:
         """Names of the inputs that the model's feature call takes."""
         parameters = inspect.signature(model.base_model.get_image_features).parameters
         return tuple(name for name in parameters if name != "kwargs")
 
-    def encode(self, model: nn.Module, inputs: Mapping[str, Any], **extra: Any) -> Features:
+    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any], **extra: Any) -> Features:
         """The model's own ``get_image_features``, exactly as ``generate`` would call it."""
         kwargs = {name: inputs[name] for name in self.feature_inputs(model) if inputs.get(name) is not None}
         base = model.base_model
@@ -142,7 +144,7 @@ class Family(ABC):
         levels = getattr(output, "deepstack_features", None) or ()
         return Features(tuple(_flat(rows) for rows in (output.pooler_output, *levels)), output)
 
-    def encode_videos(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+    def encode_videos(self, model: PreTrainedModel, inputs: dict[str, Any]) -> dict[str, Any]:
         """Videos pass through untouched; ``forward`` takes them only encoded where images are encoded."""
         if inputs.get("pixel_values_videos") is None:
             return inputs
@@ -165,9 +167,9 @@ class Family(ABC):
         return output
 
     def positions(
-        self, model: nn.Module, inputs: Mapping[str, Any], attention_mask: torch.Tensor
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], attention_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """The model's own M-RoPE positions ``[3, B, L]`` and deltas ``[B, 1]``; ``None`` for one-dimensional models."""
+        """The model's own M-RoPE positions ``[3, B, L]`` and deltas ``[B, 1]``; ``None`` for 1-D models."""
         base = model.base_model
         if not hasattr(base, "get_rope_index"):
             return None
@@ -187,13 +189,13 @@ class Family(ABC):
 
     # ---------------------------------------------------------------- the language model, for reading attention
 
-    def attentions(self, model: nn.Module) -> list[nn.Module]:
+    def attentions(self, model: PreTrainedModel) -> list[Any]:
         """The self-attention modules of the language model, first layer first."""
         language = model.base_model.language_model
         return [layer.self_attn for layer in language.layers]
 
     def last_token_attention(
-        self, attention: nn.Module, hidden: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]
+        self, attention: Any, hidden: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]
     ) -> torch.Tensor:
         """Attention of the last token, from the inputs of its attention module.
 
@@ -234,7 +236,9 @@ class RescalingFamily(Family):
     can_rescale = True
 
     @abstractmethod
-    def encode_resized(self, model: nn.Module, inputs: Mapping[str, Any], segments: Sequence[Segment]) -> Features:
+    def encode_resized(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], segments: Sequence[Segment]
+    ) -> Features:
         """Resize the patches of each segment (bicubic, antialiased) and run the tower once over all segments.
 
         Returns

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from ..compat import position_taps
 from ..patches import Patch
 from .base import Entry, Features, RescalingFamily, Segment, View
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class _Geometry:
 class GridThw(RescalingFamily):
     """qwen2_vl, qwen2_5_vl, qwen3_vl and what shares their inputs."""
 
-    def layout(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[Entry]:
+    def layout(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Entry]:
         grid, pixels = inputs.get("image_grid_thw"), inputs["pixel_values"]
         if grid is None:
             raise ValueError("image_grid_thw is missing; pass everything that the processor returns.")
@@ -64,18 +66,18 @@ class GridThw(RescalingFamily):
             entries.append(Entry(t * height * width, views))
         return entries
 
-    def take(self, model: nn.Module, inputs: Mapping[str, Any], entries: Sequence[int]) -> dict[str, Any]:
+    def take(self, model: PreTrainedModel, inputs: Mapping[str, Any], entries: Sequence[int]) -> dict[str, Any]:
         grid = inputs["image_grid_thw"]
         parts = inputs["pixel_values"].split(grid.prod(-1).tolist())
         return {"pixel_values": torch.cat([parts[e] for e in entries]), "image_grid_thw": grid[list(entries)]}
 
-    def cut_multiple(self, model: nn.Module) -> int:
+    def cut_multiple(self, model: PreTrainedModel) -> int:
         vision = model.config.vision_config
         window = getattr(vision, "window_size", None)
         return window // (vision.patch_size * vision.spatial_merge_size) if window else 1
 
     def pixels(
-        self, model: nn.Module, inputs: Mapping[str, Any], patches: Sequence[Patch], scale: tuple[Any, Any]
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], patches: Sequence[Patch], scale: tuple[Any, Any]
     ) -> list[torch.Tensor] | None:
         geometry = _geometry(model)
         crops = [
@@ -84,7 +86,9 @@ class GridThw(RescalingFamily):
         mean, deviation = (torch.as_tensor(s, dtype=torch.float32).reshape(-1, 1, 1) for s in scale)
         return [(crop * deviation + mean).clamp(0, 1) for crop in crops]
 
-    def encode_resized(self, model: nn.Module, inputs: Mapping[str, Any], segments: Sequence[Segment]) -> Features:
+    def encode_resized(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], segments: Sequence[Segment]
+    ) -> Features:
         geometry, grid = _geometry(model), inputs["image_grid_thw"]
         parts = inputs["pixel_values"].split(grid.prod(-1).tolist())
         crops = iter(_crops(model, inputs, [patch for segment in segments for patch in segment.patches]))
@@ -103,12 +107,12 @@ class GridThw(RescalingFamily):
         return self.encode(model, call, **extra)
 
 
-def _geometry(model: nn.Module) -> _Geometry:
+def _geometry(model: PreTrainedModel) -> _Geometry:
     vision = model.config.vision_config
     return _Geometry(vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
 
 
-def _crops(model: nn.Module, inputs: Mapping[str, Any], patches: Sequence[Patch]) -> list[torch.Tensor]:
+def _crops(model: PreTrainedModel, inputs: Mapping[str, Any], patches: Sequence[Patch]) -> list[torch.Tensor]:
     """The normalised pixels ``[C * frames, H, W]`` of each patch."""
     geometry = _geometry(model)
     grid = inputs["image_grid_thw"]
@@ -134,7 +138,7 @@ def _resize(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def _places(
-    model: nn.Module, sizes: list[list[int]], segments: Sequence[Segment], device: torch.device
+    model: PreTrainedModel, sizes: list[list[int]], segments: Sequence[Segment], device: torch.device
 ) -> dict[str, torch.Tensor]:
     """Attention segments and positions for a call in which some patches share a segment.
 

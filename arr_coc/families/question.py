@@ -65,7 +65,9 @@ def find_question(
 
 
 def _runs(ids: list[int], image_token: int, special: set[int], tokenizer: Any) -> list[_Run]:
-    runs, turn, role, images, words = [], 0, "user", 0, []
+    runs: list[_Run] = []
+    words: list[int] = []
+    turn, role, images = 0, "user", 0
 
     def close() -> None:
         nonlocal turn, role

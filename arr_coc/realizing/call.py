@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from ..families import Entry, Family, Features
 from ..patches import Patch, make_patches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Grid = tuple[int, int]
 
@@ -42,7 +44,7 @@ class Call:
         If entries, feature rows and placeholders do not add up.
     """
 
-    def __init__(self, model: nn.Module, family: Family, inputs: dict[str, Any], side: int) -> None:
+    def __init__(self, model: PreTrainedModel, family: Family, inputs: dict[str, Any], side: int) -> None:
         self.model, self.family, self.inputs, self.side = model, family, inputs, side
         self.entries: list[Entry] = family.layout(model, inputs)
         self.borrowed: Features | None = None
@@ -68,12 +70,12 @@ class Call:
         """Indices of the patches of one sample, in order."""
         return [i for i, patch in enumerate(self.patches) if self.sample_of[patch.entry] == sample]
 
-    def rows(self, patch: Patch) -> torch.LongTensor:
+    def rows(self, patch: Patch) -> torch.Tensor:
         """``[height, width]`` feature rows of a patch, counted over the whole call."""
         view = self.entries[patch.entry].views[patch.view]
         return view.rows(patch.top, patch.bottom, patch.left, patch.right) + self.starts[patch.entry]
 
-    def anchors(self, patch: Patch, grid: Grid) -> torch.LongTensor:
+    def anchors(self, patch: Patch, grid: Grid) -> torch.Tensor:
         """Feature rows (``[rows * columns]``, rising) whose placeholders a patch keeps at a grid.
 
         Each cell of the grid takes over the placeholder at its centre, so raster order, and with it the causal order
@@ -129,7 +131,7 @@ class Call:
         return Call(self.model, self.family, inputs, self.side)
 
 
-def _centres(size: int, count: int) -> torch.LongTensor:
+def _centres(size: int, count: int) -> torch.Tensor:
     """``count`` strictly rising cell centres in ``range(size)``; all of them when ``count == size``."""
     return ((2 * torch.arange(count) + 1) * size) // (2 * count)
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from ..families import Features
 from .base import Realizer
 from .call import Call, Grid
 from .splice import splice
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class _Enough(Exception):
@@ -33,10 +35,14 @@ class Glance:
         The floor grid of every patch.
     positions
         As in :func:`splice`.
+    deep
+        Whether the answer will be asked for too: reading attention then runs the whole model once for both.
     """
 
-    def __init__(self, call: Call, realizer: Realizer, grids: Sequence[Grid], positions: str) -> None:
-        self.call, self.grids, self.positions = call, list(grids), positions
+    def __init__(
+        self, call: Call, realizer: Realizer, grids: Sequence[Grid], positions: str, deep: bool = False
+    ) -> None:
+        self.call, self.grids, self.positions, self.deep = call, list(grids), positions, deep
         with torch.no_grad(), _evaluating(call.model):
             self.realised = realizer.realize(call, self.grids)
         self._inputs: dict[int, tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]] = {}
@@ -57,7 +63,10 @@ class Glance:
         modules = self.call.family.attentions(self.call.model)
         wanted = [range(len(modules))[layer] for layer in layers]
         if any(layer not in self._inputs for layer in wanted):
-            self._run(last=max(wanted))
+            if self.deep:
+                _ = self.answer
+            else:
+                self._run(last=max(wanted))
         places = self._places
         for layer in wanted:
             if layer not in self._attention:
@@ -100,7 +109,7 @@ class Glance:
             for handle in handles:
                 handle.remove()
 
-    def _catch(self, layer: int, stop: bool, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _catch(self, layer: int, stop: bool, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         self._inputs[layer] = (hidden, kwargs["position_embeddings"])
         if stop:
@@ -108,7 +117,7 @@ class Glance:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode, so that looking neither drops units nor draws random numbers; every module's mode returns."""
     training = [module for module in model.modules() if module.training]
     for module in training:
