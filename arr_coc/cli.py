@@ -84,9 +84,11 @@ def ask(
         check_picture_path(out)
 
     from arr_coc.asking import answers, prepare
+    from arr_coc.config import ArrCocConfig
     from arr_coc.images import load_image
     from arr_coc.loading import load_vlm, wrap_with
 
+    ArrCocConfig.from_dict(given)  # a bad value is told before a model is loaded
     picture = load_image(image)
     vlm, processor = load_vlm(model, device=device)
     with wrap_with(vlm, processor, given) as arr:

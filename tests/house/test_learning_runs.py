@@ -1,0 +1,159 @@
+"""A learning run from its settings: files, overrides, sources of questions, and what a bad one is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+import arr_coc.reference
+from arr_coc.cli import app
+from arr_coc.data import Questions, load_questions
+from arr_coc.runs import learn_sections
+from arr_coc.settings import read_settings
+
+ROOT = Path(__file__).parents[2]
+KNOWN = {"wrap": ("price", "policy"), "learn": ("episodes", "target")}
+
+
+@pytest.fixture
+def loaded(reference: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arr_coc.reference, "load", lambda: reference)
+
+
+def test_overrides_lie_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("wrap: {price: 0.3, policy: ucb}\nlearn:\n")
+    settings = read_settings(file, KNOWN, ["wrap.price=0.5", "learn.target=null", "learn.episodes=7"])
+    assert settings == {"wrap": {"price": 0.5, "policy": "ucb"}, "learn": {"target": None, "episodes": 7}}
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert read_settings(tmp_path / "empty.yaml", KNOWN) == {"wrap": {}, "learn": {}}
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "needles"),
+    [
+        ("wrap: {prize: 1}", None, ["'prize'", "Did you mean 'price'"]),
+        ("rwap: {price: 1}", None, ["'rwap'", "Did you mean 'wrap'"]),
+        ("wrap: 3", None, ["'wrap'", "3"]),
+        ("- wrap", None, ["sections", "list"]),
+        ("wrap: {price: [}", None, ["YAML", "line 1"]),
+        ("\0", None, ["YAML"]),
+        ("", "price=3", ["'price=3'", "section.key=value"]),
+        ("", "wrap.price", ["section.key=value"]),
+        ("", "wrap.prize=3", ["'prize'", "Did you mean 'price'"]),
+        ("", "rwap.price=3", ["'rwap'", "Did you mean 'wrap'"]),
+        ("", "wrap.price=[", ["no YAML value"]),
+    ],
+)
+def test_bad_settings(tmp_path: Path, text: str, override: str | None, needles: list[str]) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError) as error:
+        read_settings(file, KNOWN, [override] if override else [])
+    assert all(needle in str(error.value) for needle in needles), error.value
+
+
+def test_settings_files_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x80")
+    for file, needle in (
+        (tmp_path / "c.yaml", "does not exist"),
+        (tmp_path, "directory"),
+        (tmp_path / "b.yaml", "text"),
+    ):
+        with pytest.raises(ValueError, match=needle):
+            read_settings(file, KNOWN)
+
+
+def test_the_shipped_settings_are_valid() -> None:
+    settings = read_settings(ROOT / "configs" / "learn.yaml", learn_sections())
+    assert settings["wrap"]["policy"] == "thompson" and settings["data"]["source"] == "reference"
+
+
+def test_questions_from_a_file(tmp_path: Path) -> None:
+    Image.new("L", (3, 2)).save(tmp_path / "a.png")
+    lines = [{"image": "a.png", "q": "what ?", "answers": ["x"]}, {"image": "a.png", "q": "who ?", "answers": ["y"]}]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    questions = load_questions(str(tmp_path / "q.jsonl"), n=5, columns={"question": "q"})
+    assert isinstance(questions, Questions) and len(questions) == 2
+    assert questions[1]["question"] == "who ?" and questions[1]["answers"] == ["y"]
+    assert questions[0]["image"].mode == "RGB" and questions[0]["image"].size == (3, 2)
+    assert [q["question"] for q in questions[:2]] == ["what ?", "who ?"]
+
+
+def test_questions_from_a_dataset() -> None:
+    datasets = pytest.importorskip("datasets")
+    data = datasets.Dataset.from_dict({"image": [Image.new("RGB", (4, 4))], "question": ["what ?"], "answer": ["x"]})
+    assert Questions(data)[0]["image"].size == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "needle"),
+    [("", "empty"), ("{oops", "line 1"), ("[1]", "line 1"), ('{"image": "a.png"}\n{', "line 2")],
+)
+def test_bad_question_files(tmp_path: Path, text: str, needle: str) -> None:
+    (tmp_path / "q.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=needle):
+        load_questions(str(tmp_path / "q.jsonl"), n=1)
+
+
+def test_bad_sources_and_columns(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="can't be read"):
+        load_questions(str(tmp_path / "none.jsonl"), n=1)
+    with pytest.raises(ValueError, match="nobody/no-such-dataset"):
+        load_questions("nobody/no-such-dataset", n=1)
+    with pytest.raises(ValueError, match="Did you mean 'question'"):
+        Questions([{"image": "a", "question": "q"}], {"question": "qestion"})
+    with pytest.raises(ValueError, match="has no 'question'"):
+        Questions([{"image": "a", "frage": "q"}])[0]
+
+
+def test_a_short_run_learns_resumes_and_is_used(loaded: None, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    base = ["learn", str(ROOT / "configs" / "learn.yaml"), "--out", str(out)]
+    short = ["learn.episodes=8", "learn.batch_size=4", "data.kinds=[color]"]
+    first = CliRunner().invoke(app, [*base, *short])
+    assert first.exit_code == 0, first.output
+    assert yaml.safe_load((out / "settings.yaml").read_text())["learn"]["episodes"] == 8
+    assert len((out / "log.jsonl").read_text().splitlines()) == 8 and (out / "policy").exists()
+
+    again = CliRunner().invoke(app, [*base, *short])
+    assert again.exit_code == 2 and "--resume" in again.stderr and "Traceback" not in again.output
+    other = CliRunner().invoke(app, [*base, *short, "wrap.price=0.9", "--resume"])
+    assert other.exit_code == 2 and "wrap.price=0.3" in other.stderr and "0.9" in other.stderr
+    longer = CliRunner().invoke(app, [*base, *short, "learn.episodes=12", "--resume"])
+    assert longer.exit_code == 0, longer.output
+    assert [json.loads(line)["episode"] for line in (out / "log.jsonl").read_text().splitlines()] == list(range(12))
+
+    (sample,) = arr_coc.reference.generate(1, kinds=["color"])
+    sample["image"].save(tmp_path / "a.png")
+    ask = ["ask", "-i", str(tmp_path / "a.png"), "-q", sample["question"], "--policy", str(out / "policy"), "--json"]
+    asked = CliRunner().invoke(app, ask)
+    assert asked.exit_code == 0, asked.output
+    assert json.loads(asked.stdout)["decision"]["policy"] == "thompson"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "needles"),
+    [
+        (["learn.episodes=0"], ["episodes=0"]),
+        (["learn.target=2"], ["target=2"]),
+        (["learn.reward=vqa"], ["'vqa'"]),
+        (["wrap.policy=random"], ["'random'", "thompson"]),
+        (["wrap.budgets=[64, -1]"], ["-1"]),
+        (["data.split=test"], ["'test'"]),
+        (["data.kinds=[colour]"], ["'colour'"]),
+        (["learn.epsiodes=3"], ["'epsiodes'", "'episodes'"]),
+    ],
+)
+def test_bad_runs_are_one_line(loaded: None, tmp_path: Path, overrides: list[str], needles: list[str]) -> None:
+    command = ["learn", str(ROOT / "configs" / "learn.yaml"), *overrides, "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2 and "Traceback" not in result.output, result.output
+    error = next(line for line in result.stderr.splitlines() if line.startswith("error: "))
+    assert all(needle in error for needle in needles), error
