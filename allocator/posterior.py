@@ -19,7 +19,7 @@ from torch import Tensor
 from allocator.checks import Array, count, floats, number
 from allocator.scoring import block_sigma, stack_factors
 
-_LARGEST_SQUARE = 1e200  # entries whose squared sum exceeds this would overflow the statistics within a run
+_LARGEST = 1e100  # squares of larger entries would overflow the statistics within a run
 _JITTERS = (0.0, 1e-12, 1e-10, 1e-8, 1e-6)  # added to A's diagonal, relative to its mean, until Cholesky succeeds
 
 
@@ -170,7 +170,8 @@ class Posterior:
             features, targets = np.asarray(features)[None], np.asarray(targets)[None]
         y = floats("targets", targets, (None,))
         rows = floats("features", features, (len(y), self.dim))
-        if np.square(np.abs(rows).max(initial=0.0) + np.abs(y).max(initial=0.0)) * max(1, len(y)) > _LARGEST_SQUARE:
+        largest = max(np.abs(rows).max(initial=0.0), np.abs(y).max(initial=0.0))
+        if largest > _LARGEST:
             raise ValueError("features or targets are too large to square without overflow; rescale them to about 1")
         return np.ascontiguousarray(rows), y
 

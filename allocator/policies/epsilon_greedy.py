@@ -37,8 +37,10 @@ class EpsilonGreedy(Aggregated):
         number("epsilon", self.epsilon, low=0.0, high=1.0)
 
     def _choose(self, problem: Problem, net: FloatArray) -> Choice:
-        found = solve(net, problem.costs, problem.limit)
         epsilon = min(1.0, self.epsilon * problem.temperature)
+        if epsilon == 0.0:
+            return super()._choose(problem, net)
+        found = solve(net, problem.costs, problem.limit)
         weights = np.where(problem.distinct, epsilon / problem.distinct.sum(axis=1, keepdims=True), 0.0)
         weights[np.arange(len(net)), found.index] += 1.0 - epsilon
         with np.errstate(divide="ignore"):

@@ -22,14 +22,15 @@ class Thompson(Aggregated):
     Parameters
     ----------
     nu : float
-        Posterior scale, about the standard deviation of the reward's noise.
+        Posterior scale. The standard deviation of the reward noise is the Bayesian choice; less explores less, which
+        usually earns more within a few hundred rounds.
     **options
         See `Aggregated`.
     """
 
     randomised: ClassVar[bool] = True
 
-    nu: float = 0.3
+    nu: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -26,7 +26,7 @@ class UCB(Aggregated):
         See `Aggregated`.
     """
 
-    alpha: float = 0.3
+    alpha: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,195 @@
+"""The oracle against brute force and an independent integer-programming solver."""
+
+import itertools
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from allocator import solve, solve_knapsack
+from allocator.sampling import count_allocations, sample_allocation
+
+BUDGETS = np.array([64, 128, 256, 400])
+
+
+def brute_force(values, costs, limit):
+    """(best value, its least cost) over all feasible allocations."""
+    best = None
+    for choice in itertools.product(range(values.shape[1]), repeat=len(values)):
+        cost = sum(int(costs[i, k]) for i, k in enumerate(choice))
+        if limit is None or cost <= limit:
+            value = sum(float(values[i, k]) for i, k in enumerate(choice))
+            if best is None or value > best[0] + 1e-9 or (value > best[0] - 1e-9 and cost < best[1]):
+                best = (max(value, best[0]) if best else value, cost)
+    return best
+
+
+@st.composite
+def instances(draw):
+    patches, arms = draw(st.integers(1, 5)), draw(st.integers(1, 4))
+    whole = draw(st.booleans())  # whole numbers tie often
+    number = st.integers(-3, 3).map(float) if whole else st.floats(-5, 5).map(lambda x: round(x, 3))
+    values = draw(st.lists(number, min_size=patches * arms, max_size=patches * arms))
+    costs = draw(st.lists(st.integers(0, 9), min_size=patches * arms, max_size=patches * arms))
+    unit = draw(st.sampled_from([1, 7, 16]))
+    values, costs = np.reshape(values, (patches, arms)), np.reshape(costs, (patches, arms)) * unit
+    limit = draw(st.integers(int(costs.min(1).sum()), int(costs.max(1).sum()) + 1))
+    return values, costs, limit
+
+
+@settings(max_examples=300, deadline=None)
+@given(instances())
+def test_equal_to_brute_force_value_and_cheapest_tie(instance):
+    values, costs, limit = instance
+    value, cost = brute_force(values, costs, limit)
+    for method in ("auto", "exact"):
+        found = solve(values, costs, limit, method=method)
+        assert found.gap == 0.0
+        assert found.cost <= limit
+        assert found.value == pytest.approx(value, abs=1e-9)
+        assert found.cost == cost
+
+
+@settings(max_examples=200, deadline=None)
+@given(instances())
+def test_lagrangian_gap_and_price_are_proven(instance):
+    values, costs, limit = instance
+    value, _ = brute_force(values, costs, limit)
+    found = solve(values, costs, limit, method="lagrange")
+    assert found.cost <= limit
+    assert found.value <= value + 1e-9 <= found.value + found.gap + 2e-9
+    # Weak duality at the reported price: no allocation beats the dual value.
+    dual = (values - found.price * costs).max(axis=1).sum() + found.price * limit
+    assert dual >= value - 1e-9
+    assert found.price >= 0.0
+
+
+def test_equal_to_scipy_milp_on_ragged_costs():
+    rng = np.random.default_rng(0)
+    for _ in range(15):
+        patches, arms = 12, 4
+        values = rng.normal(size=(patches, arms))
+        costs = np.minimum(BUDGETS, rng.integers(40, 420, size=(patches, 1)))
+        limit = int(rng.integers(costs.min(1).sum(), costs.max(1).sum()))
+        one_each = np.kron(np.eye(patches), np.ones(arms))
+        result = scipy.optimize.milp(
+            -values.ravel(),
+            integrality=np.ones(values.size),
+            bounds=scipy.optimize.Bounds(0, 1),
+            constraints=[
+                scipy.optimize.LinearConstraint(one_each, 1, 1),
+                scipy.optimize.LinearConstraint(costs.ravel()[None], -np.inf, limit),
+            ],
+        )
+        assert solve(values, costs, limit).value == pytest.approx(-result.fun, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["noisy", "concave", "tied"])
+def test_large_instances_stay_exact_and_agree_with_the_plain_dynamic_programme(kind):
+    rng = np.random.default_rng(1)
+    patches = 120
+    values = {
+        "noisy": rng.normal(size=(patches, 4)),
+        "concave": rng.gamma(1.0, size=(patches, 1)) * np.log(BUDGETS / 64),
+        "tied": rng.integers(0, 3, size=(patches, 4)).astype(float),
+    }[kind]
+    for limit in (64 * patches, 100 * patches + 13, 200 * patches, 400 * patches):
+        fast, plain = solve(values, BUDGETS, limit), solve(values, BUDGETS, limit, method="exact")
+        assert fast.value == pytest.approx(plain.value, rel=1e-12)
+        assert (fast.index == plain.index).all()
+        assert fast.gap == 0.0
+
+
+def test_shadow_price_is_the_marginal_value_of_a_token():
+    values = np.array([[0.0, 6.0], [0.0, 3.0], [0.0, 1.0]])
+    costs = np.array([0, 10])
+    assert solve(values, costs, 15).price == pytest.approx(0.3)  # the second patch is at the margin
+    assert solve(values, costs, 100).price == 0.0
+
+
+def test_unlimited_is_argmax_with_cheaper_ties():
+    values = np.array([[1.0, 1.0, 0.0], [-2.0, -1.0, -1.0]])
+    costs = np.array([[5, 3, 1], [1, 9, 4]])
+    assert solve_knapsack(values, costs).tolist() == [1, 2]
+    assert solve_knapsack(torch.tensor(values), torch.tensor(costs)).tolist() == [1, 2]
+
+
+def test_arms_that_collapse_on_a_ragged_patch_resolve_to_the_first():
+    costs = np.array([[64, 128, 182, 182], [42, 42, 42, 42]])
+    values = np.array([[0.0, 0.1, 0.9, 0.9], [0.0, 0.0, 0.0, 0.0]])
+    assert solve_knapsack(values, costs, 300).tolist() == [2, 0]
+
+
+def test_floor_excludes_cheap_arms_except_where_nothing_dearer_exists():
+    values = np.array([[9.0, 1.0, 0.0], [9.0, 1.0, 0.0]])
+    costs = np.array([[1, 5, 9], [1, 2, 2]])
+    assert solve_knapsack(values, costs, floor=4).tolist() == [1, 1]
+    assert solve_knapsack(values, costs, 7, floor=[0, 2]).tolist() == [0, 1]
+    with pytest.raises(ValueError, match="cheapest allocation of 2 patches already costs 7"):
+        solve_knapsack(values, costs, 6, floor=4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (([[0.0, np.nan]], [1, 2], 5), ValueError, "values must be finite, but entry \\[0, 1\\] is nan"),
+        (([[0.0, np.inf]], [1, 2], 5), ValueError, "values must be finite"),
+        (([[0.0, 1.0]], [1, -2], 5), ValueError, "costs must not be negative, got -2"),
+        (([[0.0, 1.0]], [1.5, 2], 5), TypeError, "costs must hold whole numbers"),
+        (([[0.0, 1.0]], [1, 2, 3], 5), ValueError, r"costs must have shape \[2\], got \[3\]"),
+        (([[0.0, 1.0]], [4, 5], 3), ValueError, "limit 3 is infeasible.*raise the limit to at least 4"),
+        (([[0.0, 1.0]], [4, 5], float("nan")), ValueError, "limit must be finite"),
+        (([[0.0, 1.0]], [4, 5], "9"), TypeError, "limit must be a number"),
+        ((np.zeros((0, 3)), [1, 2, 3], 5), ValueError, "at least one patch"),
+        (([0.0, 1.0], [1, 2], 5), ValueError, "values must have shape"),
+        (([[0.0, 1.0], [0.0]], [1, 2], 5), ValueError, "values must be rectangular"),
+    ],
+)
+def test_bad_input_is_refused_by_name(arguments, error, message):
+    with pytest.raises(error, match=message):
+        solve_knapsack(*arguments)
+
+
+@settings(max_examples=100, deadline=None)
+@given(instances(), st.integers(0, 2**32 - 1))
+def test_conditioned_sampling_is_exact(instance, seed):
+    """The propensity equals enumeration, whatever was drawn."""
+    log_weights, costs, limit = instance
+    index, log_propensity, probabilities = sample_allocation(log_weights, costs, limit, np.random.default_rng(seed))
+    rows = np.arange(len(index))
+    assert costs[rows, index].sum() <= limit
+    total = -np.inf
+    feasible = 0
+    for choice in itertools.product(range(costs.shape[1]), repeat=len(costs)):
+        if costs[rows, list(choice)].sum() <= limit:
+            feasible += 1
+            total = np.logaddexp(total, log_weights[rows, list(choice)].sum())
+    assert log_propensity == pytest.approx(log_weights[rows, index].sum() - total, abs=1e-9)
+    assert count_allocations(costs, limit) == pytest.approx(np.log(feasible), abs=1e-9)
+    assert (probabilities is None) == (costs.max(axis=1).sum() > limit)
+
+
+def test_conditioned_sampling_frequencies_match_the_propensity():
+    rng = np.random.default_rng(3)
+    log_weights, costs = rng.normal(size=(3, 3)), np.array([[0, 1, 3]] * 3)
+    counts, claimed = {}, {}
+    for _ in range(6000):
+        index, log_propensity, _ = sample_allocation(log_weights, costs, 4, rng)
+        key = tuple(index.tolist())
+        counts[key] = counts.get(key, 0) + 1
+        claimed[key] = np.exp(log_propensity)
+    assert sum(claimed.values()) == pytest.approx(1.0, abs=1e-9)
+    for key, p in claimed.items():
+        assert counts[key] / 6000 == pytest.approx(p, abs=4.5 * np.sqrt(p * (1 - p) / 6000))
+
+
+def test_conditioned_sampling_survives_extreme_weights():
+    """A sharp softmax whose favourites do not fit must not underflow to nothing."""
+    log_weights = np.array([[0.0, 1000.0, 9000.0]] * 4)
+    costs = np.array([[1, 5, 9]] * 4)
+    index, log_propensity, _ = sample_allocation(log_weights, costs, 12, np.random.default_rng(0))
+    assert sorted(index.tolist()) == [0, 0, 0, 2]
+    assert log_propensity == pytest.approx(np.log(1 / 4), abs=1e-6)

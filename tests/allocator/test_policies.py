@@ -1,0 +1,377 @@
+"""The contract, for every registered method."""
+
+import copy
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from allocator import Decision, Policy, make_policy, policy_names, register_policy
+
+N, K, D, M = 5, 4, 6, 2
+COSTS = np.array([[64, 128, 256, 400]] * 3 + [[64, 128, 182, 182], [42, 42, 42, 42]])
+LIMIT = 700
+OPTIONS = {
+    "fixed": {"allocation": [1, 1, 0, 2, 0]},
+    "heuristic": {"prior_mean": np.ones((K - 1, D)) * 0.1},
+    "uniform": {"arm": 1},
+}
+LEARNERS = sorted({"thompson", "ucb", "epsilon_greedy", "boltzmann"} & set(policy_names()))
+
+
+def build(name, **options):
+    return make_policy(name, **{"dim": D, "arms": K, "covariates": M, "seed": 3, **OPTIONS.get(name, {}), **options})
+
+
+def problem(seed=0):
+    rng = np.random.default_rng(seed)
+    return {"contexts": rng.normal(size=(N, D)), "covariates": rng.normal(size=M), "costs": COSTS, "limit": LIMIT}
+
+
+def ask(policy, seed=0, **more):
+    values = np.random.default_rng(seed).normal(size=(N, K)) if policy.name == "oracle" else None
+    return policy.select(**{**problem(seed), **more}, values=values)
+
+
+def reward_for(policy, decision, value):
+    return np.full(len(decision.index), value) if policy.feedback == "semi" else value
+
+
+def play(policy, rounds, start=0):
+    decisions = []
+    for t in range(start, start + rounds):
+        decision = ask(policy, t)
+        policy.update(decision, reward_for(policy, decision, float(np.sin(t))))
+        decisions.append(decision)
+    return decisions
+
+
+def frozen(policy):
+    """Comparable snapshot of the whole state."""
+    state = policy.state_dict()
+    tensors = {name: tensor.numpy().tobytes() for name, tensor in state.pop("tensors").items()}
+    return copy.deepcopy(state), tensors
+
+
+def assert_same_decision(a, b):
+    assert json.dumps(a.to_dict()) == json.dumps(b.to_dict())
+
+
+@pytest.mark.parametrize("name", policy_names())
+class TestContract:
+    def test_a_decision_is_feasible_and_complete(self, name):
+        policy = build(name)
+        for decision in play(policy, 6):
+            assert decision.policy == name
+            assert decision.index.shape == (N,) and decision.index.dtype == np.int64
+            assert (decision.costs == COSTS[np.arange(N), decision.index]).all()
+            assert decision.cost == decision.costs.sum() <= LIMIT
+            assert decision.values.shape == (N, K) and np.isfinite(decision.values).all()
+            if name not in ("uniform", "fixed"):  # those are told which arm to name
+                assert decision.index[3] <= 2 and decision.index[4] == 0  # collapsed arms are one arm
+        assert policy.rounds == 6
+
+    def test_tensors_and_arrays_decide_alike(self, name):
+        a, b = build(name), build(name)
+        arrays = problem()
+        tensors = {key: torch.tensor(value) if key != "limit" else value for key, value in arrays.items()}
+        given = np.ones((N, K)) if name == "oracle" else None
+        assert_same_decision(a.select(**arrays, values=given), b.select(**tensors, values=given))
+
+    def test_same_seed_same_run_and_no_global_generator(self, name):
+        np.random.seed(0)  # noqa: NPY002 (the global generator must not matter)
+        torch.manual_seed(0)
+        a = play(build(name), 8)
+        np.random.seed(1)  # noqa: NPY002
+        torch.manual_seed(1)
+        b = play(build(name), 8)
+        for left, right in zip(a, b, strict=True):
+            assert_same_decision(left, right)
+
+    def test_a_resumed_run_continues_to_the_bit(self, name, tmp_path):
+        whole = build(name)
+        play(whole, 7)
+        first = build(name)
+        play(first, 7)
+        first.save(tmp_path / "deep" / "policy.safetensors")
+        resumed = Policy.load(tmp_path / "deep" / "policy.safetensors")
+        assert type(resumed) is type(whole)
+        for left, right in zip(play(whole, 7, 7), play(resumed, 7, 7), strict=True):
+            assert_same_decision(left, right)
+        assert frozen(whole) == frozen(resumed)
+        assert os.listdir(tmp_path / "deep") == ["policy.safetensors"]
+
+    def test_greedy_selection_is_repeatable_and_draws_nothing(self, name):
+        if name == "random":
+            return  # it has no greedy choice
+        policy = build(name)
+        play(policy, 5)
+        before = frozen(policy)
+        a, b = ask(policy, 9, explore=False), ask(policy, 9, temperature=0.0)
+        assert_same_decision(a, b)
+        assert frozen(policy) == before
+
+    def test_bad_questions_change_nothing(self, name):
+        policy = build(name)
+        play(policy, 3)
+        before = frozen(policy)
+        bad = np.ones((N, D))
+        bad[2, 3] = np.nan
+        for change, message in (
+            ({"contexts": bad}, "contexts must be finite, but entry \\[2, 3\\] is nan"),
+            ({"contexts": bad[:, :3]}, r"contexts must have shape \[any, 6\]"),
+            ({"contexts": np.zeros((0, D))}, "costs must have shape|values must have shape|at least one patch"),
+            ({"covariates": [0.0, np.inf]}, "covariates must be finite"),
+            ({"limit": 100}, "limit 100 is infeasible.*already costs 298"),
+            ({"costs": -COSTS}, "costs must not be negative"),
+            ({"costs": COSTS[:, :3]}, r"costs must have shape \[5, 4\]"),
+            ({"price": -1.0}, "price must be at least 0"),
+            ({"temperature": float("nan")}, "temperature must be finite"),
+            ({"coverage": np.zeros((2, 2))}, r"coverage must have shape \[5, 4\]"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                ask(policy, **change)
+            assert frozen(policy) == before
+
+    def test_bad_rewards_change_nothing(self, name):
+        policy = build(name)
+        decision = play(policy, 3)[-1]
+        before = frozen(policy)
+        good = reward_for(policy, decision, 0.5)
+        with pytest.raises(ValueError, match="reward must be finite"):
+            policy.update(decision, reward_for(policy, decision, float("nan")))
+        with pytest.raises(ValueError, match="reward must be finite"):
+            policy.update_many([decision, decision], [good, reward_for(policy, decision, float("inf"))])
+        with pytest.raises(ValueError, match="one reward per decision"):
+            policy.update_many([decision], [])
+        with pytest.raises(TypeError, match="must be a Decision"):
+            policy.update(decision.index, good)
+        if policy.feedback != "none":
+            with pytest.raises(ValueError, match="feedback"):
+                policy.update(decision, [[0.5, 0.5]])
+        assert frozen(policy) == before
+
+    def test_bad_states_change_nothing(self, name, tmp_path):
+        policy = build(name)
+        play(policy, 3)
+        before, state = frozen(policy), policy.state_dict()
+        other = "random" if name != "random" else "uniform"
+        for change, message in (
+            ({"policy": other}, "does not fit"),
+            ({"version": 99}, "does not fit"),
+            ({"config": {**state["config"], "covariates": M + 1}}, "other options: \\['covariates'\\]"),
+            ({"generator": {"bit_generator": "MT19937"}}, "generator is damaged"),
+            ({"tensors": {"surprise": torch.zeros(1)}}, "tensors|state must hold"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                policy.load_state_dict({**state, **change})
+            assert frozen(policy) == before
+        with pytest.raises(ValueError, match="policy state must hold"):
+            policy.load_state_dict({"policy": name})
+        path = tmp_path / "junk"
+        path.write_bytes(b"not a policy at all")
+        with pytest.raises(ValueError, match="is not a saved policy"):
+            Policy.load(path)
+        with pytest.raises(FileNotFoundError, match="no saved policy"):
+            Policy.load(tmp_path / "absent")
+
+    def test_decisions_survive_a_json_log(self, name):
+        policy, replayed = build(name), build(name)
+        for t in range(4):
+            decision = ask(policy, t)
+            ask(replayed, t)
+            logged = Decision.from_dict(json.loads(json.dumps(decision.to_dict())))
+            assert_same_decision(decision, logged)
+            policy.update(decision, reward_for(policy, decision, 1.0))
+            replayed.update(logged, reward_for(policy, decision, 1.0))
+        assert frozen(policy) == frozen(replayed)
+
+
+def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "policy.safetensors"
+    build("thompson").save(path)
+    old = path.read_bytes()
+
+    def no_disk(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", no_disk)
+    with pytest.raises(OSError, match="disk full"):
+        build("thompson", seed=9).save(path)
+    assert path.read_bytes() == old
+    assert os.listdir(tmp_path) == ["policy.safetensors"]
+
+
+def test_registry_names_what_is_wrong():
+    with pytest.raises(ValueError, match="did you mean 'thompson'"):
+        make_policy("tompson")
+    with pytest.raises(TypeError, match="'uniform' has no option 'budget'"):
+        make_policy("uniform", budget=3)
+    with pytest.raises(ValueError, match="already registered"):
+        register_policy("thompson")(Policy)
+    for name in LEARNERS:
+        with pytest.raises(ValueError, match="needs dim="):
+            make_policy(name, arms=3)
+
+
+def test_the_aggregated_feature_charges_nothing_to_the_floor():
+    policy = build("thompson")
+    x, z = problem()["contexts"], problem()["covariates"]
+    phi = policy._features(x, z, np.array([0, 1, 3, 1, 0]))
+    want = np.concatenate([x[1] + x[3], np.zeros(D), x[2], [1.0], z])
+    np.testing.assert_allclose(phi, want)
+
+
+def test_aggregated_thompson_equals_the_bayesian_formula():
+    theta0, precision = np.random.default_rng(1).normal(size=(K - 1, D)), np.full((K - 1, D), 4.0)
+    policy = build("thompson", prior_mean=theta0, prior_precision=precision, covariate_precision=0.5)
+    decisions = play(policy, 30)
+    phi = np.stack([decision.features for decision in decisions])
+    A0 = np.diag(np.r_[np.full(theta0.size, 4.0), np.full(1 + M, 0.5)])
+    b0 = A0 @ np.r_[theta0.ravel(), np.zeros(1 + M)]
+    theta = np.linalg.solve(A0 + phi.T @ phi, b0 + phi.T @ np.sin(np.arange(30)))
+    np.testing.assert_allclose(policy.posterior.mean, theta, rtol=1e-9)
+    greedy = ask(policy, 5, explore=False, limit=None, costs=None)
+    values = problem(5)["contexts"] @ theta[: theta0.size].reshape(K - 1, D).T
+    np.testing.assert_allclose(greedy.values[:, 1:], values, rtol=1e-9, atol=1e-12)
+    assert (greedy.values[:, 0] == 0).all()
+
+
+def test_many_updates_at_once_equal_one_by_one():
+    for name in LEARNERS:
+        one, many = build(name, forgetting=0.9), build(name, forgetting=0.9)
+        decisions, rewards = [ask(one, t) for t in range(5)], [0.0, 1.0, 0.5, 0.2, 0.9]
+        for decision, reward in zip(decisions, rewards, strict=True):
+            one.update(decision, reward)
+        many.update_many(decisions, rewards)
+        torch.testing.assert_close(one.posterior.mean, many.posterior.mean, rtol=1e-10, atol=1e-12)
+        assert one.rounds == many.rounds == 5
+
+
+def test_workers_merge_into_the_policy_that_saw_everything():
+    whole, left, right = build("thompson"), build("thompson"), build("thompson")
+    for t, decision in enumerate(play(build("random"), 20)):
+        (left if t % 2 else right).update(decision, np.sin(t))
+        whole.update(decision, np.sin(t))
+    left.merge(right)
+    torch.testing.assert_close(left.posterior.mean, whole.posterior.mean, rtol=1e-10, atol=1e-12)
+    assert left.rounds == 20
+
+
+def test_a_policy_learns_from_decisions_of_another_method():
+    policy = build("thompson")
+    decision = ask(build("random"))
+    assert decision.features is None
+    policy.update(decision, 1.0)
+    phi = policy._features(decision.contexts, decision.covariates, decision.index)
+    torch.testing.assert_close(policy.posterior.gram, torch.from_numpy(np.outer(phi, phi)))
+
+
+def test_unknown_arms_are_refused():
+    policy = build("thompson")
+    data = ask(policy).to_dict()
+    data["index"][0] = K
+    before = frozen(policy)
+    with pytest.raises(ValueError, match="arm 4, but the policy has 4 arms"):
+        policy.update(Decision.from_dict(data), 1.0)
+    assert frozen(policy) == before
+
+
+def test_price_and_coverage_move_the_choice():
+    policy = build("heuristic")
+    values = np.tile([0.0, 0.1, 0.2, 0.25], (2, 1))
+    costs = [64, 128, 256, 400]
+
+    def chosen(**more):
+        return policy.select(np.ones((2, D)), costs=costs, values=values, **more).index.tolist()
+
+    assert chosen() == [3, 3]
+    assert chosen(price=0.1 / 100) == [1, 1]
+    assert chosen(price=1.0) == [0, 0]
+    assert chosen(price=1.0, coverage=[[0, 0, 0, 0], [0, 0, 0, 400.0]]) == [0, 3]
+
+
+def test_heuristic_is_the_prior_of_the_learner():
+    theta0 = np.random.default_rng(0).normal(size=(K - 1, D))
+    heuristic, learner = build("heuristic", prior_mean=theta0), build("thompson", prior_mean=theta0)
+    for seed in range(5):
+        a, b = ask(heuristic, seed), ask(learner, seed, explore=False)
+        assert a.index.tolist() == b.index.tolist()
+    with pytest.raises(ValueError, match="needs prior_mean= when it is built"):
+        make_policy("heuristic").select(np.ones((2, 2)), costs=[1, 2])
+
+
+class TestPropensities:
+    """Exact, with and without a limit: they sum to one over all super-arms and match the factors."""
+
+    @pytest.mark.parametrize("name", ["random", "epsilon_greedy", "boltzmann"])
+    @pytest.mark.parametrize("limit", [None, 500])
+    def test_claimed_probabilities_are_the_frequencies(self, name, limit):
+        policy = build(name, **({"epsilon": 0.5} if name == "epsilon_greedy" else {}))
+        if name != "random":
+            play(policy, 10)
+        contexts, covariates = problem()["contexts"][:2], np.zeros(M)
+        counts, claimed, rounds = {}, {}, 2000
+        for _ in range(rounds):
+            decision = policy.select(contexts, covariates, costs=COSTS[2:4], limit=limit)
+            key = tuple(decision.index.tolist())
+            counts[key] = counts.get(key, 0) + 1
+            claimed[key] = decision.propensity
+            if limit is None:
+                product = decision.probabilities[np.arange(2), decision.index].prod()
+                assert product == pytest.approx(decision.propensity)
+                np.testing.assert_allclose(decision.probabilities.sum(1), 1.0)
+                assert decision.probabilities[1, 3] == 0.0  # the collapsed arm
+            else:
+                assert decision.probabilities is None
+        assert sum(claimed.values()) == pytest.approx(1.0, abs=0.02)
+        for key, p in claimed.items():
+            assert counts[key] / rounds == pytest.approx(p, abs=5 * np.sqrt(p / rounds))
+
+    def test_deterministic_methods_say_one_and_thompson_says_nothing(self):
+        assert ask(build("uniform")).propensity == 1.0
+        assert ask(build("ucb")).propensity == 1.0
+        assert ask(build("thompson")).propensity is None
+        assert ask(build("thompson"), explore=False).propensity == 1.0
+
+
+class TestBaselines:
+    def test_random_is_uniform_over_distinct_feasible_allocations(self):
+        decision = make_policy("random").select(costs=COSTS)
+        assert decision.propensity == pytest.approx(1 / (4 * 4 * 4 * 3 * 1))
+
+    @pytest.mark.parametrize(("mean", "want"), [(0.4, 0.4 * 1424), (900, 900), (1e9, 1424), (1, 1424), (2, 298)])
+    def test_random_spends_the_mean_it_is_given(self, mean, want):
+        policy = make_policy("random", mean_tokens=mean)
+        spent = [policy.select(costs=COSTS).cost for _ in range(600)]
+        assert np.mean(spent) == pytest.approx(want, abs=4 * np.std(spent) / np.sqrt(600) + 1e-9)
+
+    def test_uniform_takes_the_dearest_that_fits(self):
+        costs = [64, 128, 256, 400]
+        policy = make_policy("uniform")
+        assert policy.select(np.ones((4, 1)), costs=costs).index.tolist() == [3] * 4
+        assert policy.select(np.ones((4, 1)), costs=costs, limit=1100).index.tolist() == [2] * 4
+        with pytest.raises(ValueError, match="uniform arm 3 costs 1600, above the limit 1100"):
+            make_policy("uniform", arm=3).select(np.ones((4, 1)), costs=costs, limit=1100)
+        with pytest.raises(ValueError, match="uniform arm 7 is unknown"):
+            make_policy("uniform", arm=7).select(np.ones((4, 1)), costs=costs)
+
+    def test_fixed_refuses_what_does_not_fit(self):
+        policy = make_policy("fixed", allocation=[3, 0])
+        assert policy.select(np.ones((2, 1)), costs=[64, 400, 400, 400]).cost == 464
+        with pytest.raises(ValueError, match="has 2 patches, the problem 3"):
+            policy.select(np.ones((3, 1)), costs=[1, 2, 3, 4])
+        with pytest.raises(ValueError, match="the arms are 0 to 1"):
+            policy.select(np.ones((2, 1)), costs=[1, 2])
+        with pytest.raises(ValueError, match="costs 5, above the limit 4"):
+            policy.select(np.ones((2, 1)), costs=[1, 2, 3, 4], limit=4)
+        with pytest.raises(ValueError, match="needs allocation="):
+            make_policy("fixed")
+
+    def test_oracle_needs_values_and_is_optimal(self):
+        policy = make_policy("oracle")
+        with pytest.raises(ValueError, match="needs values="):
+            policy.select(np.ones((2, 1)), costs=[1, 2])
+        assert policy.select(values=[[0.0, 1.0], [0.0, 3.0]], costs=[1, 5], limit=6).index.tolist() == [0, 1]
