@@ -178,7 +178,6 @@ class ArrCoc:
         if kwargs.get("pixel_values") is None:
             check_no_images(self.family.image_token(self.model), kwargs, allocation)
             return self._generate(*args, **kwargs)
-        ids = kwargs.get("input_ids")
         watch = Stopwatch(self.model, self.synchronize)
         with torch.no_grad():
             spliced = self._prepare(kwargs, allocation, question, True, watch)
@@ -187,6 +186,7 @@ class ArrCoc:
             output = self._generate(*args, **{**spliced.inputs, **lengths})
         self._record(watch)
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
+        ids = kwargs["input_ids"]
         prompt = ids.repeat_interleave(sequences.shape[0] // ids.shape[0], 0).to(sequences.device)
         sequences = torch.cat([prompt, sequences[:, spliced.inputs["input_ids"].shape[1] :]], 1)
         if isinstance(output, torch.Tensor):

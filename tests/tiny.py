@@ -109,6 +109,7 @@ def build(name: str, seed: int = 0) -> Tiny:
     model.eval()
     generation = model.generation_config
     generation.pad_token_id, generation.bos_token_id, generation.eos_token_id = PAD, BOS, None
+    generation.suppress_tokens = [IMAGE, VIDEO, START, END]  # random weights would say them
     vision = model.config.vision_config
     sizes = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
 
