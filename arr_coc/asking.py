@@ -14,8 +14,8 @@ from arr_coc.config import nearest
 def prepare(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> Any:
     """Inputs for ``generate``, one image and one question per row, left-padded.
 
-    Goes through the processor's chat template, as every current VLM expects; a processor without one gets its image token in
-    front of the question.
+    Goes through the processor's chat template, as every current VLM expects; a processor without one gets its image
+    token in front of the question.
 
     Raises
     ------
@@ -26,7 +26,7 @@ def prepare(processor: Any, images: Sequence[Image.Image], questions: Sequence[s
         raise ValueError(f"{len(images)} images for {len(questions)} questions; give one image for each question")
     for question in questions:
         if not isinstance(question, str) or not question.strip():
-            raise ValueError(f"the question {question!r} is empty; write one, such as 'what number is on the red sign ?'")
+            raise ValueError(f"the question {question!r} is empty; write one, such as 'what color is the sign ?'")
     if getattr(processor, "chat_template", None):
         messages = [
             [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]

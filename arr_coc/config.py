@@ -57,6 +57,9 @@ class ArrCocConfig:
         Reward units that a full-detail image costs: an allocation is charged ``price * tokens / full_tokens``.
     scorers
         Names of the scorers, in the order in which they enter the context vector.
+    confidence
+        Whether the planner also reads how sure the model is of the answer that its glance gives (a full-depth pass over
+        the glance tokens instead of one that stops at the last attention read).
     realizer
         How a patch is brought to its budget: ``"rescale"`` before the vision tower, ``"pool"`` or ``"select"`` after.
     positions
@@ -78,6 +81,7 @@ class ArrCocConfig:
     limit: int | float | None = None
     price: float = 0.3
     scorers: tuple[str, ...] = ("propositional", "perspectival", "participatory")
+    confidence: bool = True
     realizer: str = "rescale"
     positions: str = "auto"
     seed: int = 0
@@ -91,6 +95,8 @@ class ArrCocConfig:
             value = getattr(self, name)
             if not isinstance(value, str) or not value:
                 raise TypeError(f"{name}={value!r} must be a name (a non-empty string).")
+        if not isinstance(self.confidence, bool):
+            raise TypeError(f"confidence={self.confidence!r} must be True or False.")
         if self.budget is not None and self.budget not in self.budgets:
             raise ValueError(f"budget={self.budget!r} must be one of the budgets {self.budgets}.")
         if self.positions not in POSITIONS:
@@ -148,7 +154,7 @@ def check_limit(limit: float | None) -> None:
         )
 
 
-def resolve_limit(limit: float | None, costs: torch.LongTensor) -> int:
+def resolve_limit(limit: float | None, costs: torch.Tensor) -> int:
     """The limit of one question in tokens.
 
     Parameters

@@ -1,0 +1,199 @@
+"""Attending: from what is known about each patch to one budget each.
+
+The context vector of a patch (``Contexts.slots`` names every entry) is bounded by construction, so it needs no
+running statistics. With ``r`` the relevance of the patch (its participatory score), ``u`` the model's doubt about the
+answer its glance gives, ``d_b`` the detail that budget ``b`` destroys *where the question looks*, and ``q`` a random
+projection of the question:
+
+    1, the scores, r, r u, r d_b, r u d_b, r q, r u q
+
+Value means gain over the floor, and gain is what relevance multiplies. The covariates ``u, q`` explain how hard the
+question is whatever is allocated. The score heuristic "worth of a budget = relevance x detail it restores" is linear
+in these slots; it is the prior mean of the learners and, frozen, the baseline they must beat.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from allocator import Policy, make_policy, policy_names
+from arr_coc.config import ArrCocConfig, nearest, resolve_limit
+from arr_coc.knowing import Scorer, make_scorer
+from arr_coc.knowing.detail import scene_detail_loss
+from arr_coc.knowing.participatory import Participatory
+from arr_coc.scene import Plan, Planner
+
+if TYPE_CHECKING:
+    from allocator import Decision
+    from arr_coc.scene import Scene
+
+QUESTION_WIDTH = 8
+PRIOR_STRENGTH = 1.0
+"""Reward the score heuristic expects from restoring all detail of a patch of relevance 1."""
+HEURISTIC_PRECISION, SLOT_PRECISION = 10.0, 1.0
+"""Prior precision of the slots that carry the heuristic, and of the others, in observations."""
+
+
+class Contexts:
+    """Scores and context vectors of a scene.
+
+    Parameters
+    ----------
+    budgets
+        The K budgets.
+    scorers
+        In the order in which their scores enter.
+    confidence
+        Whether the doubt ``u`` is read from the glance (one full-depth pass over the glance tokens); else u = 1.
+    seed
+        Of the question's projection.
+    """
+
+    def __init__(self, budgets: Sequence[int], scorers: Sequence[Scorer], confidence: bool = True, seed: int = 0):
+        if not scorers:
+            raise ValueError("a policy that looks at the image needs at least one scorer; name one in scorers=")
+        self.scorers, self.confidence, self.seed = list(scorers), confidence, seed
+        self.reduced = [f"d{b}" for b in budgets[:-1]]
+        questions = [f"q{i}" for i in range(QUESTION_WIDTH)]
+        asked = [*self.reduced, *(f"u {d}" for d in self.reduced), *questions, *(f"u {q}" for q in questions)]
+        self.slots = ["1", *(s.name for s in scorers), "r", "r u", *(f"r {name}" for name in asked)]
+        self.covariates = ["u", *questions]
+
+    def prior_mean(self) -> np.ndarray:
+        """``[K-1, d]``: arm k is worth relevance times the detail it restores, ``r (d_0 - d_k)``."""
+        theta = np.zeros((len(self.reduced), len(self.slots)))
+        theta[:, self.slots.index(f"r {self.reduced[0]}")] = PRIOR_STRENGTH
+        for k, name in enumerate(self.reduced[1:]):
+            theta[k, self.slots.index(f"r {name}")] = -PRIOR_STRENGTH
+        return theta
+
+    def question_code(self, embeddings: Tensor) -> Tensor:
+        """``[8]``: the mean embedding of the question, at unit length, under a fixed Gaussian projection."""
+        mean = embeddings.float().mean(0)
+        mean = mean / mean.norm().clamp_min(1e-6)
+        generator = torch.Generator().manual_seed(self.seed)
+        projection = torch.randn(QUESTION_WIDTH, mean.numel(), generator=generator)
+        return projection.to(mean.device) @ mean / 2
+
+    def __call__(self, scene: Scene) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Contexts ``[N, d]``, covariates ``[m]`` and the scores by name."""
+        # The full-depth pass goes first: attention is then read off the same pass.
+        doubt = 1.0 - scene.glance_answer().max().exp() if self.confidence else torch.tensor(1.0)
+        scores = {scorer.name: scorer(scene).cpu() for scorer in self.scorers}
+        aligned = next((s for s in self.scorers if isinstance(s, Participatory)), None)
+        relevance = scores[aligned.name] if aligned else torch.stack(list(scores.values())).mean(0)
+        detail = self._detail(scene, aligned)
+        u, question = doubt.float().cpu(), self.question_code(scene.question_embeddings).cpu()
+        facts = torch.cat([torch.ones(1), u[None]]).expand(len(relevance), -1)
+        asked = torch.cat([question, u * question]).expand(len(relevance), -1)
+        relevant = relevance[:, None] * torch.cat([facts, detail, u * detail, asked], 1)
+        contexts = torch.cat([torch.ones(len(relevance), 1), torch.stack(list(scores.values()), 1), relevant], 1)
+        return contexts, torch.cat([u[None], question]), scores
+
+    def _detail(self, scene: Scene, aligned: Participatory | None) -> Tensor:
+        """``[N, K-1]`` share of detail each reduced budget destroys, weighted by where the question looks."""
+        if scene.pixels is None:
+            return torch.zeros(len(scene.patches), len(self.reduced))
+        loss = scene_detail_loss(scene)
+        if aligned is None:
+            return loss.per_patch[:, :-1].cpu()
+        weights = [w.float() for w in aligned.cell_map(scene)]
+        return loss.attended([w / w.sum().clamp_min(1e-9) for w in weights])[:, :-1].cpu()
+
+
+class BlindPlanner:
+    """A planner that looks at nothing: uniform, random and other policies without contexts."""
+
+    needs: frozenset[str] = frozenset()
+
+    def __init__(self, config: ArrCocConfig, policy: Policy):
+        self.config, self.policy = config, policy
+
+    def plan(self, scene: Scene) -> Plan:
+        began = time.perf_counter()
+        limit = resolve_limit(self.config.limit, scene.costs) if self.config.limit is not None else None
+        decision = self.policy.select(costs=scene.costs, limit=limit)
+        return Plan(_budgets(self.config, decision), decision, timings={"attending": time.perf_counter() - began})
+
+
+class PolicyPlanner:
+    """Knowing, balancing and attending for one question.
+
+    Attributes
+    ----------
+    policy
+        The allocator's policy; replace its state to use a learned one.
+    price
+        Reward units that a full-detail image costs.
+    explore
+        Whether the policy explores; learning sets it.
+    """
+
+    needs = frozenset({"pixels", "glance"})
+
+    def __init__(self, config: ArrCocConfig, contexts: Contexts, policy: Policy):
+        self.config, self.contexts, self.policy = config, contexts, policy
+        self.price, self.explore = config.price, False
+
+    def plan(self, scene: Scene) -> Plan:
+        began = time.perf_counter()
+        contexts, covariates, scores = self.contexts(scene)
+        known = time.perf_counter()
+        limit = resolve_limit(self.config.limit, scene.costs) if self.config.limit is not None else None
+        decision = self.policy.select(
+            contexts, covariates, scene.costs, limit, self.price / int(scene.costs[:, -1].sum()), explore=self.explore
+        )
+        timings = {"knowing": known - began, "attending": time.perf_counter() - known}
+        return Plan(_budgets(self.config, decision), decision, scores, {"price": self.price}, timings)
+
+
+def _budgets(config: ArrCocConfig, decision: Decision) -> list[int]:
+    return [config.budgets[k] for k in decision.index]
+
+
+def make_planner(config: ArrCocConfig, model: Any = None, processor: Any = None) -> Planner:
+    """The planner that ``config.policy`` names.
+
+    Raises
+    ------
+    ValueError
+        If the policy or a scorer is unknown, "uniform" has no budget, or the method needs feedback per patch.
+    """
+    names = [name for name in policy_names() if name not in ("oracle", "fixed")]
+    if config.policy not in names:
+        raise ValueError(
+            f"policy={config.policy!r} can't plan; a given allocation goes to generate(allocation=...). "
+            + nearest(config.policy, names)
+        )
+    if config.policy == "uniform":
+        if config.budget is None:
+            raise ValueError(f"policy='uniform' needs budget=, one of {config.budgets}")
+        arm = config.budgets.index(config.budget)
+        return BlindPlanner(config, make_policy("uniform", arm=arm, arms=len(config.budgets)))
+    if config.policy == "random":
+        return BlindPlanner(config, make_policy("random", arms=len(config.budgets), seed=config.seed))
+    contexts = Contexts(config.budgets, [make_scorer(name) for name in config.scorers], config.confidence, config.seed)
+    return PolicyPlanner(config, contexts, build_policy(config, contexts))
+
+
+def build_policy(config: ArrCocConfig, contexts: Contexts) -> Policy:
+    """A fresh policy of ``config.policy`` over these contexts, with the score heuristic as its prior mean."""
+    prior = contexts.prior_mean()
+    if config.policy == "heuristic":
+        return make_policy("heuristic", prior_mean=prior)
+    policy = make_policy(
+        config.policy, dim=len(contexts.slots), arms=len(config.budgets), covariates=len(contexts.covariates),
+        prior_mean=prior, prior_precision=np.where(prior != 0, HEURISTIC_PRECISION, SLOT_PRECISION), seed=config.seed,
+    )  # fmt: skip
+    if policy.feedback != "full":
+        raise ValueError(
+            f"policy={config.policy!r} learns from one reward per patch, but an answer gives one for all patches; "
+            "use one that learns from the whole, such as 'thompson'"
+        )
+    return policy
