@@ -130,3 +130,5 @@ def test_a_paired_second_call_removes_shared_noise():
             theta = policy._slots(policy.posterior.mean)
             errors[key].append([np.square(theta - world.theta / world.patches).sum()])
     assert clearly_less(np.array(errors["paired"]), 0.5 * np.array(errors["single"]))
+    nothing_learned = [[np.square(Additive(seed=seed).theta / Additive.patches).sum()] for seed in SEEDS]
+    assert clearly_less(np.array(errors["paired"]), 0.3 * np.array(nothing_learned))

@@ -123,6 +123,14 @@ def test_arms_that_collapse_on_a_ragged_patch_resolve_to_the_first():
     assert solve_knapsack(values, costs, 300).tolist() == [2, 0]
 
 
+def test_sums_that_differ_only_by_rounding_are_ties():
+    """0.1 + 0.2 > 0.3 in floating point: the dearer allocation must not win by its last bit."""
+    values = np.array([[0.0, 0.1], [0.0, 0.2], [0.0, 0.3]])
+    costs = np.array([[0, 2], [0, 2], [0, 3]])
+    for method in ("auto", "exact"):
+        assert solve(values, costs, 4, method=method).index.tolist() == [0, 0, 1]
+
+
 def test_floor_excludes_cheap_arms_except_where_nothing_dearer_exists():
     values = np.array([[9.0, 1.0, 0.0], [9.0, 1.0, 0.0]])
     costs = np.array([[1, 5, 9], [1, 2, 2]])
