@@ -1,0 +1,92 @@
+"""The command line of the evaluation: ``python -m eval run | report | compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from arr_coc.cli import Debug
+from arr_coc.terminal import clear_errors
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="markdown",
+    help="Measure budgets on visual questions: accuracy with intervals, tokens and time, beside honest baselines.\n\n"
+    "Start with `python -m eval run configs/eval.yaml task.limit=50`.",
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Settings as section.key=value, for example task.limit=50 run.out=runs/mine."),
+]
+
+
+@app.command()
+@clear_errors
+def run(
+    config: Annotated[Path, typer.Argument(help="YAML file with the sections model, wrap, task and run.")],
+    overrides: Overrides = None,
+    debug: Debug = False,
+) -> None:
+    """Run an evaluation into its folder; an unfinished run there is continued, a finished one is never overwritten."""
+    from eval.config import read_config
+    from eval.report import terminal_table
+    from eval.run import run as evaluate
+
+    settings = read_config(config, overrides or ())
+    metrics = evaluate(settings)
+    Console().print(terminal_table(metrics, f"{metrics['questions']:,} questions on {metrics['images']:,} images"))
+    for label, reason in metrics["skipped"].items():
+        typer.echo(f"{label} could not run: {reason}")
+    typer.echo(f"report: {Path(settings.out) / 'report.md'}")
+
+
+@app.command()
+@clear_errors
+def report(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")], debug: Debug = False) -> None:
+    """Print a finished run's table and draw its report again."""
+    from eval.records import read_run
+    from eval.report import rewrite, terminal_table
+
+    metrics, records, config = read_run(run)
+    rewrite(run, metrics, records, config)
+    Console().print(terminal_table(metrics, f"{metrics['questions']:,} questions on {metrics['images']:,} images"))
+    typer.echo(f"report: {run / 'report.md'}")
+
+
+@app.command()
+@clear_errors
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Two or more folders of finished runs.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Write the Markdown there instead of printing it.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Set runs side by side: mean and interval over runs, and paired differences of the first two."""
+    from eval.compare import compare as side_by_side
+    from eval.records import write_text
+
+    text = side_by_side(runs)
+    if out is None:
+        typer.echo(text)
+    else:
+        write_text(out, text)
+
+
+@app.command()
+@clear_errors
+def curve(
+    logs: Annotated[list[Path], typer.Argument(help="log.jsonl of one or more learning runs.")],
+    out: Annotated[Path, typer.Option("--out", help="PNG to write.")] = Path("learning.png"),
+    window: Annotated[int, typer.Option("--window", min=1, help="Episodes in a running mean.")] = 100,
+    debug: Debug = False,
+) -> None:
+    """Plot reward and tokens while a policy learns."""
+    from eval.plots import learning_curve
+
+    learning_curve(logs, out, window)
+    typer.echo(f"learning curve: {out}")

@@ -1,0 +1,93 @@
+"""Runs side by side: the same methods over several seeds or policies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from .records import Record, read_run
+from .report import markdown_table
+from .statistics import paired_difference
+from .summary import by_method
+
+
+def compare(paths: Sequence[str | Path]) -> str:
+    """Runs side by side, as Markdown.
+
+    Each method's accuracy and tokens in every run, with the mean over runs and its 95 % t interval where three or
+    more have it; and for methods of the first two runs that answered the same questions, the paired difference.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two runs are given, one is unfinished, or they have no method in common.
+    """
+    if len(paths) < 2:
+        raise ValueError("one run has nothing to be compared with; name at least two run folders")
+    runs = [read_run(path) for path in paths]
+    names = _names(paths)
+    labels = [label for label in runs[0][0]["methods"] if any(label in run[0]["methods"] for run in runs[1:])]
+    if not labels:
+        raise ValueError(f"the runs have no method in common: {[list(run[0]['methods']) for run in runs]}")
+    header = ("accuracy (tokens)", *names, "mean [95% CI over runs]", "tokens")
+    cells = [[label, *_cells(label, [run[0] for run in runs])] for label in labels]
+    parts = ["# Runs side by side", markdown_table(header, cells)]
+    paired = _paired(runs[0], runs[1], labels)
+    if paired:
+        header = (f"{names[0]} minus {names[1]}", "points [95% CI]", "p (images)", "questions in both")
+        parts += ["## Paired, the first two runs", markdown_table(header, paired)]
+    return "\n\n".join(parts) + "\n"
+
+
+def seeds_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean over runs with its 95 % t interval; fewer than two runs have no interval, and it is the mean itself."""
+    mean = float(np.mean(values))
+    if len(values) < 2 or np.ptp(values) == 0:
+        return mean, mean, mean
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=stats.sem(values))
+    return mean, float(low), float(high)
+
+
+def _names(paths: Sequence[str | Path]) -> list[str]:
+    """The last parts of the paths that tell them apart."""
+    parts = [Path(path).resolve().parts for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _cells(label: str, metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    found = [run["methods"].get(label) for run in metrics]
+    each = ["–" if m is None else f"{100 * m['accuracy'][0]:.1f} ({m['tokens']['mean']:,.0f})" for m in found]
+    there = [m for m in found if m is not None]
+    mean, low, high = (100 * v for v in seeds_interval([m["accuracy"][0] for m in there]))
+    interval = f"{mean:.1f} [{low:.1f}, {high:.1f}]" if len(there) > 2 else f"{mean:.1f}"
+    return [*each, interval, f"{np.mean([m['tokens']['mean'] for m in there]):,.0f}"]
+
+
+def _paired(
+    one: tuple[Any, list[Record], Any], two: tuple[Any, list[Record], Any], labels: Sequence[str]
+) -> list[list[str]]:
+    first, second = by_method(one[1]), by_method(two[1])
+    rows = []
+    for label in labels:
+        if label not in first or label not in second:
+            continue
+        theirs = {r["question_id"]: r for r in second[label]}
+        pairs = [(r, theirs[r["question_id"]]) for r in first[label] if r["question_id"] in theirs]
+        if not pairs or any(a["question"] != b["question"] for a, b in pairs):
+            continue
+        found = paired_difference(
+            np.array([a["score"] for a, _ in pairs]),
+            np.array([b["score"] for _, b in pairs]),
+            [a["image_id"] for a, _ in pairs],
+        )
+        interval = f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+        rows.append([label, interval, f"{found.p:.3g}", f"{len(pairs):,}"])
+    return rows

@@ -1,0 +1,199 @@
+"""What an evaluation is: a dataclass owns the defaults, a YAML file and then ``key=value`` from the command line
+overlay it."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from arr_coc.config import ArrCocConfig, nearest
+from arr_coc.loading import load_vlm
+from arr_coc.settings import read_settings
+
+SOURCES = ("reference", "dataset", "vqa_json", "jsonl")
+
+
+@dataclass(kw_only=True)
+class TaskConfig:
+    """Where the questions come from.
+
+    Parameters
+    ----------
+    source
+        ``"reference"`` (drawn by the reference world), ``"dataset"`` (Hugging Face `datasets`: a hub name or a local
+        folder or file), ``"vqa_json"`` (the official pair of question and annotation files) or ``"jsonl"`` (one JSON
+        object a line).
+    name
+        What the run calls it; the source by default.
+    path
+        Hub name, folder or file (dataset, jsonl), or the questions file (vqa_json).
+    subset, split
+        Configuration and split of a dataset; the reference world's split ("learn", "eval").
+    annotations, images
+        Annotation file of the official pair; folder against which image names are resolved.
+    image_name
+        How the official pair names its files, e.g. ``"COCO_val2014_{image_id:012d}.jpg"``.
+    columns
+        From our names (image, question, answers, answer, kind, image_id, question_id) to the data's.
+    prompt
+        The text around the question, with ``{question}`` in it.
+    reward
+        Registered reward; "vqa_accuracy" by default.
+    limit
+        Largest number of questions; ``None`` takes all (the reference world is endless and needs one).
+    seed
+        Seed of the reference world.
+    kinds, grid
+        Restrict the reference world to some kinds of question or one grid of patches.
+    streaming
+        Read a dataset as a stream.
+    max_unreadable
+        Share of rows that may be unreadable before the run stops.
+    """
+
+    source: str = "reference"
+    name: str | None = None
+    path: str | None = None
+    subset: str | None = None
+    split: str = "eval"
+    annotations: str | None = None
+    images: str | None = None
+    image_name: str = "{image_id}.jpg"
+    columns: dict[str, str] = field(default_factory=dict)
+    prompt: str = "{question}"
+    reward: str = "vqa_accuracy"
+    limit: int | None = 300
+    seed: int = 0
+    kinds: list[str] | None = None
+    grid: list[int] | None = None
+    streaming: bool = False
+    max_unreadable: float = 0.05
+
+    def __post_init__(self) -> None:
+        _typed(self)
+        if self.source not in SOURCES:
+            raise ValueError(f"task.source={self.source!r} is unknown. {nearest(self.source, SOURCES)}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"task.limit={self.limit} must be at least 1, or null for all questions.")
+        if not 0 <= self.max_unreadable <= 1:
+            raise ValueError(f"task.max_unreadable={self.max_unreadable} must be a share in [0, 1].")
+        if "{question}" not in self.prompt:
+            raise ValueError(f"task.prompt={self.prompt!r} must contain {{question}}.")
+
+
+@dataclass(kw_only=True)
+class EvalConfig:
+    """One evaluation run.
+
+    Parameters
+    ----------
+    out
+        Run folder. An unfinished run in it is continued, a finished one is never overwritten.
+    policy
+        Folder of a learned policy (``ArrCoc.save_pretrained``), which the method "learned" needs.
+    model
+        Arguments of `arr_coc.loading.load_vlm`: name, device, dtype.
+    wrap
+        Fields of `arr_coc.ArrCocConfig` that differ from its defaults; with a policy, its own configuration counts.
+    task
+        See `TaskConfig`.
+    methods
+        Names, e.g. "uniform-128", or mappings such as ``{method: random, match: learned, seed: 1}``.
+    baselines
+        Methods every other one is compared with, paired by question.
+    batch_size
+        Questions answered in one call of generate.
+    max_new_tokens
+        Length of an answer, in tokens.
+    resamples
+        Bootstrap resamples behind each interval.
+    overlays
+        Pictures on the page of patch budgets; 0 for none.
+    seed
+        Seed of every random choice of the run.
+    """
+
+    out: str = "runs/eval"
+    policy: str | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    wrap: dict[str, Any] = field(default_factory=dict)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    methods: list[Any] = field(
+        default_factory=lambda: ["full", "blind", "uniform-64", "uniform-128", "uniform-256", "uniform-400", "oracle"]
+    )
+    baselines: list[str] = field(default_factory=lambda: ["uniform-400"])
+    batch_size: int = 8
+    max_new_tokens: int = 8
+    resamples: int = 2000
+    overlays: int = 9
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _typed(self)
+        for name, least in (
+            ("batch_size", 1),
+            ("max_new_tokens", 1),
+            ("resamples", 100),
+            ("overlays", 0),
+            ("seed", 0),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} must be an int >= {least}.")
+        if not self.methods:
+            raise ValueError("methods is empty; list at least one, for instance [full, uniform-64].")
+        ArrCocConfig.from_dict(self.wrap)
+        if self.policy is not None and self.wrap:
+            raise ValueError(
+                "wrap: a learned policy brings its own configuration; leave the section empty with run.policy."
+            )
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """The configuration as the sections that `read_config` reads."""
+        run = dataclasses.asdict(self)
+        return {section: run.pop(section) for section in _SECTIONS} | {"run": run}
+
+
+_SECTIONS = {
+    "model": tuple(inspect.signature(load_vlm).parameters),
+    "wrap": tuple(item.name for item in dataclasses.fields(ArrCocConfig)),
+    "task": tuple(item.name for item in dataclasses.fields(TaskConfig)),
+}
+
+
+def read_config(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> EvalConfig:
+    """Read an evaluation's configuration: the sections ``model``, ``wrap``, ``task`` and ``run`` of a YAML file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    overrides
+        ``section.key=value``, e.g. ``task.limit=50`` or ``run.methods=[full,blind]``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a missing or malformed file, an unknown key (naming the nearest one) or a value out of its range.
+    """
+    run = tuple(item.name for item in dataclasses.fields(EvalConfig) if item.name not in _SECTIONS)
+    settings = read_settings(path, {**_SECTIONS, "run": run}, overrides)
+    task = TaskConfig(**settings.pop("task"))
+    return EvalConfig(task=task, **settings.pop("run"), **settings)
+
+
+def _typed(config: Any) -> None:
+    """Check each field's value against its annotation, as far as plain data goes."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        # list[str] is one kind, `int | None` is two.
+        options = (hint,) if typing.get_origin(hint) in (list, dict) else typing.get_args(hint) or (hint,)
+        kinds = {typing.get_origin(option) or option for option in options}
+        accepted = kinds | ({int} if float in kinds else set())
+        value = getattr(config, name)
+        if not isinstance(value, tuple(accepted)) or (isinstance(value, bool) and bool not in kinds):
+            wanted = " or ".join(sorted("null" if kind is type(None) else kind.__name__ for kind in kinds))
+            raise TypeError(f"{name}={value!r} must be {wanted}, not {type(value).__name__}.")

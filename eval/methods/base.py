@@ -1,0 +1,105 @@
+"""The contract of a method, and the registry."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from arr_coc.config import nearest
+from arr_coc.scene import Planner
+
+if TYPE_CHECKING:
+    from ..bench import Answer, Bench
+    from ..tasks import Sample
+
+M = TypeVar("M", bound="type[Method]")
+
+_methods: dict[str, type[Method]] = {}
+
+
+class NotApplicable(ValueError):
+    """A method that this model, task or run cannot carry; the report says so with the reason, and the run goes on."""
+
+
+@dataclass(kw_only=True)
+class Method:
+    """One way to answer questions. A subclass states its settings as fields and writes `planner`, or `answer` itself.
+
+    Attributes
+    ----------
+    label
+        What the run calls it; unique in a run, and given by its settings if empty.
+    match
+        Label of the method whose measured share of full detail this one must spend; it then runs after that one.
+    short
+        The field that a number behind the name sets: "uniform-128".
+    """
+
+    label: str = ""
+    match: str | None = None
+    short: ClassVar[str] = ""
+
+    def prepare(self, bench: Bench) -> None:
+        """Called once before the first question; raises `NotApplicable` if it cannot run here."""
+
+    def planner(self, bench: Bench, sample: Sample) -> Planner:
+        """The planner of one question."""
+        raise TypeError(f"{type(self).__name__} must define planner() or answer()")
+
+    def answer(self, bench: Bench, samples: Sequence[Sample]) -> list[Answer]:
+        """Answer a batch of questions; one answer each, in order."""
+        return bench(samples, [self.planner(bench, sample) for sample in samples])
+
+
+def register_method(name: str) -> Callable[[M], M]:
+    """Class decorator: make a method known by name."""
+
+    def register(cls: M) -> M:
+        _methods[name] = cls
+        return cls
+
+    return register
+
+
+def method_names() -> list[str]:
+    """The registered names."""
+    return sorted(_methods)
+
+
+def make_method(spec: str | Mapping[str, Any]) -> Method:
+    """Build a method from its entry in a configuration.
+
+    Parameters
+    ----------
+    spec
+        A name ("full"), a name with a number ("uniform-128"), or a mapping with the key ``method`` and settings.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an entry of another form, an unknown name or an unknown setting, with the nearest known one.
+    """
+    if isinstance(spec, str):
+        spec = {"method": spec}
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("method"), str):
+        raise TypeError(f"method {spec!r} must be a name or a mapping such as {{method: uniform, budget: 64}}")
+    settings = {str(key): value for key, value in spec.items() if key != "method"}
+    name = spec["method"]
+    numbered = re.fullmatch(r"(.+)-(\d+)", name)
+    if name not in _methods and numbered and numbered[1] in _methods and _methods[numbered[1]].short:
+        name = numbered[1]
+        settings = {_methods[name].short: int(numbered[2]), **settings}
+    if name not in _methods:
+        raise ValueError(f"unknown method {name!r}. {nearest(name, method_names())}")
+    known = {item.name for item in dataclasses.fields(_methods[name])}
+    for key in settings:
+        if key not in known:
+            raise ValueError(f"method {name!r} has no setting {key!r}. {nearest(key, known)}")
+    method = _methods[name](**settings)
+    if not method.label:
+        parts = [str(value) for key, value in settings.items() if key != "match"]
+        method.label = "-".join([name, *parts, *([f"at-{method.match}"] if method.match else [])])
+    return method

@@ -1,0 +1,105 @@
+"""Allocations that look: the wrapper's own policy, and policies that do not learn."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from arr_coc.scene import Plan, Planner, Scene
+
+from .base import Method, NotApplicable, register_method
+
+if TYPE_CHECKING:
+    from arr_coc.knowing import Scorer
+
+    from ..bench import Answer, Bench
+    from ..tasks import Sample
+
+
+@register_method("learned")
+@dataclass(kw_only=True)
+class Learned(Method):
+    """The policy that the run's ``policy`` folder holds, without exploration."""
+
+    def prepare(self, bench: Bench) -> None:
+        if not bench.learned:
+            raise NotApplicable("no learned policy was given; set run.policy to the folder that learning wrote")
+
+    def answer(self, bench: Bench, samples: Sequence[Sample]) -> list[Answer]:
+        return bench(samples)
+
+
+@register_method("policy")
+@dataclass(kw_only=True)
+class Planned(Method):
+    """A policy as it comes, before any learning, with settings of its own.
+
+    With ``match`` it may spend the other method's share on each question and pays no price, so that the limit binds.
+    """
+
+    policy: str = "heuristic"
+    scorers: list[str] | None = None
+    price: float | None = None
+    limit: float | None = None
+
+    def prepare(self, bench: Bench) -> None:
+        from arr_coc.attending import make_planner
+
+        changes = {"policy": self.policy, "scorers": self.scorers, "price": self.price, "limit": self.limit}
+        if self.match is not None:
+            changes |= {"price": 0.0, "limit": bench.share(self.match)}
+        config = dataclasses.replace(bench.arr.config, **{k: v for k, v in changes.items() if v is not None})
+        self._planner = make_planner(config, bench.arr.model, bench.arr.processor)
+
+    def planner(self, bench: Bench, sample: Sample) -> Planner:
+        return self._planner
+
+
+@register_method("heuristic")
+@dataclass(kw_only=True)
+class Heuristic(Planned):
+    """The score heuristic: an exact knapsack over relevance times the detail that each budget restores."""
+
+
+@register_method("saliency")
+@dataclass(kw_only=True)
+class Saliency(Planned):
+    """The same knapsack blind to the question: salience stands in for relevance (the shape of HiRED and
+    GlobalCom2)."""
+
+    scorers: list[str] | None = dataclasses.field(default_factory=lambda: ["perspectival"])
+
+
+class _Top:
+    def __init__(self, scorer: Scorer, budgets: Sequence[int], budget: int) -> None:
+        self.needs, self.scorer, self.budgets, self.budget = scorer.needs, scorer, budgets, budget
+
+    def plan(self, scene: Scene) -> Plan:
+        scores = self.scorer(scene).cpu()
+        budgets = [self.budgets[0]] * len(scores)
+        budgets[int(scores.argmax())] = self.budget
+        return Plan(budgets, scores={self.scorer.name: scores})
+
+
+@register_method("top-patch")
+@dataclass(kw_only=True)
+class TopPatch(Method):
+    """One budget for the patch a scorer ranks first, the floor for the rest."""
+
+    budget: int
+    scorer: str = "participatory"
+    short: ClassVar[str] = "budget"
+
+    def prepare(self, bench: Bench) -> None:
+        from arr_coc.knowing import make_scorer
+
+        if self.budget not in bench.budgets:
+            raise ValueError(
+                f"method {self.label!r}: budget {self.budget!r} must be one of the budgets {bench.budgets}"
+            )
+        self._planner = _Top(make_scorer(self.scorer), bench.budgets, self.budget)
+
+    def planner(self, bench: Bench, sample: Sample) -> Planner:
+        return self._planner

@@ -1,0 +1,87 @@
+"""The model as it was: at full detail, without evidence, and on a smaller image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from .base import Method, register_method
+from .fixed import Same
+
+if TYPE_CHECKING:
+    from ..bench import Answer, Bench
+    from ..tasks import Sample
+
+
+@register_method("full")
+@dataclass(kw_only=True)
+class Full(Method):
+    """The detached model at full detail: the reference in accuracy, tokens and time."""
+
+    def answer(self, bench: Bench, samples: Sequence[Sample]) -> list[Answer]:
+        return bench.untouched(samples)
+
+
+@register_method("blind")
+@dataclass(kw_only=True)
+class Blind(Method):
+    """What the question alone is worth: the image is flat mid-grey of the same size, every patch at the floor.
+
+    The prompt keeps its form, so that a model that never saw a text-only prompt is not punished for the form. The
+    tokens it spends are reported, although they carry nothing.
+    """
+
+    def answer(self, bench: Bench, samples: Sequence[Sample]) -> list[Answer]:
+        grey = [Image.new("RGB", sample["image"].size, (128, 128, 128)) for sample in samples]
+        return bench(samples, [Same(bench.budgets[0])] * len(samples), images=grey)
+
+
+@register_method("downsample")
+@dataclass(kw_only=True)
+class Downsample(Method):
+    """The detached model on a smaller image: the largest one, same aspect, whose tokens do not exceed the share.
+
+    The baseline that most published methods lose to. Where the processor's grid is coarse it spends less than the
+    share allows; where size changes nothing, it spends full detail. Both are reported as spent.
+    """
+
+    share: float | None = None
+
+    def prepare(self, bench: Bench) -> None:
+        if (self.share is None) == (self.match is None):
+            raise ValueError(
+                f"method {self.label!r} needs either share= (of full detail) or match= (a method's label)"
+            )
+        if self.share is not None and not 0 < self.share <= 1:
+            raise ValueError(f"method {self.label!r}: share={self.share!r} must lie in (0, 1]")
+        self._share = self.share if self.match is None else bench.share(self.match)
+
+    def answer(self, bench: Bench, samples: Sequence[Sample]) -> list[Answer]:
+        return bench.untouched(samples, images=[self._smaller(bench, sample) for sample in samples])
+
+    def _smaller(self, bench: Bench, sample: Sample) -> Image.Image:
+        image, question = sample["image"], sample["question"]
+        full = bench.tokens(image, question)
+        smallest = _scaled(image, 0.0)
+        if self._share >= 1 or bench.tokens(smallest, question) >= full:
+            return image  # nothing to save, or the processor gives this image the same tokens at every size
+        low, high, best = 0.0, 1.0, smallest
+        for _ in range(8):  # the scale to half a percent
+            middle = (low + high) / 2
+            candidate = _scaled(image, middle)
+            if bench.tokens(candidate, question) <= self._share * full:
+                low, best = middle, candidate
+            else:
+                high = middle
+        return best
+
+
+def _scaled(image: Image.Image, scale: float) -> Image.Image:
+    """The image at a scale of its sides, its shorter side at least 28 pixels (processors refuse less)."""
+    scale = max(scale, min(1.0, 28 / min(image.size)))
+    size = tuple(max(1, math.floor(side * scale)) for side in image.size)
+    return image.resize(size, Image.Resampling.BICUBIC)

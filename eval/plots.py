@@ -1,0 +1,171 @@
+"""The report's figures. Colours are Okabe and Ito's, which stay apart for every kind of colour vision."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vP*X<>p"
+GREY = "#8A8A93"
+
+
+def pareto(metrics: Mapping[str, Any], path: str | os.PathLike[str], uniform: Sequence[str] = ()) -> None:
+    """Accuracy against visual tokens, each method with its 95 % interval and its name beside it.
+
+    Parameters
+    ----------
+    metrics
+        Of one run.
+    path
+        PNG to write.
+    uniform
+        Labels joined by a line: what equal budgets buy.
+    """
+    figure = Figure(figsize=(9, 5.6), dpi=130, layout="constrained")
+    axes = figure.add_subplot()
+    methods = metrics["methods"]
+    points = {label: (m["tokens"]["mean"], *(100 * v for v in m["accuracy"])) for label, m in methods.items()}
+    line = sorted(points[label][:2] for label in uniform if label in points)
+    if len(line) > 1:
+        axes.plot(*zip(*line, strict=True), color=GREY, linewidth=1.2, zorder=1)
+    best = set(_front(points))
+    ranked = sorted(points.items(), key=lambda item: item[1][0])
+    for number, (label, (tokens, value, low, high)) in enumerate(ranked):
+        color = GREY if label in uniform else OKABE_ITO[number % len(OKABE_ITO)]
+        axes.errorbar(
+            tokens, value, yerr=[[max(0, value - low)], [max(0, high - value)]], fmt=MARKERS[number % len(MARKERS)],
+            color=color, markersize=7, capsize=3, elinewidth=1.1, markeredgecolor="black" if label in best else color,
+        )  # fmt: skip
+    axes.set_xlabel("visual tokens per question (mean)")
+    axes.set_ylabel("accuracy in %, with 95 % interval")
+    axes.set_title(f"{metrics['questions']:,} questions on {metrics['images']:,} images", loc="left", fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.margins(x=0.1, y=0.08)
+    _name_points(figure, axes, [(label, p[0], p[1]) for label, p in ranked])
+    figure.savefig(path)
+
+
+def kinds(metrics: Mapping[str, Any], path: str | os.PathLike[str], labels: Sequence[str]) -> None:
+    """Accuracy by kind of question, one bar per method, with 95 % intervals."""
+    methods = metrics["methods"]
+    names = list(next(iter(methods.values()))["kinds"])
+    figure = Figure(figsize=(max(7, 1.3 * len(names) + 2), 4.4), dpi=130, layout="constrained")
+    axes = figure.add_subplot()
+    width = 0.84 / len(labels)
+    for number, label in enumerate(labels):
+        value, low, high = 100 * np.array([methods[label]["kinds"][name]["accuracy"] for name in names]).T
+        axes.bar(
+            np.arange(len(names)) + (number - (len(labels) - 1) / 2) * width, value, width * 0.94, label=label,
+            color=OKABE_ITO[number % len(OKABE_ITO)], yerr=np.clip([value - low, high - value], 0, None), capsize=1.5,
+            error_kw={"elinewidth": 0.8},
+        )  # fmt: skip
+    counts = [next(iter(methods.values()))["kinds"][name]["questions"] for name in names]
+    axes.set_xticks(range(len(names)), [f"{name}\n{count}" for name, count in zip(names, counts, strict=True)])
+    axes.set_ylabel("accuracy in %")
+    axes.set_ylim(0, 105)
+    axes.grid(axis="y", alpha=0.25)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=min(5, len(labels)), frameon=False)
+    figure.savefig(path)
+
+
+def learning_curve(logs: Sequence[str | os.PathLike[str]], path: str | os.PathLike[str], window: int = 100) -> None:
+    """Reward and share of full detail while learning, as running means over episodes; one line per run.
+
+    Parameters
+    ----------
+    logs
+        The learner's logs: JSON lines with ``episode``, ``reward``, ``tokens`` and ``full_tokens``.
+    path
+        PNG to write.
+    window
+        Episodes in a running mean.
+
+    Raises
+    ------
+    ValueError
+        If a log is missing, empty or of another form.
+    """
+    figure = Figure(figsize=(8, 5.6), dpi=130, layout="constrained")
+    above, below = figure.subplots(2, sharex=True)
+    for number, log in enumerate(logs):
+        rows = _read_log(Path(log))
+        episodes = np.array([row["episode"] for row in rows])
+        color = OKABE_ITO[number % len(OKABE_ITO)]
+        curves = ([row["reward"] for row in rows], [100 * row["tokens"] / row["full_tokens"] for row in rows])
+        for axes, values in zip((above, below), curves, strict=True):
+            x, mean = _running_mean(episodes, np.array(values, dtype=float), window)
+            axes.plot(x, mean, color=color, linewidth=1.8, label=Path(log).parent.name or str(log))
+    above.set_ylabel(f"reward\n(mean of {window})")
+    below.set_ylabel("tokens in %\nof full detail")
+    below.set_xlabel("episode")
+    for axes in (above, below):
+        axes.grid(alpha=0.25)
+    if len(logs) > 1:
+        above.legend(frameon=False)
+    figure.savefig(path)
+
+
+def _front(points: Mapping[str, tuple[float, float, float, float]]) -> list[str]:
+    """Labels that no other point beats in both tokens and accuracy."""
+    return [
+        label
+        for label, (tokens, value, *_) in points.items()
+        if not any(t <= tokens and v >= value and (t, v) != (tokens, value) for t, v, *_ in points.values())
+    ]
+
+
+def _name_points(figure: Figure, axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
+    """Write each name beside its point, at the first place where it covers neither a point nor another name."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    frame = axes.get_window_extent(renderer)
+    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in (axes.transData.transform((p[1], p[2])) for p in points)]
+    places = [
+        (dx, dy)
+        for far in (9, 20, 34, 50, 68)
+        for dx, dy in ((far, 0), (far, -far), (far, far), (-far, far), (-far, -far), (-far, 0))
+    ]
+    for label, x, y in points:
+        for place in places:
+            across = "left" if place[0] > 0 else "right"
+            up = "center" if place[1] == 0 else "bottom" if place[1] > 0 else "top"
+            text = axes.annotate(label, (x, y), place, textcoords="offset points", ha=across, va=up, fontsize=8.5)
+            box = text.get_window_extent(renderer)
+            inside = frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 and box.y1 < frame.y1
+            clear = all(box.x1 < t[0] or t[2] < box.x0 or box.y1 < t[1] or t[3] < box.y0 for t in taken)
+            if (inside and clear) or place == places[-1]:
+                taken.append((box.x0, box.y0, box.x1, box.y1))
+                if max(map(abs, place)) > 9:  # a name away from its point gets a line to it
+                    line = {"arrowstyle": "-", "color": GREY, "lw": 0.6}
+                    axes.annotate("", (x, y), place, textcoords="offset points", arrowprops=line)
+                break
+            text.remove()
+
+
+def _running_mean(episodes: np.ndarray, values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means of windows that end at each episode; a log shorter than the window is one growing mean."""
+    totals = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - window)
+    shown = ends >= min(window, len(values))
+    return episodes[shown], ((totals[ends] - totals[starts]) / (ends - starts))[shown]
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not rows:
+            raise ValueError("it is empty")
+        for row in rows:
+            float(row["reward"]), row["tokens"] / row["full_tokens"], int(row["episode"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no learning log ({error}); give the log.jsonl that learning wrote") from error
+    return rows

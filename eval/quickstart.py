@@ -1,0 +1,60 @@
+"""The whole loop on the shipped reference model: wrap, learn from VQA reward, evaluate beside the baselines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import arr_coc
+from arr_coc.config import ArrCocConfig
+from arr_coc.reference import generate
+
+from .config import EvalConfig, TaskConfig
+from .plots import learning_curve
+from .run import run
+
+METHODS: list[Any] = [
+    "uniform-64",
+    "uniform-128",
+    "uniform-256",
+    "uniform-400",
+    {"method": "random", "match": "learned", "label": "random"},
+    "heuristic",
+    "learned",
+    "oracle",
+]
+
+
+def quickstart(
+    out: Path, episodes: int = 400, questions: int = 200, seed: int = 0, progress: bool = True
+) -> dict[str, Any]:
+    """Learn a policy, then evaluate it on questions and images that neither it nor the model has seen.
+
+    Parameters
+    ----------
+    out
+        Run folder; the learned policy and the learning log go there too.
+    episodes, questions
+        Questions to learn from, and to be judged on.
+    seed
+        Of both streams of questions and of the policy.
+    progress
+        Whether to show bars.
+
+    Returns
+    -------
+    dict
+        The metrics of the evaluation.
+    """
+    model, processor = arr_coc.reference.load()
+    config = ArrCocConfig(policy="thompson", seed=seed)
+    with arr_coc.wrap(model, processor, config) as arr:
+        stream = generate(episodes, seed=seed, split="learn")
+        arr_coc.learn(arr, stream, episodes=episodes, out=out / "learning", resume=True, progress=progress)
+        arr.save_pretrained(out / "policy")
+        learning_curve([out / "learning" / "log.jsonl"], out / "learning.png")
+        evaluation = EvalConfig(
+            out=str(out), policy=str(out / "policy"), wrap=config.to_dict(), methods=METHODS, seed=seed,
+            task=TaskConfig(limit=questions, seed=seed), batch_size=4, max_new_tokens=4,
+        )  # fmt: skip
+        return run(evaluation, arr, progress)

@@ -1,0 +1,192 @@
+"""The report of a run: one table for the terminal and for Markdown, the figures, and the page of patch budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from arr_coc.drawing import contact_sheet, draw_budgets
+
+from . import plots
+from .config import TaskConfig
+from .records import Record, write_text
+from .summary import STAGES, by_method
+from .tasks import Task
+
+COLUMNS = ("method", "accuracy [95% CI]", "tokens", "share of full", "ms in all", *STAGES)
+
+
+def rows(metrics: Mapping[str, Any]) -> list[list[str]]:
+    """The table's cells, one row per method in the order of the run."""
+    table = []
+    for label, method in metrics["methods"].items():
+        value, low, high = (100 * v for v in method["accuracy"])
+        times = method["milliseconds"]
+        table.append(
+            [
+                label,
+                f"{value:.1f} [{low:.1f}, {high:.1f}]",
+                f"{method['tokens']['mean']:,.0f}",
+                f"{100 * method['share']:.0f}%",
+                f"{times['total']:.1f}",
+                *(f"{times[stage]:.1f}" if stage in times else "–" for stage in STAGES),
+            ]
+        )
+    return table
+
+
+def terminal_table(metrics: Mapping[str, Any], title: str | None = None) -> Table:
+    """The table for the terminal."""
+    table = Table(title=title, title_justify="left")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
+    for row in rows(metrics):
+        table.add_row(*row)
+    return table
+
+
+def markdown_table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, its first column left and the others right aligned."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "|".join(["---", *["---:"] * (len(header) - 1)]) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in cells)])
+
+
+def write(
+    folder: Path,
+    metrics: Mapping[str, Any],
+    records: Sequence[Record],
+    config: Mapping[str, Any],
+    task: Task | None = None,
+) -> None:
+    """Write ``pareto.png``, ``kinds.png``, ``overlays.png`` (if the task is at hand) and ``report.md`` into a run
+    folder."""
+    uniform = list(metrics["uniform"])
+    plots.pareto(metrics, folder / "pareto.png", uniform)
+    shown = _shown(metrics)
+    if len(next(iter(metrics["methods"].values()))["kinds"]) > 1:
+        plots.kinds(metrics, folder / "kinds.png", shown)
+    if task is not None and config["run"]["overlays"]:
+        _overlays(folder / "overlays.png", metrics, records, task, config["run"]["overlays"])
+    write_text(folder / "report.md", markdown(metrics, config, folder))
+
+
+def rewrite(folder: Path, metrics: Mapping[str, Any], records: Sequence[Record], config: Mapping[str, Any]) -> None:
+    """Draw the report of a finished run again, from its own records."""
+    write(folder, metrics, records, config, Task(TaskConfig(**config["task"])))
+
+
+def markdown(metrics: Mapping[str, Any], config: Mapping[str, Any], folder: Path) -> str:
+    """The report as Markdown."""
+    full, data = metrics["full tokens"], metrics["data"]
+    parts = [
+        f"# Evaluation on {data['task']}",
+        f"{metrics['questions']:,} questions on {metrics['images']:,} images; {config['task']['reward']}; "
+        f"{full['mean']:,.0f} tokens at full detail (p10 {full['p10']:,.0f}, p90 {full['p90']:,.0f}). Intervals "
+        "are 95 % bootstrap intervals over images. Times are medians per question, in milliseconds, without image "
+        "preprocessing; LM is splice, prefill and decoding.",
+        markdown_table(COLUMNS, rows(metrics)),
+        "![accuracy against tokens](pareto.png)",
+    ]
+    for base, methods in metrics["differences"].items():
+        cells = [[label, *_difference(found)] for label, found in methods.items()]
+        header = ("method", f"minus {base}, points [95% CI]", "p (images)", "p (McNemar)", "wins / losses")
+        parts += [f"## Paired with {base}", markdown_table(header, cells)]
+    if metrics["matched"]:
+        cells = []
+        for label, found in metrics["matched"].items():
+            cells.append([label, *_difference(found), _tokens(found["tokens of equal accuracy"])])
+        header = (
+            "method",
+            "minus uniform, points [95% CI]",
+            "p (images)",
+            "p (McNemar)",
+            "wins / losses",
+            "uniform needs",
+        )
+        parts += [
+            "## At matched tokens",
+            "Against the mixture of the two neighbouring uniform budgets with the same mean tokens. Last column: the "
+            "tokens at which uniform budgets reach the method's accuracy.",
+            markdown_table(header, cells),
+        ]
+    parts += ["## By kind of question", _kinds(metrics)]
+    if (folder / "kinds.png").exists():
+        parts.append("![accuracy by kind of question](kinds.png)")
+    if (folder / "overlays.png").exists():
+        parts += ["## Budgets", f"![patch budgets of {_pictured(metrics)}](overlays.png)"]
+    parts += ["## Data", f"{data['rows read']:,} rows read, {len(data['unreadable'])} unreadable."]
+    parts += [f"- row {bad['row']}: {bad['reason']}" for bad in data["unreadable"][:20]]
+    parts += [f"- {label} could not run: {reason}" for label, reason in metrics["skipped"].items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _kinds(metrics: Mapping[str, Any]) -> str:
+    names = list(next(iter(metrics["methods"].values()))["kinds"])
+    cells = []
+    for label, method in metrics["methods"].items():
+        cells.append(
+            [label] + [f"{100 * k['accuracy'][0]:.1f} ({k['tokens']:,.0f})" for k in method["kinds"].values()]
+        )
+    counts = [k["questions"] for k in next(iter(metrics["methods"].values()))["kinds"].values()]
+    header = ("accuracy (tokens)", *(f"{name}, n={count}" for name, count in zip(names, counts, strict=True)))
+    return markdown_table(header, cells)
+
+
+def _difference(found: Mapping[str, Any]) -> list[str]:
+    value, low, high = (100 * found[key] for key in ("value", "low", "high"))
+    interval = f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return [interval, f"{found['p']:.3g}", f"{found['mcnemar']:.3g}", f"{found['wins']} / {found['losses']}"]
+
+
+def _tokens(value: float | None) -> str:
+    return "more than it has" if value is None else f"{value:,.0f}"
+
+
+def _shown(metrics: Mapping[str, Any], most: int = 6) -> list[str]:
+    """Methods for the bars: few enough to read, spread over the tokens, the pictured one among them."""
+    ranked = sorted(metrics["methods"], key=lambda label: metrics["methods"][label]["tokens"]["mean"])
+    if len(ranked) <= most:
+        return ranked
+    chosen = {ranked[round(i * (len(ranked) - 1) / (most - 1))] for i in range(most - 1)} | {_pictured(metrics)}
+    return [label for label in ranked if label in chosen]
+
+
+def _pictured(metrics: Mapping[str, Any]) -> str:
+    """The method whose budgets are drawn: the learned one, else the one with the most varied budgets."""
+    methods = metrics["methods"]
+    if "learned" in methods:
+        return "learned"
+    return max(methods, key=lambda label: methods[label]["tokens"]["p90"] - methods[label]["tokens"]["p10"])
+
+
+def _overlays(path: Path, metrics: Mapping[str, Any], records: Sequence[Record], task: Task, count: int) -> None:
+    """The page of budgets: half of it answered wrong where there are that many, otherwise from the start of the
+    task."""
+    label = _pictured(metrics)
+    own = [record for record in by_method(records)[label] if record["boxes"]]
+    wrong = [record for record in own if record["score"] < 0.5][: count // 2]
+    right = [record for record in own if record["score"] >= 0.5][: count - len(wrong)]
+    wanted = {record["question_id"]: record for record in [*right, *wrong]}
+    pictures = []
+    for sample in task:
+        record = wanted.pop(sample["question_id"], None)
+        if record is not None:
+            width, height = sample["image"].size
+            boxes = [
+                (left * width // 1000, top * height // 1000, right * width // 1000, bottom * height // 1000)
+                for left, top, right, bottom in record["boxes"]
+            ]
+            pictures.append(
+                draw_budgets(
+                    sample["image"], boxes, record["budgets"], record["realised"], levels=metrics["budgets"],
+                    full_tokens=record["full_tokens"], question=record["question"], answer=record["answer"],
+                    truth=" / ".join(record["answers"][:3]), score=record["score"],
+                )
+            )  # fmt: skip
+        if not wanted:
+            break
+    if pictures:
+        contact_sheet(pictures, 3, f"Patch budgets: {label} ({len(right)} right, {len(wrong)} wrong)").save(path)

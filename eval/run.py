@@ -1,0 +1,190 @@
+"""One evaluation from its configuration to its run folder."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from arr_coc.rewards import make_reward
+
+from .bench import Answer, Bench
+from .config import EvalConfig
+from .methods import Method, NotApplicable, make_method
+from .methods.fixed import Uniform
+from .records import Record, RunFolder
+from .summary import summarise
+from .tasks import Sample, Task
+
+if TYPE_CHECKING:
+    from arr_coc.wrapper import ArrCoc
+
+
+def run(config: EvalConfig, arr: ArrCoc | None = None, progress: bool = True) -> dict[str, Any]:
+    """Run an evaluation, or continue it, and write its folder.
+
+    Every method answers the same questions in the same batches, side by side, so that what slows the machine slows
+    all of them. Methods that match the tokens of others answer in a second pass.
+
+    Parameters
+    ----------
+    config
+        See `EvalConfig`.
+    arr
+        A wrapped model to evaluate, its planner being "learned"; made from the configuration by default.
+    progress
+        Whether to show a bar.
+
+    Returns
+    -------
+    dict
+        The metrics, as in ``metrics.json``.
+
+    Raises
+    ------
+    ValueError
+        For a folder with a finished or another run, methods with equal labels or that match an unknown one, or
+        unreadable data.
+    """
+    from . import report
+
+    methods = make_methods(config.methods, config.baselines)
+    task, reward = Task(config.task), make_reward(config.task.reward)
+    folder = RunFolder(config.out, config.to_dict())
+    own = arr is None
+    folder.note("running", seed=config.seed)
+    began = time.perf_counter()
+    try:
+        arr = load(config) if arr is None else arr
+        bench = Bench(arr, reward, config.max_new_tokens, config.seed, learned=config.policy is not None or not own)
+        skipped = _answer_all(bench, methods, task, folder, config, progress)
+        uniform = [method.label for method in methods if isinstance(method, Uniform)]
+        metrics = summarise(folder.records, config, uniform) | {
+            "uniform": uniform,
+            "budgets": list(bench.budgets),
+            "skipped": skipped,
+            "data": {"task": task.name, "rows read": task.read, "unreadable": task.unreadable},
+        }
+        report.write(folder.path, metrics, folder.records, config.to_dict(), task)
+        folder.finish(metrics)
+    except BaseException as error:
+        folder.note("failed", error=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        if own and arr is not None:
+            arr.detach()
+    folder.note("finished", seconds=time.perf_counter() - began)
+    return metrics
+
+
+def load(config: EvalConfig) -> ArrCoc:
+    """The model of a configuration, wrapped: with its learned policy if it names one."""
+    from arr_coc import ArrCoc, ArrCocConfig, wrap
+    from arr_coc.loading import load_vlm
+
+    model, processor = load_vlm(**config.model)
+    if config.policy is not None:
+        arr = ArrCoc.from_pretrained(config.policy, model, processor)
+    else:
+        arr = wrap(model, processor, ArrCocConfig.from_dict(config.wrap))
+    arr.synchronize = True
+    return arr
+
+
+def make_methods(specs: Sequence[str | Mapping[str, Any]], baselines: Sequence[str] = ()) -> list[Method]:
+    """The methods of a configuration; labels must be unique and what they match must be among them."""
+    methods = [make_method(spec) for spec in specs]
+    labels = [method.label for method in methods]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"run.methods lists {label!r} twice; give one of them another label")
+    for named in [*(m.match for m in methods if m.match is not None), *baselines]:
+        if named not in labels:
+            raise ValueError(
+                f"{named!r}, named by match or run.baselines, is none of the methods {labels}; add it to run.methods"
+            )
+    return methods
+
+
+def _passes(methods: Sequence[Method]) -> Iterator[list[Method]]:
+    """Methods in passes: each one after the method that it matches."""
+    done: set[str] = set()
+    waiting = list(methods)
+    while waiting:
+        ready = [method for method in waiting if method.match is None or method.match in done]
+        if not ready:
+            raise ValueError(f"methods match one another in a circle: {[method.label for method in waiting]}")
+        yield ready
+        done |= {method.label for method in ready}
+        waiting = [method for method in waiting if method not in ready]
+
+
+def _answer_all(
+    bench: Bench, methods: Sequence[Method], task: Task, folder: RunFolder, config: EvalConfig, progress: bool
+) -> dict[str, str]:
+    """Let every method answer every question that the journal does not hold; returns the methods that could not, and
+    why."""
+    skipped: dict[str, str] = {}
+    done = {(record["method"], record["question_id"]) for record in folder.records}
+    total = None if config.task.limit is None else config.task.limit * len(methods)
+    with tqdm(total=total, initial=len(done), unit="answer", desc="evaluating", disable=not progress) as bar:
+        for ready in _passes(methods):
+            for method in ready:
+                _prepare(method, bench, folder, skipped)
+            for batch in _batches(task, config.batch_size):
+                records: list[Record] = []
+                for method in ready:
+                    todo = [sample for sample in batch if (method.label, sample["question_id"]) not in done]
+                    if not todo or method.label in skipped:
+                        continue
+                    bar.set_postfix_str(method.label)
+                    try:
+                        answers = method.answer(bench, todo)
+                    except NotApplicable as reason:
+                        skipped[method.label] = str(reason)
+                        continue
+                    records += [_record(method, s, a, bench) for s, a in zip(todo, answers, strict=True)]
+                    bar.update(len(todo))
+                if records:
+                    folder.append(records)
+    return skipped
+
+
+def _prepare(method: Method, bench: Bench, folder: RunFolder, skipped: dict[str, str]) -> None:
+    if method.match in skipped:
+        skipped[method.label] = f"it matches {method.match}, which could not run"
+        return
+    if method.match is not None:
+        theirs = [record for record in folder.records if record["method"] == method.match]
+        bench.shares[method.match] = sum(r["tokens"] for r in theirs) / sum(r["full_tokens"] for r in theirs)
+    try:
+        method.prepare(bench)
+    except NotApplicable as reason:
+        skipped[method.label] = str(reason)
+
+
+def _batches(task: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    samples = iter(task)
+    while batch := list(itertools.islice(samples, size)):
+        yield batch
+
+
+def _record(method: Method, sample: Sample, answer: Answer, bench: Bench) -> Record:
+    known = ("question_id", "image_id", "kind", "level", "evidence", "question")
+    return {
+        "method": method.label,
+        **{key: sample[key] for key in known if key in sample},
+        "answers": sorted(set(sample["answers"])),
+        "answer": answer.text,
+        "score": bench.reward(answer.text, sample),
+        "tokens": answer.tokens,
+        "full_tokens": answer.full_tokens,
+        "budgets": answer.budgets,
+        "realised": answer.realised,
+        "boxes": answer.boxes,
+        "seconds": round(answer.seconds, 6),
+        "timings": {stage: round(value, 6) for stage, value in answer.timings.items()},
+    }

@@ -1,0 +1,40 @@
+"""The little world as a task of every run in these tests."""
+
+import pytest
+
+import eval.tasks
+from eval.config import EvalConfig, TaskConfig
+
+from .fakes import FakeArr, make_samples
+
+
+@pytest.fixture
+def arr():
+    return FakeArr()
+
+
+@pytest.fixture
+def samples():
+    return make_samples(40)
+
+
+@pytest.fixture
+def little_world(monkeypatch, samples):
+    """Replaces the reference source, so that a run's whole path is tested without a model."""
+
+    def rows(config):
+        return ((sample["question_id"], lambda sample=sample: dict(sample)) for sample in samples)
+
+    monkeypatch.setitem(eval.tasks._SOURCES, "reference", rows)
+
+
+@pytest.fixture
+def config(tmp_path, little_world):
+    def make(**changes):
+        settings = {
+            "out": str(tmp_path / "run"), "task": TaskConfig(limit=40), "batch_size": 7, "resamples": 200,
+            "methods": ["full", "uniform-64", "uniform-400", "evidence"], "overlays": 3,
+        }  # fmt: skip
+        return EvalConfig(**{**settings, **changes})
+
+    return make

@@ -1,0 +1,164 @@
+"""Each baseline does what its name says, in a world where every right answer is known."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arr_coc.rewards import make_reward
+from eval.bench import Bench
+from eval.methods import NotApplicable, make_method, method_names
+from eval.methods.fixed import tilted
+
+from .fakes import FakeArr, make_samples
+
+
+def ask(spec, samples, arr=None, **kwargs):
+    bench = Bench(arr or FakeArr(), make_reward("vqa_accuracy"), **kwargs)
+    method = make_method(spec)
+    method.prepare(bench)
+    answers = method.answer(bench, samples)
+    return answers, [bench.reward(a.text, s) for a, s in zip(answers, samples, strict=True)]
+
+
+def test_full_is_untouched_and_counts_its_tokens(samples):
+    arr = FakeArr()
+    answers, scores = ask("full", samples, arr)
+    assert scores == [1.0] * len(samples)
+    assert {(a.tokens, a.full_tokens) for a in answers} == {(1600, 1600)}
+    assert all(not a.budgets and not a.timings for a in answers)
+    assert arr.attached and not arr.last
+
+
+def test_blind_sees_nothing_at_the_floor(samples):
+    answers, scores = ask("blind", samples)
+    assert scores == [0.0] * len(samples)
+    assert {a.tokens for a in answers} == {256}
+
+
+@pytest.mark.parametrize("budget", [64, 128, 256, 400])
+def test_uniform_answers_what_its_budget_suffices_for(samples, budget):
+    answers, scores = ask(f"uniform-{budget}", samples)
+    assert scores == [float(s["level"] <= budget) for s in samples]
+    assert {a.tokens for a in answers} == {4 * budget}
+    assert answers[0].boxes == [[0, 0, 500, 500], [500, 0, 1000, 500], [0, 500, 500, 1000], [500, 500, 1000, 1000]]
+    assert answers[0].timings["generate"] == pytest.approx(0.1 / len(samples))
+    assert answers[0].timings["glance"] == pytest.approx(0.01)
+
+
+def test_evidence_and_oracle_are_the_cheapest_sufficient(samples):
+    want = [3 * 64 + s["level"] for s in samples]
+    for spec in ("evidence", "oracle"):
+        answers, scores = ask(spec, samples)
+        assert scores == [1.0] * len(samples)
+        assert [a.tokens for a in answers] == want
+    answers, _ = ask({"method": "evidence", "budget": 400}, samples)
+    assert {a.tokens for a in answers} == {592}
+
+
+def test_oracle_control_can_only_be_lucky(samples):
+    answers, scores = ask({"method": "oracle", "on": "elsewhere"}, samples)
+    assert scores == [float(s["level"] == 64) for s in samples]
+    # Where it fails it keeps the first, cheapest try.
+    assert {a.tokens for a in answers} == {256}
+
+
+def test_oracle_does_not_ask_again_what_is_answered(samples):
+    arr = FakeArr()
+    ask("oracle", samples, arr)
+    tries = {64: 1, 128: 2, 256: 3, 400: 4}
+    assert len(arr.answered) == sum(tries[s["level"]] for s in samples)
+
+
+def test_an_absence_has_all_patches_as_evidence(samples):
+    sample = {**samples[0], "evidence": [], "level": 128}
+    (answer,), _ = ask("evidence", [sample])
+    assert answer.budgets == [128] * 4
+
+
+def test_oracle_needs_known_evidence(samples):
+    sample = {k: v for k, v in samples[0].items() if k != "evidence"}
+    with pytest.raises(NotApplicable, match="does not say where the evidence is"):
+        ask("oracle", [sample])
+
+
+def test_random_matches_the_mean_and_ignores_the_batch():
+    samples = make_samples(300)
+    answers, _ = ask({"method": "random", "share": 0.37}, samples)
+    share = sum(a.tokens for a in answers) / sum(a.full_tokens for a in answers)
+    assert share == pytest.approx(0.37, abs=0.02)
+    alone = [ask({"method": "random", "share": 0.37}, [s])[0][0].budgets for s in samples[:20]]
+    assert alone == [a.budgets for a in answers[:20]]
+    other, _ = ask({"method": "random", "share": 0.37, "seed": 1}, samples)
+    assert [a.budgets for a in other] != [a.budgets for a in answers]
+    assert len({tuple(a.budgets) for a in answers}) > 50
+
+
+def test_random_takes_the_measured_share_of_another(samples):
+    answers, _ = ask({"method": "random", "match": "learned"}, samples, shares={"learned": 0.16})
+    assert {a.tokens for a in answers} == {256}
+    with pytest.raises(ValueError, match="'learned' has not been measured"):
+        ask({"method": "random", "match": "learned"}, samples)
+    with pytest.raises(ValueError, match="either share= .* or match="):
+        ask("random", samples)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.lists(st.integers(1, 500), min_size=4, max_size=4), min_size=1, max_size=6), st.floats(0.01, 1.0))
+def test_tilted_choice_has_the_wanted_mean_within_reach(costs, share):
+    costs = np.sort(np.array(costs), axis=1)
+    p = tilted(costs, share)
+    assert p.sum(1) == pytest.approx(np.ones(len(p)))
+    floor, full = costs[:, 0].sum(), costs[:, -1].sum()
+    want = np.clip(share * full, floor, full)
+    assert (p * costs).sum() == pytest.approx(want, abs=0.01 * full)
+
+
+def test_downsample_spends_at_most_the_share(samples):
+    answers, scores = ask({"method": "downsample", "share": 0.4}, samples)
+    assert {(a.tokens, a.full_tokens) for a in answers} == {(400, 1600)}
+    assert scores == [float(s["evidence"] == [0]) for s in samples]  # the one patch left of four
+    assert {a.tokens for a in ask({"method": "downsample", "share": 1.0}, samples)[0]} == {1600}
+
+
+def test_downsample_of_what_cannot_shrink_is_reported_as_spent(samples):
+    small = {**samples[0], "image": samples[0]["image"].crop((0, 0, 160, 160))}
+    (answer,), _ = ask({"method": "downsample", "share": 0.4}, [small])
+    assert answer.tokens == answer.full_tokens == 400
+
+
+def test_learned_uses_the_planner_of_the_wrapper(samples):
+    from eval.methods.fixed import Same
+
+    planner = Same(128)
+    arr = FakeArr(planner=planner)
+    answers, _ = ask("learned", samples, arr, learned=True)
+    assert {a.tokens for a in answers} == {512} and arr.planner is planner
+    with pytest.raises(NotApplicable, match="no learned policy"):
+        ask("learned", samples, arr)
+
+
+def test_a_failing_call_puts_the_planner_back(samples):
+    arr = FakeArr(planner="its own")
+    arr.fail_after = 0
+    with pytest.raises(KeyboardInterrupt):
+        ask("uniform-64", samples, arr)
+    assert arr.planner == "its own"
+    with pytest.raises(KeyboardInterrupt):
+        ask("full", samples, arr)
+    assert arr.attached
+
+
+def test_names_and_settings_are_checked():
+    assert {"full", "blind", "uniform", "random", "oracle", "learned", "downsample"} <= set(method_names())
+    assert make_method("uniform-64").label == "uniform-64"
+    assert make_method({"method": "random", "match": "learned", "seed": 2}).label == "random-2-at-learned"
+    assert make_method({"method": "random", "share": 0.5, "label": "dice"}).label == "dice"
+    with pytest.raises(ValueError, match="unknown method 'unifrom-64'. Did you mean 'uniform'"):
+        make_method("unifrom-64")
+    with pytest.raises(ValueError, match="no setting 'buget'. Did you mean 'budget'"):
+        make_method({"method": "uniform", "buget": 64})
+    with pytest.raises(TypeError, match="must be a name or a mapping"):
+        make_method(64)
+    with pytest.raises(ValueError, match="budget 100 must be one of the budgets"):
+        ask("uniform-100", [])
