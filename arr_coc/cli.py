@@ -80,6 +80,8 @@ def ask(
     given = {key: value for key, value in given.items() if value is not None}
     if limit is not None:
         given["limit"] = parse_limit(limit)
+    if budget is not None and policy != "uniform":
+        raise ValueError(f"--budget {budget} is only for --policy uniform; bound the tokens by --limit instead")
     if out is not None:
         check_picture_path(out)
 
@@ -100,7 +102,7 @@ def ask(
     if out is not None:
         from arr_coc.drawing import draw_allocation
 
-        draw_allocation(picture, allocation, grid=grid).save(out)
+        draw_allocation(picture, allocation, grid, answer, levels=arr.config.budgets).save(out)
     if as_json:
         typer.echo(json.dumps({"answer": answer, "image": str(image), "grid": grid, **allocation.to_dict()}))
         return
@@ -195,11 +197,13 @@ def reference_train(
 @clear_errors
 def reference_eval(
     model: Annotated[
-        str, typer.Option("--model", "-m", help="Folder of a trained one; the shipped one by default.")
+        str, typer.Option("--model", "-m", help="Run folder or model folder; the shipped one by default.")
     ] = "reference",
     n: Annotated[int, typer.Option("-n", min=1, help="Fresh pictures per row of the table.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Of the pictures.")] = 0,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the records to this JSON file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Keep the table in this JSON file; a broken one is continued.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Measure a reference model: accuracy by kind of question, size of print and allocation, with 95 % intervals.
@@ -207,15 +211,12 @@ def reference_eval(
     Example: `arr-coc reference eval -n 100 --out table.json`
     """
     from arr_coc.loading import load_vlm
-    from arr_coc.reference.evaluate import accuracy_table, markdown_table
+    from arr_coc.reference.evaluate import evaluate, markdown_table
+    from arr_coc.reference.train import load_run
 
-    if out is not None:
-        check_folder(out.parent)
-    vlm, _ = load_vlm(model, device="cpu")
-    records = accuracy_table(vlm, n=n, seed=seed)
-    if out is not None:
-        out.write_text(json.dumps(records, indent=1), encoding="utf-8")
-    typer.echo(markdown_table(records))
+    is_run = (Path(model) / "tower").is_dir()
+    vlm = load_run(model) if is_run else load_vlm(model, device="cpu")[0]
+    typer.echo(markdown_table(evaluate(vlm, n=n, seed=seed, out=out)))
 
 
 @reference_app.command("draw")

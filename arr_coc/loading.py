@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from arr_coc.wrapper import ArrCoc
 
 REFERENCE = "reference"
+FREE = frozenset(("limit", "price", "realizer", "positions"))
+"""Fields of a configuration that may differ from those a policy was saved with."""
 
 
 class ModelError(ValueError):
@@ -133,17 +136,33 @@ def wrap_with(model: Any, processor: Any, given: Mapping[str, Any]) -> ArrCoc:
     model, processor
         As :func:`load_vlm` returns them.
     given
-        Fields of :class:`arr_coc.ArrCocConfig`. With a saved policy they replace those that were saved with it.
+        Fields of :class:`arr_coc.ArrCocConfig`. Beside a saved policy, those of :data:`FREE` replace what was saved
+        with it; the others are part of what was learned.
 
     Raises
     ------
     ValueError
-        For a bad configuration or a policy that does not fit.
+        For a bad configuration, a policy that does not fit, or a field that a saved policy fixes.
     """
     from arr_coc.config import ArrCocConfig
     from arr_coc.wrapper import ArrCoc, wrap
 
-    folder = given.get("policy")
-    if folder is None or not Path(folder).is_dir():
+    if not is_saved_policy(given.get("policy")):
         return wrap(model, processor, ArrCocConfig.from_dict(given))
-    return ArrCoc.from_pretrained(folder, model, processor)
+    changes = {key: value for key, value in given.items() if key != "policy"}
+    fixed = sorted(changes.keys() - FREE)
+    if fixed:
+        raise ValueError(f"{fixed[0]} is fixed by the saved policy; leave it out, or name a policy that is not saved")
+    arr = ArrCoc.from_pretrained(given["policy"], model, processor)
+    if not changes:
+        return arr
+    arr.detach()
+    planner: Any = arr.planner
+    planner.config = dataclasses.replace(arr.config, **changes)
+    planner.price = changes.get("price", planner.price)
+    return wrap(model, processor, planner.config, planner)
+
+
+def is_saved_policy(policy: str | None) -> bool:
+    """Whether a policy is meant as a folder rather than as a registered name."""
+    return policy is not None and (Path(policy).is_dir() or "/" in policy)

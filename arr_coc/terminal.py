@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from arr_coc.patches import Patch
     from arr_coc.scene import Allocation
 
-EXPECTED = (ValueError, TypeError, OSError, ImportError, NotImplementedError)
+EXPECTED = (ValueError, TypeError, OSError, ImportError, NotImplementedError, FloatingPointError)
 """What our own checks raise, and what foreign files and models provoke. Anything else is a defect: a traceback."""
 
 
