@@ -164,8 +164,8 @@ def _episode(
         value = float(score(prediction, sample))
         if not math.isfinite(value):
             raise ValueError(
-                f"the reward of episode {first + i} (question {sample['question']!r}, answer {prediction!r}) is {value}; "
-                "rewards must be finite numbers: mend the reward function"
+                f"the reward of episode {first + i} (question {sample['question']!r}, answer {prediction!r}) is "
+                f"{value}; rewards must be finite numbers: mend the reward function"
             )
         records.append(
             {
@@ -209,7 +209,7 @@ def _samples(dataset: Iterable[Mapping[str, Any]], skip: int, episodes: int) -> 
 
 
 class _Store:
-    """The run folder. ``state.json`` is the commit point: it names the policy file and how much of the log it covers."""
+    """The run folder. ``state.json`` is the commit point: it names the policy file and how much log it covers."""
 
     def __init__(self, folder: Path, resume: bool):
         self.folder, self.log, self.state = folder, folder / "log.jsonl", folder / "state.json"

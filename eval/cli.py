@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +45,29 @@ def run(
     for label, reason in metrics["skipped"].items():
         typer.echo(f"{label} could not run: {reason}")
     typer.echo(f"report: {Path(settings.out) / 'report.md'}")
+
+
+@app.command()
+@clear_errors
+def quickstart(
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; runs/quickstart-TIME by default.")] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Questions to learn from.")] = 400,
+    questions: Annotated[int, typer.Option(min=1, help="Held-out questions to be judged on.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Of both streams of questions, and of the policy.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """The whole loop on the shipped reference model: learn a policy from VQA reward, evaluate it beside the baselines.
+
+    A broken run is continued by naming its folder: `python -m eval quickstart --out FOLDER`.
+    """
+    from eval.quickstart import quickstart as whole_loop
+    from eval.report import terminal_table
+
+    folder = out or Path("runs") / f"quickstart-{datetime.now():%Y%m%d-%H%M%S}"
+    metrics = whole_loop(folder, episodes, questions, seed)
+    title = f"{metrics['questions']:,} held-out questions, policy learned from {episodes:,} answers"
+    Console().print(terminal_table(metrics, title))
+    typer.echo(f"run folder: {folder} (report.md, pareto.png, overlays.png, learning.png, questions.jsonl, metrics.json)")
 
 
 @app.command()

@@ -1,0 +1,133 @@
+"""From a question to budgets: contexts say what they claim, planners obey limit and price, names are checked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import arr_coc
+from arr_coc import ArrCocConfig
+from arr_coc.asking import prepare
+from arr_coc.attending import PolicyPlanner, make_planner
+from arr_coc.reference import generate
+
+
+class Spy:
+    """Keeps the scenes that a planner was shown."""
+
+    def __init__(self, planner):
+        self.planner, self.needs, self.scenes = planner, planner.needs, []
+
+    def plan(self, scene):
+        self.scenes.append(scene)
+        return self.planner.plan(scene)
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return list(generate(3, seed=11, grid=(2, 2), kinds=["number", "color"]))
+
+
+@pytest.fixture(scope="module")
+def scenes(reference, samples):
+    model, processor = reference
+    spy = Spy(make_planner(ArrCocConfig()))
+    with arr_coc.wrap(model, processor, planner=spy), torch.no_grad():
+        for sample in samples:
+            model.generate(**prepare(processor, [sample["image"]], [sample["question"]]))
+    return spy.scenes
+
+
+def test_context_slots_are_named_bounded_and_finite(scenes):
+    planner = make_planner(ArrCocConfig())
+    for scene in scenes:
+        contexts, covariates, scores = planner.contexts(scene)
+        assert contexts.shape == (4, len(planner.contexts.slots))
+        assert covariates.shape == (len(planner.contexts.covariates),)
+        assert contexts.isfinite().all() and contexts.abs().max() < 8
+        assert set(scores) == set(ArrCocConfig().scorers)
+        at = planner.contexts.slots.index
+        assert torch.equal(contexts[:, at("1")], torch.ones(4))
+        assert torch.allclose(contexts[:, at("r u")], contexts[:, at("r")] * covariates[0])
+        assert torch.equal(contexts[:, at("participatory")], scores["participatory"])
+
+
+def test_prior_mean_is_relevance_times_restored_detail(scenes):
+    planner = make_planner(ArrCocConfig())
+    contexts, _, scores = planner.contexts(scenes[0])
+    worth = contexts.numpy() @ planner.contexts.prior_mean().T  # [N, K-1]
+    at = planner.contexts.slots.index
+    lost = [contexts[:, at(f"r d{b}")].numpy() for b in (64, 128, 256)] + [np.zeros(4)]
+    for k in range(3):
+        assert np.allclose(worth[:, k], lost[0] - lost[k + 1], atol=1e-6)
+    assert (np.diff(worth, axis=1) > -0.05).all()  # more tokens restore more
+
+
+def test_another_question_in_the_batch_changes_no_bit(reference, samples):
+    model, processor = reference
+    with arr_coc.wrap(model, processor, ArrCocConfig(policy="heuristic")) as arr:
+        model.generate(**prepare(processor, [samples[0]["image"]], [samples[0]["question"]]))
+        alone = arr.last[0]
+        model.generate(**prepare(processor, [s["image"] for s in samples], [s["question"] for s in samples]))
+        together = arr.last[0]
+    assert alone.scores == together.scores and alone.budgets == together.budgets
+
+
+def test_the_question_moves_the_context(reference, samples):
+    model, processor = reference
+    planner = make_planner(ArrCocConfig())
+    spy = Spy(planner)
+    with arr_coc.wrap(model, processor, planner=spy):
+        for place in ("top left", "bottom right"):
+            question = f"what number is on the sign in the {place} ?"
+            model.generate(**prepare(processor, [samples[0]["image"]], [question]))
+    first, second = (planner.contexts(scene)[2]["participatory"] for scene in spy.scenes)
+    assert not torch.allclose(first, second, atol=1e-3)
+
+
+def test_limit_holds_and_price_saves(reference, samples):
+    model, processor = reference
+    inputs = prepare(processor, [s["image"] for s in samples], [s["question"] for s in samples])
+    spent = []
+    for price in (0.0, 0.3, 50.0):
+        with arr_coc.wrap(model, processor, ArrCocConfig(policy="heuristic", price=price)) as arr:
+            model.generate(**inputs)
+            spent.append(sum(a.tokens for a in arr.last))
+    assert spent[0] >= spent[1] >= spent[2] == 3 * 256
+    with arr_coc.wrap(model, processor, ArrCocConfig(policy="heuristic", price=0.0, limit=0.3)) as arr:
+        model.generate(**inputs)
+        assert all(a.tokens <= 0.3 * a.full_tokens for a in arr.last)
+
+
+@pytest.mark.parametrize("policy", ["thompson", "ucb", "boltzmann", "epsilon_greedy", "heuristic"])
+def test_every_policy_that_looks_can_be_wrapped(reference, samples, policy):
+    model, processor = reference
+    with arr_coc.wrap(model, processor, ArrCocConfig(policy=policy)) as arr:
+        model.generate(**prepare(processor, [samples[0]["image"]], [samples[0]["question"]]))
+        assert isinstance(arr.planner, PolicyPlanner)
+        assert arr.last[0].decision["policy"] == policy
+
+
+def test_planners_that_look_at_nothing(reference, samples):
+    model, processor = reference
+    inputs = prepare(processor, [samples[0]["image"]], [samples[0]["question"]])
+    with arr_coc.wrap(model, processor, ArrCocConfig(policy="uniform", budget=128)) as arr:
+        model.generate(**inputs)
+        assert arr.last[0].budgets == [128] * 4 and "glance" not in arr.last[0].timings
+    with arr_coc.wrap(model, processor, ArrCocConfig(policy="random", seed=1, limit=600)) as arr:
+        model.generate(**inputs)
+        assert arr.last[0].tokens <= 600 and arr.last[0].decision["propensity"] is not None
+
+
+def test_bad_names_are_answered_with_the_near_match():
+    with pytest.raises(ValueError, match="'thomson'.*Did you mean 'thompson'"):
+        make_planner(ArrCocConfig(policy="thomson"))
+    with pytest.raises(ValueError, match="needs budget="):
+        make_planner(ArrCocConfig(policy="uniform"))
+    with pytest.raises(ValueError, match=r"generate\(allocation=...\)"):
+        make_planner(ArrCocConfig(policy="fixed"))
+    with pytest.raises(ValueError, match="Did you mean 'participatory'"):
+        make_planner(ArrCocConfig(scorers=("participatry",)))
+    with pytest.raises(ValueError, match="at least one scorer"):
+        make_planner(ArrCocConfig(scorers=()))
