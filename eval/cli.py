@@ -67,7 +67,7 @@ def quickstart(
     metrics = whole_loop(folder, episodes, questions, seed)
     title = f"{metrics['questions']:,} held-out questions, policy learned from {episodes:,} answers"
     Console().print(terminal_table(metrics, title))
-    typer.echo(f"run folder: {folder} (report.md, pareto.png, overlays.png, learning.png, questions.jsonl, metrics.json)")
+    typer.echo(f"run folder: {folder} (report.md, pareto.png, overlays.png, learning.png, questions.jsonl)")
 
 
 @app.command()
