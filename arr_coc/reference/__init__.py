@@ -1,6 +1,7 @@
 """The shipped reference VLM and its world: the embedded default that makes every claim of this project measurable.
 
-``load()`` gives the trained model and its processor without a network; ``generate()`` draws fresh VQA samples with known evidence.
+``load()`` gives the trained model and its processor without a network; ``generate()`` draws fresh VQA samples with
+known evidence.
 """
 
 from __future__ import annotations
@@ -19,20 +20,31 @@ if TYPE_CHECKING:
 __all__ = ["SPLITS", "generate", "load", "path"]
 
 SPLITS = ("train", "learn", "eval")
-"""Disjoint streams of pictures: the VLM trains on "train", policies learn on "learn", everything is judged on "eval"."""
+"""Disjoint streams of pictures: the VLM trains on "train", policies learn on "learn", all is judged on "eval"."""
 
 
 def path() -> Path:
-    """Folder of the shipped weights, tokenizer and processor; ``AutoModelForImageTextToText.from_pretrained`` takes it."""
+    """Folder of the shipped weights, tokenizer and processor.
+
+    ``AutoModelForImageTextToText.from_pretrained`` takes it.
+    """
     return Path(str(files("arr_coc.reference") / "data"))
 
 
 def load(device: str = "cpu") -> tuple[Qwen2VLForConditionalGeneration, ReferenceProcessor]:
-    """The reference VLM (evaluation mode, float32) and its processor. Needs no network."""
+    """The reference VLM (evaluation mode, float32) and its processor. Needs no network.
+
+    Raises FileNotFoundError if the package was installed without its weights.
+    """
     from transformers import AutoModelForImageTextToText
 
     from arr_coc.reference.processor import ReferenceProcessor
 
+    if not (path() / "model.safetensors").is_file():
+        raise FileNotFoundError(
+            f"{path()} holds no weights of the reference model; reinstall arr-coc, or train them: "
+            "arr-coc reference train, then arr-coc reference publish"
+        )
     model = AutoModelForImageTextToText.from_pretrained(path(), local_files_only=True).eval().to(device)
     return model, ReferenceProcessor.from_pretrained(path(), local_files_only=True)
 
@@ -46,9 +58,32 @@ def generate(
 ) -> Iterator[dict[str, Any]]:
     """Draw ``n`` reference VQA samples, one question per picture, in the VQAv2 format.
 
-    Each is a dict: ``image`` (PIL), ``question``, ``answer``, ``answers`` (ten annotators, who agree), ``kind``, ``level`` (budget meant to
-    resolve the evidence), ``evidence`` (indices of the patches that decide it, raster order), ``grid`` (rows, cols), ``image_id``, ``question_id``.
-    Sample ``i`` depends on (split, seed, i) alone. Raises ValueError for an unknown split or kind.
+    Sample ``i`` depends on (split, seed, i) and the restrictions alone.
+
+    Parameters
+    ----------
+    n
+        Number of samples.
+    seed
+        Names one stream of pictures within the split.
+    split
+        "train", "learn" or "eval"; no picture is in two of them.
+    kinds
+        Kinds of question to draw from, in equal shares; by default all, in the shares of ``questions.KINDS``.
+    grid
+        Rows and columns of patches; by default 2 x 2 to 3 x 3.
+
+    Yields
+    ------
+    dict
+        ``image`` (PIL), ``question``, ``answer``, ``answers`` (ten annotators, who agree), ``kind``, ``level`` (budget
+        meant to resolve the evidence), ``evidence`` (indices of the patches that decide it, raster order), ``grid``
+        (rows, cols), ``image_id``, ``question_id``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown split or kind, or a grid beyond 3 x 3.
     """
     from PIL import Image
 
@@ -57,6 +92,8 @@ def generate(
 
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}")
+    if grid is not None and not (grid[0] in (1, 2, 3) and grid[1] in (1, 2, 3)):
+        raise ValueError(f"grid is {grid}; it must be (rows, cols) with 1 to 3 of each")
     for kind in kinds or ():
         if kind not in KINDS:
             raise ValueError(f"kind {kind!r} is unknown; the kinds are {', '.join(KINDS)}")

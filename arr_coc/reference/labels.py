@@ -12,7 +12,7 @@ ATTRIBUTES = tuple(CLASSES)
 
 
 def cells(box: Box, size: int, grid: tuple[int, int], fx: float, fy: float) -> tuple[slice, slice]:
-    """Rows and columns of ``grid`` under the central part of ``box`` (half-widths ``fx``, ``fy`` as shares of its sides)."""
+    """Rows and columns of ``grid`` under the middle of ``box`` (half-widths ``fx``, ``fy`` as shares of its sides)."""
     rows, cols = grid
     x, y, w, h = box
 
@@ -45,7 +45,14 @@ def sign_classes(sign: Sign) -> dict[str, int]:
 
 
 def dense_labels(signs: list[Sign], size: int, grid: tuple[int, int]) -> np.ndarray:
-    """``[attributes, rows, cols]`` int64: 0 nothing, 1 + class where shown, -100 where it is neither clearly shown nor absent."""
+    """What every cell of ``grid`` shows of a patch with ``size`` pixels a side.
+
+    Returns
+    -------
+    np.ndarray
+        ``[attributes, rows, cols]`` int64: 0 nothing, 1 + class where shown, -100 where it is neither clearly shown
+        nor absent.
+    """
     labels = np.zeros((len(ATTRIBUTES), *grid), np.int64)
     for sign in signs:
         shown = sign_classes(sign)
@@ -76,7 +83,8 @@ def resolved_cells(signs: list[Sign], size: int, grid: tuple[int, int], budget: 
 
 def evidence_cells(sign: Sign, kind: str, size: int, grid: tuple[int, int]) -> np.ndarray:
     """Flat indices of the cells from which a question of ``kind`` about ``sign`` can be answered."""
-    where = core(sign, size, grid) if kind not in ("shape", "color", "yesno") else cells(sign.box, size, grid, 0.2, 0.2)
+    whole = kind in ("shape", "color", "yesno")
+    where = cells(sign.box, size, grid, 0.2, 0.2) if whole else core(sign, size, grid)
     mask = np.zeros(grid, bool)
     mask[where] = True
     return np.flatnonzero(mask)

@@ -1,15 +1,17 @@
 """A training-time forward pass: many questions about one picture share its prefix, and attention scores come back.
 
-It runs the stock model's own modules in the stock model's order, and is tested to give the stock model's logits. What it adds
-is block masking (question j sees the picture and itself, never question i), which makes a picture's prefix pay for a dozen
-answers, and the raw attention scores that the grounding loss supervises.
+It runs the stock model's own modules in the stock model's order, and is tested to give the stock model's logits. What
+it adds is block masking (question j sees the picture and itself, never question i), which makes a picture's prefix pay
+for a dozen answers, and the raw attention scores that the grounding loss supervises.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import Qwen2VLForConditionalGeneration
@@ -17,9 +19,23 @@ from transformers import Qwen2VLForConditionalGeneration
 from arr_coc.reference import vocabulary as V
 from arr_coc.reference.model import PIXEL_MEAN, PIXEL_STD, VIT_PATCH
 
+TOKEN_GRIDS = {64: (8, 8), 128: (8, 16), 256: (16, 16), 400: (20, 20)}
+"""Rows and columns of tokens that each budget gives a patch."""
+
+Loss = tuple[torch.Tensor, dict[str, tuple[float, int]]]
+"""A loss and its metrics: name -> (sum, count)."""
+
+
+def to_float(images: Sequence[np.ndarray]) -> torch.Tensor:
+    """``n`` images ``[H, W, 3]`` uint8 as ``[n, 3, H, W]`` float32 in [0, 1]."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+
 
 def to_tokens(pixels: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Patches ``[n, 3, H, W]`` in [0, 1], resized (bicubic, antialiased) to ``grid`` and cut: ``[n * rows * cols, 192]``."""
+    """Patches ``[n, 3, H, W]`` in [0, 1], resized (bicubic, antialiased) to ``grid`` and cut.
+
+    Returns ``[n * rows * cols, 192]``.
+    """
     rows, cols = grid
     size = (rows * VIT_PATCH, cols * VIT_PATCH)
     x = (pixels - PIXEL_MEAN) / PIXEL_STD
@@ -36,8 +52,29 @@ def encode(model: Qwen2VLForConditionalGeneration, pixels: torch.Tensor, grid: t
     return out.pooler_output.view(len(pixels), grid[0] * grid[1], -1)
 
 
-def prefix(places: Sequence[tuple[str, str]], grids: Sequence[tuple[int, int]]):
-    """The prompt up to the question: ids ``[P]``, M-RoPE positions ``[3, P]``, each patch's first image position, next position."""
+def encode_at(
+    model: Qwen2VLForConditionalGeneration, pixels: torch.Tensor, budgets: Sequence[int]
+) -> list[torch.Tensor]:
+    """The tower on patches ``[n, 3, H, W]`` with a budget each: ``n`` times ``[budget, width]``."""
+    features: list[torch.Tensor] = [torch.empty(0)] * len(budgets)
+    for budget in set(budgets):
+        chosen = [i for i, b in enumerate(budgets) if b == budget]
+        for i, f in zip(chosen, encode(model, pixels[chosen], TOKEN_GRIDS[budget]), strict=True):
+            features[i] = f
+    return features
+
+
+class Prefix(NamedTuple):
+    """The prompt up to the question."""
+
+    ids: torch.Tensor  # [P]
+    positions: torch.Tensor  # [3, P], for M-RoPE
+    offsets: list[int]  # of each patch's first image token
+    end: int  # the position of the first word after it
+
+
+def prefix(places: Sequence[tuple[str, str]], grids: Sequence[tuple[int, int]]) -> Prefix:
+    """The prompt that shows patches of these token grids at these places."""
     ids, positions, offsets, at = [V.BOS], [torch.zeros(3, 1, dtype=torch.long)], [], 1
 
     def text(*tokens: int) -> None:
@@ -54,10 +91,11 @@ def prefix(places: Sequence[tuple[str, str]], grids: Sequence[tuple[int, int]]):
         positions.append(torch.stack([torch.full_like(i, at), at + i, at + j]))
         at += max(rows, cols)
         text(V.VISION_END)
-    return torch.tensor(ids), torch.cat(positions, 1), offsets, at
+    return Prefix(torch.tensor(ids), torch.cat(positions, 1), offsets, at)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary position embedding of queries or keys ``[B, heads, L, size]``."""
     a, b = x.chunk(2, -1)
     return x * cos + torch.cat((-b, a), -1) * sin
 
@@ -66,8 +104,9 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 class Packed:
     """Hidden states of the question tokens ``[B, Q, T, width]`` and, per layer, what grounding reads.
 
-    ``question_scores[l]`` is ``[B, heads, Q * T, P + T]``: scaled scores of every question token over the prefix and its own question.
-    ``image_scores`` is ``[B, R, P]``: scores of ``image_head`` in layer 0 for the image rows asked for.
+    ``question_scores[l]`` is ``[B, heads, Q * T, P + T]``: scaled scores of every question token over the prefix and
+    its own question. ``image_scores`` is ``[B, R, P]``: scores of ``image_head`` in layer 0 for the image rows asked
+    for.
     """
 
     hidden: torch.Tensor
@@ -86,8 +125,22 @@ def packed_forward(
 ) -> Packed:
     """Run the language model on ``B`` prefixes of equal length, each with ``Q`` questions of ``T`` tokens.
 
-    ``ids`` ``[B, P]``, ``vision`` ``[B * image tokens, width]``, ``positions`` ``[3, B, P + Q * T]``, ``questions`` ``[B, Q, T]``,
-    ``image_rows`` ``[B, R]`` prefix positions whose layer-0 scores are wanted.
+    Parameters
+    ----------
+    model
+        The reference VLM.
+    ids
+        ``[B, P]``, the prefixes.
+    vision
+        ``[image tokens of the batch, width]``, what the tower gave for them.
+    positions
+        ``[3, B, P + Q * T]``.
+    questions
+        ``[B, Q, T]``.
+    image_rows
+        ``[B, R]``, prefix positions whose layer-0 scores in ``image_head`` are wanted.
+    image_head
+        Which head that is.
     """
     lm = model.model.language_model
     (b, p), (q, t) = ids.shape, questions.shape[1:]

@@ -1,13 +1,14 @@
-"""The reference VLM's processor: any photograph becomes a grid of patches, each its own image entry behind two place words.
+"""The reference VLM's processor: any photograph becomes a grid of patches, each an image entry behind two place words.
 
-``"<bos> top left <vs> <img> x 400 <ve> top right ... <ve> what number is on the red sign ?"``: the way InternVL and SmolVLM split
-images, so a patch is one attention segment natively and re-encoding it at another budget is exact.
+``"<bos> top left <vs> <img> x 400 <ve> top right ... <ve> what number is on the red sign ?"``: the way InternVL and
+SmolVLM split images, so a patch is one attention segment natively and re-encoding it at another budget is exact.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image
 from transformers import BatchFeature, Qwen2VLImageProcessor
@@ -28,17 +29,22 @@ CHAT_TEMPLATE = (
 class ReferenceProcessor(ProcessorMixin):
     """Images and questions to the inputs of the reference VLM.
 
-    ``processor(images=image, text="what number is on the red sign ?")`` or lists of both. ``images`` may hold one list of images per
-    text; a text may say with ``<img>`` where each goes, else they come first.
+    ``processor(images=image, text="what number is on the red sign ?")`` or lists of both. ``images`` may hold one list
+    of images per text; a text may say with ``<img>`` where each goes, else they come first.
     """
 
-    def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
+    def __init__(
+        self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self.image_token = "<img>"
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
 
     def patch_grid(self, image: Image.Image) -> tuple[int, int]:
-        """Rows and columns of patches for an image: up to 3 x 3, nearest in aspect, never finer than its pixels."""
+        """Rows and columns of patches for an image: up to 3 x 3, nearest in aspect, never finer than its pixels.
+
+        Raises ValueError for an image without pixels.
+        """
         width, height = image.size
         if width < 1 or height < 1:
             raise ValueError(f"the image is {width} x {height} pixels; both sides must be at least 1")
@@ -52,13 +58,18 @@ class ReferenceProcessor(ProcessorMixin):
         )
 
     def split(self, image: Image.Image) -> list[Image.Image]:
-        """The patches of an image in raster order, 160 x 160 pixels each (bicubic, antialiased; identity where the size fits)."""
+        """The patches of an image in raster order, 160 x 160 pixels each.
+
+        The image is resized (bicubic, antialiased) to its grid; one that fits already keeps its pixels.
+        """
         rows, cols = self.patch_grid(image)
         image, size = image.convert("RGB"), (cols * PATCH, rows * PATCH)
         if image.size != size:
             image = image.resize(size, Image.Resampling.BICUBIC)
         return [
-            image.crop((c * PATCH, r * PATCH, (c + 1) * PATCH, (r + 1) * PATCH)) for r in range(rows) for c in range(cols)
+            image.crop((c * PATCH, r * PATCH, (c + 1) * PATCH, (r + 1) * PATCH))
+            for r in range(rows)
+            for c in range(cols)
         ]
 
     def _picture_text(self, image: Image.Image) -> str:
@@ -84,10 +95,37 @@ class ReferenceProcessor(ProcessorMixin):
         # The model reads its answer off the question mark; a question typed without one gets it.
         return "<bos> " + prompt + ("" if prompt.rstrip().endswith("?") else " ?")
 
-    def __call__(self, images=None, text=None, return_tensors="pt", padding=True, **kwargs) -> BatchFeature:
-        """``input_ids``, ``attention_mask``, ``mm_token_type_ids`` ``[B, L]`` (left-padded), ``pixel_values``, ``image_grid_thw``.
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        return_tensors: str = "pt",
+        padding: bool | str = True,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Inputs of the model for a batch of ``B`` questions.
 
-        Raises ValueError on an empty question, a zero-size image, or counts of images and texts that do not match.
+        Parameters
+        ----------
+        images
+            One PIL image, one per text, or one list of them per text; None asks without a picture.
+        text
+            The question or a list of them.
+        return_tensors, padding
+            As everywhere in transformers; padding goes to the left.
+        **kwargs
+            Ignored: what generic callers pass to every processor.
+
+        Returns
+        -------
+        BatchFeature
+            ``input_ids``, ``attention_mask``, ``mm_token_type_ids``, each ``[B, L]`` int64, and for images
+            ``pixel_values`` ``[400 * patches, 192]`` float32 and ``image_grid_thw`` ``[patches, 3]`` int64.
+
+        Raises
+        ------
+        ValueError
+            For an empty question, a zero-size image, or counts of images and texts that do not match.
         """
         if text is None:
             raise ValueError("text is None; give the question (or a list of questions) as text=")
@@ -101,7 +139,9 @@ class ReferenceProcessor(ProcessorMixin):
         else:
             groups = [list(images)] if len(texts) == 1 else [[image] for image in images]
         if len(groups) != len(texts):
-            raise ValueError(f"{len(groups)} images (or groups of images) for {len(texts)} texts; give one for each text")
+            raise ValueError(
+                f"{len(groups)} images (or groups of images) for {len(texts)} texts; give one for each text"
+            )
         prompts = [self._prompt(t, group) for t, group in zip(texts, groups, strict=True)]
         encoded = self.tokenizer(prompts, padding=padding, return_tensors=return_tensors, return_token_type_ids=False)
         data = dict(encoded)
@@ -111,7 +151,10 @@ class ReferenceProcessor(ProcessorMixin):
             data.update(self.image_processor(images=patches, return_tensors=return_tensors))
         return BatchFeature(data)
 
-    def post_process_image_text_to_text(self, generated_outputs, skip_special_tokens=True, **kwargs) -> list[str]:
+    def post_process_image_text_to_text(
+        self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
+    ) -> list[str]:
+        """Texts of generated ids ``[B, L]``, for the image-text-to-text pipeline."""
         return self.tokenizer.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens)
 
     @property
@@ -120,7 +163,10 @@ class ReferenceProcessor(ProcessorMixin):
 
 
 def build_processor() -> ReferenceProcessor:
-    """The processor as it ships: stock Qwen2-VL image processor without resizing, the word tokenizer, a minimal chat template."""
+    """The processor as it ships.
+
+    A stock Qwen2-VL image processor without resizing, the word tokenizer and a minimal chat template.
+    """
     image_processor = Qwen2VLImageProcessor(
         do_resize=False, patch_size=VIT_PATCH, merge_size=1, temporal_patch_size=1,
         image_mean=[PIXEL_MEAN] * 3, image_std=[PIXEL_STD] * 3,

@@ -10,7 +10,9 @@ from arr_coc.reference.world import COLORS, SHAPES, Picture, Sign, pick
 ROWS = {1: ("middle",), 2: ("top", "bottom"), 3: ("top", "middle", "bottom")}
 COLS = {1: ("center",), 2: ("left", "right"), 3: ("left", "center", "right")}
 
-KINDS = {"shape": 1.0, "color": 1.0, "letter": 1.0, "number": 2.4, "word": 1.4, "count": 1.0, "yesno": 1.4, "compare": 1.0}
+KINDS = {
+    "shape": 1.0, "color": 1.0, "letter": 1.0, "number": 2.4, "word": 1.4, "count": 1.0, "yesno": 1.4, "compare": 1.0,
+}  # fmt: skip
 """Kinds of question with their share in the mix."""
 
 
@@ -18,8 +20,9 @@ KINDS = {"shape": 1.0, "color": 1.0, "letter": 1.0, "number": 2.4, "word": 1.4, 
 class Question:
     """One question: its words, the answer, and which sign of which patch decides it.
 
-    ``evidence`` lists (patch index, sign index) pairs, empty if the answer rests on an absence; ``referents`` are the words that
-    name each of them; ``level`` is the budget meant to resolve the evidence (the finest one if there are two).
+    ``evidence`` lists (patch index, sign index) pairs, empty if the answer rests on an absence; ``referents`` are the
+    words that name each of them; ``level`` is the budget meant to resolve the evidence (the finer one if there are
+    two).
     """
 
     text: str
@@ -35,8 +38,13 @@ def location(grid: tuple[int, int], patch: int) -> tuple[str, str]:
     return ROWS[grid[0]][patch // grid[1]], COLS[grid[1]][patch % grid[1]]
 
 
-def refer(rng: random.Random, picture: Picture, patch: int, sign: Sign, avoid: str = "") -> tuple[str, tuple[str, ...]] | None:
-    """A phrase that names ``sign`` uniquely without using the attribute ``avoid`` ("color" or "shape"), and its key words."""
+def refer(
+    rng: random.Random, picture: Picture, patch: int, sign: Sign, avoid: str = ""
+) -> tuple[str, tuple[str, ...]] | None:
+    """A phrase that names ``sign`` uniquely and its key words; None if there is none.
+
+    It does not use the attribute ``avoid`` ("color" or "shape"), which the question asks for.
+    """
     everyone = [s for signs in picture.signs for s in signs]
     phrases: list[tuple[str, tuple[str, ...]]] = []
     if len(picture.signs[patch]) == 1:
@@ -83,6 +91,7 @@ def _read(rng: random.Random, picture: Picture, kind: str) -> Question | None:
 
 
 def _yesno(rng: random.Random, picture: Picture) -> Question | None:
+    """Whether something is there, or has a colour; "yes" half of the time."""
     everyone = _signs(picture)
     wanted = rng.random() < 0.5
     form = rng.choice(("color", "both", "place"))
@@ -96,12 +105,12 @@ def _yesno(rng: random.Random, picture: Picture) -> Question | None:
         text = f"is the sign in the {where[0]} {where[1]} {color} ?"
         return Question(text, "yes" if wanted else "no", "yesno", 64, ((patch, 0),), ((*where, color),))
     if form == "color":
-        present = {s.color for _, _, s in everyone}
-        options = [c for c in COLORS if (c in present) == wanted]
-        if not options:
+        colors = {s.color for _, _, s in everyone}
+        absent_or_present = [c for c in COLORS if (c in colors) == wanted]
+        if not absent_or_present:
             return None
-        color = rng.choice(options)
-        text, words = f"is there a {color} sign ?", (color,)
+        color = rng.choice(absent_or_present)
+        text, words = f"is there a {color} sign ?", [color]
         evidence = tuple((p, i) for p, i, s in everyone if s.color == color)
     else:
         present = {(s.color, s.shape) for _, _, s in everyone}
@@ -109,9 +118,9 @@ def _yesno(rng: random.Random, picture: Picture) -> Question | None:
         if not options:
             return None
         color, shape = rng.choice(options)
-        text, words = f"is there a {color} {shape} ?", (color, shape)
+        text, words = f"is there a {color} {shape} ?", [color, shape]
         evidence = tuple((p, i) for p, i, s in everyone if (s.color, s.shape) == (color, shape))
-    return Question(text, "yes" if wanted else "no", "yesno", 64, evidence, (words,))
+    return Question(text, "yes" if wanted else "no", "yesno", 64, evidence, (tuple(words),))
 
 
 def _compare(rng: random.Random, picture: Picture) -> Question | None:

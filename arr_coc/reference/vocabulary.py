@@ -1,9 +1,9 @@
 """The words the reference VLM knows, and the orthonormal codes its embedding starts from.
 
-The world is small enough that every attribute value, place and function word gets a direction of its own in the 128-d residual
-stream. Word embeddings start as sums of such codes ("47" = number + tens 4 + units 7), and the vision tower is trained to write
-the codes of what it sees. Text and image therefore share one space from the first step, which is what real VLMs buy with
-their alignment stage; reading an answer off a patch becomes copying.
+The world is small enough that every attribute value, place and function word gets a direction of its own in the 128-d
+residual stream. Word embeddings start as sums of such codes ("47" = number + tens 4 + units 7), and the vision tower
+is trained to write the codes of what it sees. Text and image therefore share one space from the first step, which is
+what real VLMs buy with their alignment stage; reading an answer off a patch becomes copying.
 """
 
 from __future__ import annotations
@@ -36,18 +36,41 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "dots": COUNTS,
 }
 """Attributes of the dense labels and their values, in label order."""
-KIND_OF = {"shape": "shape", "color": "color", "letter": "letter", "tens": "number", "units": "number", "word": "word", "dots": "dots"}
+KIND_OF = {
+    "shape": "shape", "color": "color", "letter": "letter", "tens": "number", "units": "number", "word": "word",
+    "dots": "dots",
+}  # fmt: skip
 """The question's word for each attribute."""
 
 
 @functools.cache
 def codes(width: int = 128, seed: int = 1) -> dict[str, torch.Tensor]:
-    """Orthonormal codes: ``"kind/number"``, ``"tens/4"``, ``"color/red"``, ``"text/what"``, ... each ``[width]`` float32."""
+    """Orthonormal codes: ``"kind/number"``, ``"tens/4"``, ``"color/red"``, ``"text/what"``, ...
+
+    Parameters
+    ----------
+    width
+        Dimension of the residual stream.
+    seed
+        Of the random basis.
+
+    Returns
+    -------
+    dict
+        Name to code, each ``[width]`` float32.
+
+    Raises
+    ------
+    ValueError
+        If there are more codes than ``width``.
+    """
     names = [f"kind/{kind}" for kind in KIND_WORDS]
     names += [f"{attribute}/{value}" for attribute, values in CLASSES.items() for value in values]
     names += [f"text/{word}" for word in (*SPECIALS, *FUNCTION_WORDS, *PLACES)]
     if len(names) > width:
-        raise ValueError(f"{len(names)} codes do not fit in {width} orthogonal directions; use a width of at least {len(names)}")
+        raise ValueError(
+            f"{len(names)} codes do not fit in {width} orthogonal directions; use a width of at least {len(names)}"
+        )
     generator = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64)).Q.float()
     return dict(zip(names, basis, strict=False))

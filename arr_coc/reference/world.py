@@ -1,12 +1,13 @@
 """The world of reference VQA: procedurally drawn patches with coloured signs that carry print of varying legibility.
 
-One *patch* is 160 x 160 pixels (20 x 20 visual tokens of 8 x 8 pixels at full detail). It holds up to two signs, each with a
-colour, a shape and a content: a number, a word, a letter, dots to count, or nothing. Print comes in four sizes, chosen so that
-each of the budgets 400, 256, 128 and 64 is about the cheapest one that still resolves it. Grounds are plain, graded, or cut
-from the two photographs bundled with scikit-learn; the left part of the photographs serves training, the right part evaluation.
+One *patch* is 160 x 160 pixels (20 x 20 visual tokens of 8 x 8 pixels at full detail). It holds up to two signs, each
+with a colour, a shape and a content: a number, a word, a letter, dots to count, or nothing. Print comes in four sizes,
+chosen so that each of the budgets 400, 256, 128 and 64 is about the cheapest one that still resolves it. Grounds are
+plain, graded, or cut from the two photographs bundled with scikit-learn; the left part of the photographs serves
+training, the right part evaluation.
 
-Print sits on a 4-pixel lattice: like type set on a baseline grid, it limits how many ways a glyph can straddle two ViT patches,
-which is what lets a tower of a few hundred thousand parameters read it.
+Print sits on a 4-pixel lattice: like type set on a baseline grid, it limits how many ways a glyph can straddle two ViT
+patches, which is what lets a tower of a few hundred thousand parameters read it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from __future__ import annotations
 import functools
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -35,7 +38,9 @@ COLORS = {
 }
 SHAPES = ("circle", "square", "triangle", "star")
 LETTERS = tuple("behkmrtx")  # no "a": the VQA normalisation removes articles
-WORDS = tuple("bus car dog fox hat ink jam key log map nut owl pen rug sun toy van web zoo box cup egg gym lip".split())
+WORDS = tuple(
+    "bus car dog fox hat ink jam key log map nut owl pen rug sun toy van web zoo box cup egg gym lip".split()
+)
 MAX_DOTS = 5
 PRINT_SIZES = {400: (10, 11), 256: (13, 14), 128: (18, 20), 64: (27, 29)}
 """Font sizes in pixels per level; a level is named after the budget that is meant to resolve it."""
@@ -44,6 +49,7 @@ CONTENTS = {"number": 0.40, "word": 0.22, "letter": 0.14, "dots": 0.14, "blank":
 LEVELS = {400: 0.40, 256: 0.20, 128: 0.20, 64: 0.20}
 GRIDS = {(2, 2): 0.40, (2, 3): 0.15, (3, 2): 0.15, (3, 3): 0.30}
 
+T = TypeVar("T")
 Box = tuple[float, float, float, float]
 """x, y, width, height in pixels of the patch."""
 
@@ -79,7 +85,7 @@ class Picture:
         return tiled.transpose(0, 2, 1, 3, 4).reshape(rows * cols, PATCH, PATCH, 3)
 
 
-def pick(rng: random.Random, weights: dict):
+def pick(rng: random.Random, weights: Mapping[T, float]) -> T:
     """One key of ``weights``, with probability proportional to its value."""
     return rng.choices(list(weights), list(weights.values()))[0]
 
@@ -102,7 +108,7 @@ def photographs() -> tuple[np.ndarray, ...]:
 
 
 def ground(rng: random.Random, grid: tuple[int, int], split: str) -> Image.Image:
-    """The ground of a whole picture: one light colour or gradient per patch, or a pale photograph across all of them."""
+    """The ground of a whole picture: one light colour or gradient per patch, or a pale photograph across all."""
     rows, cols = grid
     size = (cols * PATCH, rows * PATCH)
     if rng.random() < 0.35:
@@ -131,14 +137,18 @@ def place(rng: random.Random, taken: list[Box], size: int, w: float, h: float, m
     for _ in range(40):
         x, y = rng.randint(1, int(size - 1 - w)), rng.randint(1, int(size - 1 - h))
         if all(
-            x + w + margin < a or a + c + margin < x or y + h + margin < b or b + d + margin < y for a, b, c, d in taken
+            x + w + margin < a or a + c + margin < x or y + h + margin < b or b + d + margin < y
+            for a, b, c, d in taken
         ):
             taken.append((x, y, w, h))
             return x, y
     return None
 
 
-def draw_shape(draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, s: float, fill) -> None:
+def draw_shape(
+    draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, s: float, fill: tuple[int, int, int]
+) -> None:
+    """A filled ``shape`` in the ``s`` x ``s`` box whose top-left corner is (x, y)."""
     if shape == "circle":
         draw.ellipse((x, y, x + s, y + s), fill=fill)
     elif shape == "square":
@@ -226,11 +236,9 @@ def draw_clutter(rng: random.Random, draw: ImageDraw.ImageDraw, taken: list[Box]
             (draw.ellipse if w == h else draw.rectangle)((x, y, x + w, y + h), fill=shade)
 
 
-def draw_patch(
-    rng: random.Random, canvas: Image.Image, colors: list[str], level: int | None = None
-) -> list[Sign]:
+def draw_patch(rng: random.Random, canvas: Image.Image, colors: list[str], level: int | None = None) -> list[Sign]:
     """Draw signs of the given colours and clutter onto a 160 x 160 canvas; returns the signs that found room."""
-    draw, taken = ImageDraw.Draw(canvas), []
+    draw, taken = ImageDraw.Draw(canvas), list[Box]()
     signs = [draw_sign(rng, draw, taken, color, level=level) for color in colors]
     draw_clutter(rng, draw, taken)
     return [sign for sign in signs if sign is not None]
@@ -249,7 +257,8 @@ def draw_picture(
     if not any(counts):
         counts[rng.randrange(n)] = 1
     names = list(COLORS)
-    # Mostly distinct colours, so that "the red sign" names one; beyond eight signs colours repeat and the shape must help.
+    # Mostly distinct colours, so that "the red sign" names one; beyond eight signs colours repeat and the shape must
+    # help.
     palette = rng.sample(names, len(names))
     colors = [palette[i] if i < len(palette) and rng.random() < 0.9 else rng.choice(names) for i in range(sum(counts))]
     canvas = ground(rng, grid, split)

@@ -125,3 +125,5 @@ def test_bad_arguments_are_named():
         next(reference.generate(1, split="test"))
     with pytest.raises(ValueError, match="kind 'colour' is unknown"):
         next(reference.generate(1, kinds=["colour"]))
+    with pytest.raises(ValueError, match=r"grid is \(4, 1\); it must be \(rows, cols\) with 1 to 3"):
+        next(reference.generate(1, grid=(4, 1)))

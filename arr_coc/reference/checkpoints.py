@@ -1,0 +1,114 @@
+"""Checkpoints of the reference trainer: written aside and renamed, read completely before anything is changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import Qwen2VLForConditionalGeneration
+
+
+def beside(folder: Path, name: str) -> Path:
+    """A sibling of ``folder``: ``folder.name``."""
+    return folder.with_name(f"{folder.name}.{name}")
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a new folder, then put it in place of ``folder``; a kill at any moment leaves one whole."""
+    new, old = beside(folder, "writing"), beside(folder, "previous")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    write(new)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Replace ``file`` by ``text`` in one rename."""
+    new = beside(file, "writing")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, file)
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest complete checkpoint: ``folder``, or its predecessor if a kill fell between the two renames."""
+    return next((f for f in (folder, beside(folder, "previous")) if (f / "state.json").is_file()), None)
+
+
+def parameters_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters by name, each once (the tied head is the embedding)."""
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def save_checkpoint(
+    folder: Path,
+    model: Qwen2VLForConditionalGeneration,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+) -> None:
+    """Write weights, optimizer moments and ``state`` (JSON) to ``folder``, replacing what is there."""
+
+    def write(target: Path) -> None:
+        save_file(parameters_of(model), target / "model.safetensors")
+        moments = {
+            f"{i}.{key}": torch.as_tensor(value).clone()
+            for i, entry in optimizer.state_dict()["state"].items()
+            for key, value in entry.items()
+        }
+        save_file(moments, target / "optimizer.safetensors")
+        (target / "state.json").write_text(json.dumps(state, indent=1))
+
+    replace_folder(folder, write)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What ``state.json`` says: ``step``, ``seconds``, ``config``. ValueError if it is not one."""
+    file = checkpoint / "state.json"
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+        if {"step", "seconds", "config"} <= set(state):
+            return dict(state)
+    except (ValueError, TypeError):
+        pass
+    raise ValueError(f"{file} is not the state of a training run; remove {checkpoint} to train this stage anew")
+
+
+def _read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        return dict(load_file(file))
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file} cannot be read ({error}); remove its folder to train this stage anew") from error
+
+
+def load_parameters(model: Qwen2VLForConditionalGeneration, file: Path) -> None:
+    """Weights of a checkpoint into ``model``. ValueError, and nothing loaded, if they are not the reference VLM's."""
+    weights, mine = _read_tensors(file), dict(model.named_parameters())
+    wrong = sorted(
+        {name for name in weights.keys() & mine.keys() if weights[name].shape != mine[name].shape}
+        | (weights.keys() ^ mine.keys())
+    )
+    if wrong:
+        raise ValueError(
+            f"{file} is not a checkpoint of the reference VLM: {', '.join(wrong[:3])} missing, unexpected or of "
+            "another shape; name a folder that arr-coc reference train wrote"
+        )
+    model.load_state_dict(weights, strict=False)  # lm_head is tied, so it is named in the model and not in the file
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, file: Path) -> None:
+    """Moments of a checkpoint into an optimizer over the same parameters."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in _read_tensors(file).items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
