@@ -50,7 +50,9 @@ def run(
 @app.command()
 @clear_errors
 def quickstart(
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; runs/quickstart-TIME by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run folder; runs/quickstart-TIME by default.")
+    ] = None,
     episodes: Annotated[int, typer.Option(min=1, help="Questions to learn from.")] = 400,
     questions: Annotated[int, typer.Option(min=1, help="Held-out questions to be judged on.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Of both streams of questions, and of the policy.")] = 0,
