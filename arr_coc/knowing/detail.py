@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..patches import budget_grid
-from .pixels import by_key, resize, scene_pixels
+from .pixels import by_key, colour_planes, operator, resize, scene_pixels
 
 if TYPE_CHECKING:
     from ..scene import Scene
@@ -32,9 +32,9 @@ class DetailLoss:
     ----------
     per_patch, per_cell
         ``[N, K]`` and ``[N, G, K]`` shares in [0, 1] of the local energy (squared deviation from the cell's mean,
-        summed over RGB). G is the largest number of glance cells; a patch with fewer has zeros behind them.
+        summed over colours). G is the largest number of glance cells; a patch with fewer has zeros behind them.
     patch_amount, cell_amount
-        The same energies not divided: mean squared error per pixel, summed over RGB.
+        The same energies not divided: mean squared error per pixel, summed over colours.
     """
 
     per_patch: Tensor
@@ -64,13 +64,18 @@ class DetailLoss:
         return torch.einsum("ng,ngk->nk", padded, loss)
 
 
-def _round_trip(x: Tensor, height: int, width: int) -> Tensor:
-    """``x [..., H, W]`` resized to height x width and back, both antialiased."""
-    return resize(resize(x, height, width, "bicubic"), *x.shape[-2:], "bicubic")
+def _across(x: Tensor, width: int) -> Tensor:
+    """``x [..., W]`` resized to ``width`` columns and back, by whichever product is smaller."""
+    size = x.shape[-1]
+    if width == size:
+        return x
+    down, up = operator(size, width, "bicubic").to(x).T, operator(width, size, "bicubic").to(x).T
+    return x @ (down @ up) if 2 * width > size else x @ down @ up
 
 
 def _pool(x: Tensor, cells: tuple[int, int]) -> Tensor:
-    return F.adaptive_avg_pool2d(x[:, None], cells)[:, 0]
+    """``[n, c, H, W]`` -> ``[n, rows, columns]``: mean over each cell, sum over colours."""
+    return F.adaptive_avg_pool2d(x, cells).sum(1)
 
 
 @torch.no_grad()
@@ -111,15 +116,24 @@ def detail_loss(
         if not (1 <= rows <= native[0] and 1 <= columns <= native[1]):
             raise ValueError(f"grid {rows} x {columns} must lie between 1 x 1 and the native grid {native}.")
     height, width = x.shape[-2:]
+    x = colour_planes(x)
     means = F.adaptive_avg_pool2d(x, cells)
-    energy = (_pool(x.square().sum(1), cells) - means.square().sum(1)).clamp_min(0)
-    lost = []
+    energy = (_pool(x.square(), cells) - means.square().sum(1)).clamp_min(0)
+    planes, shorter, lost = x.flatten(0, 1), {}, []
     for rows, columns in grids:
-        to = max(1, round(rows * height / native[0])), max(1, round(columns * width / native[1]))
-        if to == (height, width):
+        h, w = max(1, round(rows * height / native[0])), max(1, round(columns * width / native[1]))
+        if (h, w) == (height, width):
             lost.append(torch.zeros_like(energy))
+            continue
+        if h not in shorter:
+            shorter[h] = resize(planes, h, width, "bicubic")
+        back = _across(shorter[h], w)
+        if h == height:
+            residual = back - planes
         else:
-            lost.append(_pool(_round_trip(x, *to).sub_(x).square_().sum(1), cells))
+            up = operator(h, height, "bicubic").to(x)
+            residual = torch.baddbmm(planes, up.expand(len(planes), -1, -1), back, beta=-1)
+        lost.append(_pool(residual.square_().view_as(x), cells))
     return torch.stack(lost, 1), energy
 
 

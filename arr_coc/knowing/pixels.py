@@ -61,7 +61,8 @@ def by_key(keys: Sequence[Any]) -> dict[Any, list[int]]:
 
 
 @lru_cache(maxsize=512)
-def _operator(size: int, to: int, mode: str) -> Tensor:
+def operator(size: int, to: int, mode: str) -> Tensor:
+    """``[to, size]``: resizing of one axis as a matrix, on the CPU. Shared by all callers: never written to."""
     eye = torch.eye(size)[None, None]
     if mode == "area":
         return F.interpolate(eye, size=(to, size), mode=mode)[0, 0].contiguous()
@@ -87,7 +88,35 @@ def resize(x: Tensor, height: int, width: int, mode: str = "bilinear") -> Tensor
         ``[..., height, width]``.
     """
     if width != x.shape[-1]:
-        x = x @ _operator(x.shape[-1], width, mode).to(x).T
+        x = x @ operator(x.shape[-1], width, mode).to(x).T
     if height != x.shape[-2]:
-        x = _operator(x.shape[-2], height, mode).to(x) @ x
+        x = operator(x.shape[-2], height, mode).to(x) @ x
     return x
+
+
+def colour_planes(x: Tensor) -> Tensor:
+    """Luminance and the one chroma axis along which each patch varies most, orthonormal.
+
+    A third less work than RGB, at hardly any loss: what is dropped is the weaker chroma axis of each patch, 0.4 % of
+    the energy of scikit-learn's photographs. Colours of equal luminance stay apart.
+
+    Parameters
+    ----------
+    x
+        ``[n, 3, H, W]`` RGB.
+
+    Returns
+    -------
+    Tensor
+        ``[n, 2, H, W]``; squared differences add up to at most those of RGB.
+    """
+    some = x[..., ::3, ::3].flatten(2)  # a covariance needs no antialiasing
+    some = some - some.mean(2, keepdim=True)
+    basis = x.new_tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [1.0, 1.0, -2.0]])
+    basis = basis / basis.norm(dim=1, keepdim=True)
+    chroma = basis[1:] @ some
+    a, b = chroma.unbind(1)
+    angle = torch.atan2(2 * (a * b).sum(1), (a * a).sum(1) - (b * b).sum(1)) / 2
+    axis = torch.stack([angle.cos(), angle.sin()], 1) @ basis[1:]
+    axes = torch.stack([basis[0].expand_as(axis), axis], 1)
+    return (axes @ x.flatten(2)).view(len(x), 2, *x.shape[-2:])

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .base import Scorer
 from .detail import DetailLoss, detail_loss, scene_detail_loss
-from .pixels import by_key, resize, scene_pixels
+from .pixels import by_key, colour_planes, resize, scene_pixels
 
 if TYPE_CHECKING:
     from ..scene import Scene
@@ -34,7 +34,7 @@ __all__ = ["DetailLoss", "Propositional", "detail_loss", "intensity_entropy", "o
 
 BINS = 8  # orientations in half a turn (a power of two); with the state "flat" an alphabet of nine
 STATES = BINS + 1
-FLAT = 6 * (2 / 255) ** 2  # squared diagonal differences, summed over RGB, below which a pixel counts as flat
+FLAT = 6 * (2 / 255) ** 2  # squared diagonal differences, summed over colours, below which a pixel counts as flat
 STEP = 2  # pixels between the two members of a pair; the 2 x 2 gradient kernels of a pair don't overlap
 REACH = 3  # pixels within which an edge must fall to half its energy; a ramp does not
 R0 = 0.05  # predictability at which entropy counts half; text has .05 to .2, noise below .002
@@ -74,52 +74,64 @@ def _counts(symbols: Tensor, size: int) -> Tensor:
 
 
 def _orientations(x: Tensor) -> Tensor:
-    """``x [n, 3, h, w]`` -> ``[n, h-1, w-1]`` symbols: 0 flat, else 1 + orientation bin.
+    """``x [n, c, h, w]`` -> ``[n, h-1, w-1]`` symbols: 0 flat, else 1 + orientation bin.
 
-    Gradients of the three channels are joined by their structure tensor (Di Zenzo 1986), so an edge between colours of
+    Gradients of the colour planes are joined by their structure tensor (Di Zenzo 1986), so an edge between colours of
     equal luminance counts.
     """
     # Roberts' cross: differences along the two diagonals of a 2 x 2 square, the tightest gradient there is.
     u, v = x[..., 1:, 1:] - x[..., :-1, :-1], x[..., 1:, :-1] - x[..., :-1, 1:]
-    uv, uu, vv = (u * v).sum(1), u.square_().sum(1), v.square_().sum(1)
+    uu, vv, uv = _dot(u, u), _dot(v, v), _dot(u, v)
     energy = uu + vv
-    turn = torch.atan2(2 * uv, uu - vv) / (2 * math.pi)
     # Half a bin of offset puts horizontal and vertical edges in the middle of their bins.
-    symbol = ((turn + 0.5) * BINS + 0.5).long() .bitwise_and_(BINS - 1).add_(1)
+    turn = torch.atan2(uv.mul_(2), uu.sub_(vv)).mul_(BINS / (2 * math.pi)).add_(BINS / 2 + 0.5)
+    symbol = turn.to(torch.uint8).bitwise_and_(BINS - 1).add_(1)
     wide = F.pad(energy[:, None], (REACH,) * 4, mode="replicate")[:, 0]
     across = torch.minimum(wide[:, REACH:-REACH, : -2 * REACH], wide[:, REACH:-REACH, 2 * REACH :])
     along = torch.minimum(wide[:, : -2 * REACH, REACH:-REACH], wide[:, 2 * REACH :, REACH:-REACH])
-    flat = (energy < FLAT) | (torch.minimum(across, along) > energy / 2)
-    return symbol.masked_fill_(flat, 0)
+    # Flat: a gradient below the floor, or a ramp, whose gradient is still there a few pixels on.
+    lowest = torch.minimum(across, along).mul_(2)
+    return symbol.mul_(energy >= lowest.clamp_min_(FLAT))
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Sum over colours of products, ``[n, c, h, w]`` twice -> ``[n, h, w]``."""
+    total = a[:, 0] * b[:, 0]
+    for i in range(1, a.shape[1]):
+        total.addcmul_(a[:, i], b[:, i])
+    return total
+
+
+def _pairs(symbols: Tensor) -> Tensor:
+    """``[n, h, w]`` symbols -> ``[n, 2, 81]`` counts of horizontal and of vertical pairs."""
+    across = symbols[:, :, :-STEP] * STATES + symbols[:, :, STEP:]  # below 81: bytes will do
+    down = symbols[:, :-STEP] * STATES + symbols[:, STEP:]
+    return torch.stack([_counts(pairs.long().flatten(1), STATES**2) for pairs in (across, down)], 1)
 
 
 @torch.no_grad()
-def orientation_bits(pixels: Tensor) -> tuple[Tensor, Tensor]:
+def orientation_bits(counts: Tensor) -> tuple[Tensor, Tensor]:
     """Entropy of the gradient-orientation field and the part that it shares with its neighbourhood.
 
     Parameters
     ----------
-    pixels
-        ``[n, 3, H, W]`` RGB in [0, 1], H and W at least 4.
+    counts
+        ``[..., 2, 81]`` counts of pairs of orientations, horizontal and vertical neighbours.
 
     Returns
     -------
     entropy, shared
-        ``[n]`` bits each. ``shared`` is the mutual information of the orientations of pixels two apart, mean of the
-        horizontal and the vertical direction, with the Miller-Madow correction for finite samples.
+        ``[...]`` bits each. ``shared`` is the mutual information of the two orientations of a pair, mean of both
+        directions, with the Miller-Madow correction for finite samples.
     """
-    symbols = _orientations(pixels.float())
-    entropy, shared = pixels.new_zeros(len(pixels)), pixels.new_zeros(len(pixels))
-    for a, b in ((symbols[:, :, :-STEP], symbols[:, :, STEP:]), (symbols[:, :-STEP], symbols[:, STEP:])):
-        pairs = (a * STATES + b).flatten(1)
-        size = pairs.shape[1]
-        joint = (_counts(pairs, STATES**2) / size).view(-1, STATES, STATES)
-        first, second = joint.sum(2), joint.sum(1)
-        used = [(p > 0).flatten(1).sum(1) for p in (first, second, joint)]
-        bias = (used[0] + used[1] - used[2] - 1) / (2 * size * math.log(2))
-        entropy += _entropy(first) / 2
-        shared += (_entropy(first) + _entropy(second) - _entropy(joint.flatten(1)) + bias) / 2
-    return entropy, shared.clamp_min(0)
+    size = counts.sum(-1)
+    joint = (counts / size[..., None]).unflatten(-1, (STATES, STATES))
+    first, second, both = joint.sum(-1), joint.sum(-2), joint.flatten(-2)
+    used = [(p > 0).sum(-1) for p in (first, second, both)]
+    bias = (used[0] + used[1] - used[2] - 1) / (2 * size * math.log(2))
+    entropy = _entropy(first)
+    shared = entropy + _entropy(second) - _entropy(both) + bias
+    return entropy.mean(-1), shared.mean(-1).clamp_min(0)
 
 
 def _analysis_size(height: int, width: int) -> tuple[int, int]:
@@ -164,10 +176,9 @@ class Propositional(Scorer):
             ``[n]`` bits in [0, log2(9)].
         """
         height, width = _analysis_size(*pixels.shape[-2:])
-        x = pixels.float()
-        octaves = []
+        x, counts = colour_planes(pixels.float()), []
         for octave in range(3 + round(math.log2(max(height, width) / SIDE))):
             x = resize(x, height >> octave, width >> octave, "area" if octave else "bilinear")
-            entropy, shared = orientation_bits(x)
-            octaves.append(entropy * shared / (shared + R0 * entropy + 1e-9))
-        return torch.stack(octaves).quantile(0.5, dim=0)
+            counts.append(_pairs(_orientations(x)))
+        entropy, shared = orientation_bits(torch.stack(counts))
+        return (entropy * shared / (shared + R0 * entropy + 1e-9)).quantile(0.5, dim=0)

@@ -1,0 +1,179 @@
+"""Participatory knowing: how strongly this question is coupled to each patch.
+
+The coupling is only meaningful in an aligned space, so each variant borrows one: the wrapped model's own attention
+(read from q and k over the glance, DESIGN of "glance attention"; compare Zhang et al., "MLLMs know where to look",
+ICLR 2025), the wrapped model's embedding space, or a contrastive image-text model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import nearest
+from .base import Scorer
+
+if TYPE_CHECKING:
+    from ..scene import Scene
+
+VARIANTS = ("attention", "embedding", "siglip", "clip")
+
+
+def word_map(tokens: Tensor, words: Tensor, sharpness: float = 10.0) -> Tensor:
+    """Similarity of glance tokens to the words of a question that single some of them out.
+
+    No list of function words, which would tie this to one language and tokenizer. A word that no token prefers says
+    nothing about where to look, so each word counts by its *selectivity*: how far its best token stands above its mean
+    over all tokens.
+
+    Parameters
+    ----------
+    tokens
+        ``[G, D]`` glance tokens of one question.
+    words
+        ``[Q, D]`` input embeddings of the question's words.
+    sharpness
+        Inverse temperature of the weights: a word with 0.1 more selectivity weighs e times as much at 10.
+
+    Returns
+    -------
+    Tensor
+        ``[G]`` weighted mean of centred cosines, cut at zero: in [0, 1].
+    """
+    # Both sides are centred: what all tokens or all words share would make every cosine alike.
+    tokens = F.normalize(tokens.float() - tokens.float().mean(0), dim=-1)
+    words = words.to(tokens)
+    words = F.normalize(words - words.mean(0) if len(words) > 1 else words, dim=-1)
+    cosine = words @ tokens.T
+    weight = ((cosine.amax(1) - cosine.mean(1)) * sharpness).softmax(0)
+    return (weight @ cosine.clamp_min(0)).clamp(0, 1)
+
+
+def attention_map(attention: Tensor, sizes: Sequence[int], sharp: bool) -> Tensor:
+    """Attention of several heads, joined and normalised.
+
+    Parameters
+    ----------
+    attention
+        ``[..., G]`` attention mass of each head on each glance token.
+    sizes
+        Glance tokens per patch; they add up to G.
+    sharp
+        Weigh each head by the square of the largest mass it lays on one patch; else all heads alike.
+
+    Returns
+    -------
+    Tensor
+        ``[G]``, adding up to one: where a look at the image goes.
+    """
+    heads = attention.float().flatten(0, -2)
+    if sharp:
+        mass = torch.stack([part.sum(-1) for part in heads.split(list(sizes), -1)], -1)
+        heads = heads * mass.amax(-1, keepdim=True).square()
+    joined = heads.mean(0)
+    total = joined.sum()
+    if not bool(total.isfinite()):
+        raise ValueError("The glance attention holds NaN or infinite values; check the model's weights and dtype.")
+    return joined / total if total > 0 else torch.full_like(joined, 1 / joined.numel())
+
+
+class Participatory(Scorer):
+    """Coupling of question and patch.
+
+    Parameters
+    ----------
+    variant
+        ``"attention"``: share of the last prompt token's attention that falls on the patch; adds up to one over the
+        patches of a question. ``"embedding"``: largest centred cosine between a glance token of the patch and the
+        words that single tokens out. ``"siglip"``, ``"clip"``: share of the patch in the softmax of image-text
+        similarities.
+    layers
+        Layers of the language model whose attention is read; negative ones count from the end. The glance pass stops
+        after the last one.
+    heads
+        ``"mean"`` over all heads, ``"sharp"`` for more weight on heads that look at one patch, or a list of
+        (layer, head) pairs, in which case ``layers`` is ignored.
+    model, processor
+        For ``"siglip"`` and ``"clip"``: a name or folder for transformers, or a loaded model with its processor.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an unknown variant, no layers, malformed heads, or a missing or superfluous model.
+    """
+
+    name = "participatory"
+
+    def __init__(
+        self,
+        variant: str = "attention",
+        layers: Sequence[int] = (-1,),
+        heads: str | Sequence[tuple[int, int]] = "mean",
+        model: Any = None,
+        processor: Any = None,
+    ) -> None:
+        if variant not in VARIANTS:
+            raise ValueError(f"variant={variant!r} is unknown. {nearest(variant, VARIANTS)}")
+        paired = variant in ("siglip", "clip")
+        if paired is not (model is not None):
+            rule = "needs model=, a name or a loaded model" if paired else "uses the wrapped model; leave model= out"
+            raise ValueError(f"variant={variant!r} {rule}.")
+        if isinstance(heads, str):
+            if heads not in ("mean", "sharp"):
+                raise ValueError(f"heads={heads!r} must be 'mean', 'sharp' or a list of (layer, head) pairs.")
+            self.layers, self.heads = tuple(layers), None
+        else:
+            self.heads = [(int(layer), int(head)) for layer, head in heads]
+            self.layers = tuple(sorted({layer for layer, _ in self.heads}))
+        if not self.layers:
+            raise ValueError(f"layers={layers!r}, heads={heads!r} name no layer to read; give at least one.")
+        self.variant, self.sharp = variant, heads == "sharp"
+        self.needs = frozenset({"pixels"} if paired else {"glance"})
+        if paired:
+            from .paired import Paired
+
+            self.paired = Paired(model, processor)
+
+    def score(self, scene: Scene) -> Tensor:
+        """``[N]`` scores; see the class."""
+        cells = self.cell_map(scene)
+        if not cells:
+            return torch.zeros(0)
+        if self.variant == "embedding":
+            return torch.stack([c.amax() for c in cells])
+        return torch.stack([c.sum() for c in cells]).clamp(0, 1)
+
+    @torch.no_grad()
+    def cell_map(self, scene: Scene) -> list[Tensor]:
+        """Coupling of every glance cell.
+
+        Returns
+        -------
+        list of Tensor
+            Per patch ``[g_i]``, in the raster order of its glance grid. For ``"attention"`` all cells of the question
+            add up to one; an image-text model sees whole patches, so its share is spread evenly over the cells.
+        """
+        sizes = [rows * columns for rows, columns in scene.glance_grids]
+        if not sizes:
+            return []
+        if self.variant in ("siglip", "clip"):
+            from .pixels import scene_pixels
+
+            shares = self.paired.shares(scene_pixels(scene, self.variant), scene.question)
+            return [share.expand(size) / size for share, size in zip(shares, sizes, strict=True)]
+        if self.variant == "embedding":
+            if len(scene.question_embeddings) == 0:
+                raise ValueError("The question has no words; ask one, or use a policy that needs no question.")
+            joined = word_map(torch.cat(list(scene.glance)), scene.question_embeddings)
+        else:
+            attention = scene.read_attention(self.layers)
+            if attention.shape[-1] != sum(sizes):
+                raise ValueError(f"read_attention gave {attention.shape[-1]} cells, the glance grids {sum(sizes)}.")
+            if self.heads is not None:
+                attention = torch.stack([attention[self.layers.index(layer), head] for layer, head in self.heads])
+            joined = attention_map(attention, sizes, self.sharp)
+        return list(joined.split(sizes))
