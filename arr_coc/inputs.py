@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import GenerationConfig, PreTrainedModel
 
 
 def check_inputs(inputs: Mapping[str, Any]) -> None:
@@ -110,22 +111,38 @@ def question_texts(question: str | Sequence[str] | None, batch: int) -> list[str
 
 
 def lowered_lengths(
-    model: PreTrainedModel, args: Sequence[Any], inputs: Mapping[str, Any], dropped: int
-) -> dict[str, int]:
+    model: PreTrainedModel, generation_config: GenerationConfig | None, inputs: Mapping[str, Any], dropped: int
+) -> tuple[GenerationConfig | None, dict[str, int]]:
     """``max_length`` and ``min_length`` count the prompt, so they fall with it.
 
-    Whatever source they come from (argument, passed or the model's own generation config), transformers ranks an
-    argument first; ``max_new_tokens`` and ``min_new_tokens`` need no change.
+    Parameters
+    ----------
+    model
+        Whose own generation config ranks last.
+    generation_config
+        The one that was passed to ``generate``, if any; it is not changed.
+    inputs
+        Arguments of ``generate``, which rank first.
+    dropped
+        By how much the prompt became shorter.
+
+    Returns
+    -------
+    (GenerationConfig or None, dict)
+        What to pass in place of ``generation_config``, and arguments to add. Lengths that ``max_new_tokens`` or
+        ``min_new_tokens`` overrule are left alone.
     """
-    passed = inputs.get("generation_config")
-    if passed is None and args and hasattr(args[0], "max_new_tokens"):
-        passed = args[0]
-    sources = [inputs, vars(passed) if passed is not None else {}, vars(model.generation_config)]
-    lengths = {}
+    passed, arguments = copy.deepcopy(generation_config), {}
     for name, rival in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+        sources = [inputs, vars(passed) if passed is not None else {}, vars(model.generation_config)]
         if any(source.get(rival) is not None for source in sources):
             continue
-        value = next((source[name] for source in sources if source.get(name) is not None), None)
-        if value is not None and dropped:
-            lengths[name] = max(value - dropped, 0)
-    return lengths
+        rank = next((rank for rank, source in enumerate(sources) if source.get(name) is not None), None)
+        if rank is None:
+            continue
+        lowered = max(sources[rank][name] - dropped, 0)
+        if passed is not None and rank > 0:
+            setattr(passed, name, lowered)
+        else:
+            arguments[name] = lowered
+    return passed, arguments

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from . import saving
 from .compat import require_transformers
 from .config import ArrCocConfig
 from .families import Features, family_for
-from .inputs import check_inputs, check_no_images, lowered_lengths, question_texts, with_mask
+from .inputs import cache_length, check_inputs, check_no_images, lowered_lengths, question_texts, with_mask
 from .look import Look, Looker
 from .patches import Patch, budget_grid, full_tokens
 from .realizing import Call, Grid, Spliced, make_realizer, splice
 from .scene import Allocation, Plan, Planner
 from .timing import Stopwatch
+from .turns import Turn
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import GenerationConfig, PreTrainedModel
 
     from allocator import Decision
 
@@ -97,6 +102,7 @@ class ArrCoc:
         self.kept: list[torch.Tensor] = []
         self.synchronize = False
         self._undo: list[Any] = []
+        self._turns: WeakKeyDictionary[Any, Turn] = WeakKeyDictionary()
 
     # ---------------------------------------------------------------- attaching
 
@@ -145,11 +151,33 @@ class ArrCoc:
     def __exit__(self, *exception: object) -> None:
         self.detach()
 
+    # ---------------------------------------------------------------- saving
+
+    def save_pretrained(self, folder: str | os.PathLike[str], results: Mapping[str, Any] | None = None) -> Path:
+        """Write the policy, the configuration and a model card; see :func:`arr_coc.saving.save_pretrained`."""
+        return saving.save_pretrained(self, folder, results)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        model: PreTrainedModel,
+        processor: Any = None,
+        revision: str | None = None,
+    ) -> ArrCoc:
+        """Wrap a model with a saved policy; see :func:`arr_coc.saving.load_pretrained`."""
+        return saving.load_pretrained(name, model, processor, revision)
+
+    def push_to_hub(self, repo_id: str, results: Mapping[str, Any] | None = None, **options: Any) -> str:
+        """Upload what ``save_pretrained`` writes; see :func:`arr_coc.saving.push_to_hub`."""
+        return saving.push_to_hub(self, repo_id, results, **options)
+
     # ---------------------------------------------------------------- the two entrances of a model
 
     def generate(
         self,
         inputs: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
         *args: Any,
         allocation: Sequence[Sequence[int]] | None = None,
         question: str | Sequence[str] | None = None,
@@ -159,7 +187,7 @@ class ArrCoc:
 
         Parameters
         ----------
-        inputs, args, kwargs
+        inputs, generation_config, args, kwargs
             As of transformers' ``generate``.
         allocation
             Per sample the nominal budget of each of its patches; the planner is not asked.
@@ -172,27 +200,50 @@ class ArrCoc:
             As of transformers' ``generate``: the prompt as given, then the new tokens.
         """
         if inputs is not None and kwargs.get("input_ids") is None:
-            kwargs["input_ids"] = inputs
-        elif inputs is not None:
-            args = (inputs, *args)
+            kwargs["input_ids"], inputs = inputs, None
+        cache = kwargs.get("past_key_values")
+        turn = self._turns.get(cache) if cache is not None and cache_length(kwargs) > 0 else None
+        if turn is not None:
+            self.last, self.kept = [], []
+            short = turn.shorten(kwargs, self.family.image_token(self.model), self.family.feature_inputs(self.model))
+            if turn.rope_deltas is not None:
+                self.model.base_model.rope_deltas = turn.rope_deltas
+            return self._answer(inputs, generation_config, args, kwargs, short)[0]
         if kwargs.get("pixel_values") is None:
             check_no_images(self.family.image_token(self.model), kwargs, allocation)
-            return self._generate(*args, **kwargs)
+            return self._generate(inputs, generation_config, *args, **kwargs)
         watch = Stopwatch(self.model, self.synchronize)
         with torch.no_grad():
-            spliced = self._prepare(kwargs, allocation, question, True, watch)
-        lengths = lowered_lengths(self.model, args, kwargs, spliced.dropped)
+            call, spliced = self._prepare(kwargs, allocation, question, True, watch)
         with watch("generate"):
-            output = self._generate(*args, **{**spliced.inputs, **lengths})
+            output, copies = self._answer(inputs, generation_config, args, kwargs, spliced.inputs)
         self._record(watch)
-        sequences = output if isinstance(output, torch.Tensor) else output.sequences
-        ids = kwargs["input_ids"]
-        prompt = ids.repeat_interleave(sequences.shape[0] // ids.shape[0], 0).to(sequences.device)
-        sequences = torch.cat([prompt, sequences[:, spliced.inputs["input_ids"].shape[1] :]], 1)
-        if isinstance(output, torch.Tensor):
-            return sequences
-        output.sequences = sequences
+        cache = getattr(output, "past_key_values", None) or cache
+        if cache is not None and copies == 1:
+            self._turns[cache] = Turn.of(call, spliced)
         return output
+
+    def _answer(
+        self,
+        inputs: torch.Tensor | None,
+        generation_config: GenerationConfig | None,
+        args: tuple[Any, ...],
+        given: dict[str, Any],
+        short: dict[str, Any],
+    ) -> tuple[Any, int]:
+        """Generate from the shortened inputs, and give back the prompt as given; also the sequences per prompt."""
+        ids, length = given["input_ids"], short["input_ids"].shape[1]
+        dropped = ids.shape[1] - length
+        generation_config, lengths = lowered_lengths(self.model, generation_config, given, dropped)
+        output = self._generate(inputs, generation_config, *args, **{**short, **lengths})
+        sequences = output if isinstance(output, torch.Tensor) else output.sequences
+        copies = sequences.shape[0] // ids.shape[0]
+        prompt = ids.repeat_interleave(copies, 0).to(sequences.device)
+        sequences = torch.cat([prompt, sequences[:, length:]], 1)
+        if isinstance(output, torch.Tensor):
+            return sequences, copies
+        output.sequences = sequences
+        return output, copies
 
     def _before_forward(self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args:
@@ -204,7 +255,7 @@ class ArrCoc:
             check_no_images(self.family.image_token(self.model), kwargs, allocation)
             return (), kwargs
         watch = Stopwatch(self.model, self.synchronize)
-        spliced = self._prepare(kwargs, allocation, question, False, watch)
+        _, spliced = self._prepare(kwargs, allocation, question, False, watch)
         self._record(watch)
         return (), self.family.encode_videos(self.model, spliced.inputs)
 
@@ -225,7 +276,7 @@ class ArrCoc:
         question: str | Sequence[str] | None,
         for_generate: bool,
         watch: Stopwatch,
-    ) -> Spliced:
+    ) -> tuple[Call, Spliced]:
         self.last, self.kept = [], []
         check_inputs(kwargs)
         inputs = with_mask(self.model, kwargs, for_generate)
@@ -261,7 +312,7 @@ class ArrCoc:
         if spliced.rope_deltas is not None:
             self.model.base_model.rope_deltas = spliced.rope_deltas
         self.last, self.kept = records, spliced.kept
-        return spliced
+        return call, spliced
 
     def _record(self, watch: Stopwatch) -> None:
         for allocation in self.last:

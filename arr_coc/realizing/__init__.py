@@ -4,7 +4,7 @@ from .base import Realised, Realizer, make_realizer, register_realizer
 from .call import SEQUENCE_KEYS, Call, Grid
 from .pool import Pool, Select
 from .rescale import Rescale, RescaleSeparate
-from .splice import Spliced, splice
+from .splice import Spliced, gather, splice
 
 __all__ = [
     "SEQUENCE_KEYS",
@@ -17,6 +17,7 @@ __all__ = [
     "RescaleSeparate",
     "Select",
     "Spliced",
+    "gather",
     "make_realizer",
     "register_realizer",
     "splice",

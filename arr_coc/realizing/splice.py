@@ -61,15 +61,15 @@ def splice(call: Call, realised: Realised, positions: str, for_generate: bool) -
     """
     inputs, ids = dict(call.inputs), call.inputs["input_ids"]
     length = ids.shape[1]
+    mask = call.inputs["attention_mask"]
+    valid = mask.bool().cpu()
     if realised.output is not None:
         for name in call.family.feature_inputs(call.model):
             if name.startswith("pixel"):
                 inputs.pop(name, None)
         inputs["mm_encoder_outputs"] = {"image": realised.output}
-        return Spliced(inputs, [torch.arange(length) for _ in range(call.batch)], 0)
+        return Spliced(inputs, [row.nonzero().squeeze(1) for row in valid], 0)
 
-    mask = call.inputs["attention_mask"]
-    valid = mask.bool().cpu()
     stays = torch.ones(ids.shape, dtype=torch.bool)
     stays[call.placeholders.cpu()] = realised.keep
     kept = [row.nonzero().squeeze(1) for row in stays & valid]
@@ -81,9 +81,9 @@ def splice(call: Call, realised: Realised, positions: str, for_generate: bool) -
     for key in SEQUENCE_KEYS:
         if inputs.get(key) is not None:
             padding = _pad_token(call) if key == "input_ids" else _PADDING.get(key, 0)
-            inputs[key] = _gather(inputs[key], kept, left, padding)
+            inputs[key] = gather(inputs[key], kept, left, padding)
     if placed is not None:
-        placed = _gather(placed, kept, left, 0)
+        placed = gather(placed, kept, left, 0)
         if placed.ndim == 3 and placed.shape[0] == 3:
             # A gap-free text channel in front: gaps would be read as several sequences packed into one.
             text = (inputs["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
@@ -143,7 +143,7 @@ def _close_gaps(
     return positions, closed
 
 
-def _gather(values: torch.Tensor, kept: Sequence[torch.Tensor], left: bool, padding: int) -> torch.Tensor:
+def gather(values: torch.Tensor, kept: Sequence[torch.Tensor], left: bool, padding: int) -> torch.Tensor:
     """``[..., B, L]`` to ``[..., B, L']`` with the kept places of every sample, padded on one side."""
     length = max(len(places) for places in kept)
     out = values.new_full((*values.shape[:-1], length), padding)

@@ -14,7 +14,12 @@ from .conftest import BUDGETS, built
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "reference")
 REALIZERS = ("rescale", "rescale-separate", "pool", "select")
 # Ragged images, one-patch images, several images per prompt, a sample without one; unequal totals.
-PROMPTS: list[list[tiny.Part]] = [[3, (16, 16), 4], [5, (8, 8), 2, (13, 9), 6], [7], [2, (5, 20), 3, (8, 8), (7, 3), 2]]
+PROMPTS: list[list[tiny.Part]] = [
+    [3, (16, 16), 4],
+    [5, (8, 8), 2, (13, 9), 6],
+    [7],
+    [2, (5, 20), 3, (8, 8), (7, 3), 2],
+]
 MIXED = (4, 64, 16, 36, 4)
 TOLERANCE = 2e-5
 
@@ -146,7 +151,7 @@ def test_cached_generation_equals_uncached_and_a_loop_without_cache(name, realiz
 @families
 @pytest.mark.parametrize("positions", ["auto", "keep", "compact"])
 def test_a_hand_written_decoding_loop_gets_the_right_positions(name, positions, wrapped):
-    """After a wrapped forward, transformers numbers the next tokens by rope_deltas (without a mask: it refuses one)."""
+    """After a wrapped forward, transformers numbers the next tokens by rope_deltas (if no mask is passed)."""
     model = built(name)
     inputs = tiny.one(model.make(PROMPTS), 1)
     wrapped(model, *MIXED, positions=positions)
@@ -179,7 +184,9 @@ def test_beams_in_a_batch_equal_beams_alone(name, kind, wrapped):
 
 
 @families
-@pytest.mark.parametrize("kind", [{"cache_implementation": "static", "disable_compile": True}, {"prefill_chunk_size": 16}])
+@pytest.mark.parametrize(
+    "kind", [{"cache_implementation": "static", "disable_compile": True}, {"prefill_chunk_size": 16}]
+)
 def test_static_cache_and_chunked_prefill(name, kind, wrapped):
     model = built(name)
     inputs = tiny.one(model.make(PROMPTS), 1)
@@ -198,7 +205,12 @@ def test_sampled_return_sequences_start_from_their_own_prompt(name, wrapped):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         out = model.model.generate(
-            **inputs, max_new_tokens=1, do_sample=True, num_return_sequences=3, return_dict_in_generate=True, output_logits=True
+            **inputs,
+            max_new_tokens=1,
+            do_sample=True,
+            num_return_sequences=3,
+            return_dict_in_generate=True,
+            output_logits=True,
         )
     assert (out.logits[0] - want.repeat_interleave(3, 0)).abs().max() < TOLERANCE
 
@@ -244,7 +256,9 @@ def test_deepstack_levels_are_reduced_with_the_same_rows(wrapped):
 
     def spoil(module, args, kwargs):
         output = kwargs["mm_encoder_outputs"]["image"]
-        seen["rows"] = [[part.shape[0] for part in level] for level in (output.pooler_output, *output.deepstack_features)]
+        seen["rows"] = [
+            [part.shape[0] for part in level] for level in (output.pooler_output, *output.deepstack_features)
+        ]
         output.deepstack_features = [[part.flip(0) for part in level] for level in output.deepstack_features]
 
     handle = model.model.base_model.register_forward_pre_hook(spoil, with_kwargs=True)

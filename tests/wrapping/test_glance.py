@@ -50,7 +50,7 @@ def test_attention_is_that_of_the_eager_model(name, realizer, wrapped):
 
 
 def _raster_to_patches(scene) -> torch.Tensor:
-    """Index of each glance token, patch after patch, among the glance tokens in prompt order: built by sorting cells."""
+    """Index of each glance token, patch after patch, among those in prompt order: by sorting cells."""
     keys = []
     for patch, (rows, columns) in zip(scene.patches, scene.glance_grids, strict=True):
         for r in range(rows):
@@ -151,7 +151,9 @@ def test_the_answer_in_labels_does_not_leak_into_the_scene(wrapped):
     with_answer, without = arr.planner.scenes
     assert with_answer.question == without.question and len(without.question_ids) == 5
     assert torch.equal(with_answer.read_attention([2]), without.read_attention([2]))
-    model.model(**inputs, labels=inputs["input_ids"])  # everything is supervised: prompt and answer can't be told apart
+    model.model(
+        **inputs, labels=inputs["input_ids"]
+    )  # everything is supervised: prompt and answer can't be told apart
     assert len(arr.planner.scenes[-1].question_ids) == 9
 
 
@@ -184,7 +186,9 @@ def test_the_record_of_a_call(wrapped):
     model = built("reference")
     inputs = model.make(PROMPTS)
     arr = wrapped(model, *MIXED)
-    scored = Plan([], scores={"x": torch.tensor([0.5, float("nan")])}, tension={"price": 0.1}, timings={"knowing": 0.2})
+    scored = Plan(
+        [], scores={"x": torch.tensor([0.5, float("nan")])}, tension={"price": 0.1}, timings={"knowing": 0.2}
+    )
     plan = arr.planner.plan
     arr.planner.plan = lambda scene: Plan(plan(scene).budgets, None, scored.scores, scored.tension, scored.timings)
     model.model.generate(**inputs, max_new_tokens=2)

@@ -18,11 +18,16 @@ from tests import tiny
 from .conftest import SIDE, built
 from .test_exactness import MIXED, PROMPTS, TOLERANCE, families, generated, logits
 
-ONE_PATCH: list[list[tiny.Part]] = [[3, (8, 8), 2, (7, 5), 4], [2, (8, 8), 1, (8, 8), 1, (4, 8), 6], [7], [3, (8, 8), 2]]
+ONE_PATCH: list[list[tiny.Part]] = [
+    [3, (8, 8), 2, (7, 5), 4],
+    [2, (8, 8), 1, (8, 8), 1, (4, 8), 6],
+    [7],
+    [3, (8, 8), 2],
+]
 
 
 def shrunk(model: tiny.Tiny, inputs: dict, budgets: list[int]) -> dict:
-    """The same prompt with smaller images, as a processor would have made it; images are put together pixel by pixel."""
+    """The same prompt with smaller images, as a processor would have made it; images are put together cell by cell."""
     vision = model.model.config.vision_config
     m, p, t = vision.spatial_merge_size, vision.patch_size, vision.temporal_patch_size
     rows, grid, offset = [], [], 0
@@ -100,7 +105,9 @@ def test_untouched_patches_reuse_the_glance_and_only_the_others_are_encoded(name
     sizes = []
 
     def spy(module, args, kwargs):
-        sizes.append(kwargs["grid_thw"].prod(-1).sum().item() // model.model.config.vision_config.spatial_merge_size**2)
+        sizes.append(
+            kwargs["grid_thw"].prod(-1).sum().item() // model.model.config.vision_config.spatial_merge_size**2
+        )
 
     wrapped(model, 4, 36)
     handle = model.model.base_model.visual.register_forward_pre_hook(spy, with_kwargs=True)
