@@ -137,8 +137,10 @@ def _kinds(metrics: Mapping[str, Any]) -> str:
 
 def _difference(found: Mapping[str, Any]) -> list[str]:
     value, low, high = (100 * found[key] for key in ("value", "low", "high"))
-    interval = f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
-    return [interval, f"{found['p']:.3g}", f"{found['mcnemar']:.3g}", f"{found['wins']} / {found['losses']}"]
+    cells = [f"{value:+.1f} [{low:+.1f}, {high:+.1f}]", f"{found['p']:.3g}"]
+    if "mcnemar" in found:
+        cells += [f"{found['mcnemar']:.3g}", f"{found['wins']} / {found['losses']}"]
+    return cells
 
 
 def _tokens(value: float | None) -> str:
@@ -146,12 +148,12 @@ def _tokens(value: float | None) -> str:
 
 
 def _shown(metrics: Mapping[str, Any], most: int = 6) -> list[str]:
-    """Methods for the bars: few enough to read, spread over the tokens, the pictured one among them."""
-    ranked = sorted(metrics["methods"], key=lambda label: metrics["methods"][label]["tokens"]["mean"])
-    if len(ranked) <= most:
-        return ranked
-    chosen = {ranked[round(i * (len(ranked) - 1) / (most - 1))] for i in range(most - 1)} | {_pictured(metrics)}
-    return [label for label in ranked if label in chosen]
+    """Methods for the bars, few enough to read: the pictured one, the ends of the uniform curve, then as the run has
+    them."""
+    uniform = list(metrics["uniform"])
+    rest = [label for label in metrics["methods"] if label not in uniform and label not in ("full", "blind")]
+    ranked = dict.fromkeys([_pictured(metrics), *uniform[:1], *uniform[-1:], *rest, *metrics["methods"]])
+    return sorted(list(ranked)[:most], key=lambda label: metrics["methods"][label]["tokens"]["mean"])
 
 
 def _pictured(metrics: Mapping[str, Any]) -> str:

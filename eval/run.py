@@ -62,7 +62,7 @@ def run(config: EvalConfig, arr: ArrCoc | None = None, progress: bool = True) ->
         bench = Bench(arr, reward, config.max_new_tokens, config.seed, learned=config.policy is not None or not own)
         skipped = _answer_all(bench, methods, task, folder, config, progress)
         uniform = [method.label for method in methods if isinstance(method, Uniform)]
-        metrics = summarise(folder.records, config, uniform) | {
+        metrics = summarise(folder.records, config, [m.label for m in methods], uniform) | {
             "uniform": uniform,
             "budgets": list(bench.budgets),
             "skipped": skipped,

@@ -15,7 +15,9 @@ STAGES = {"glance": ("glance",), "plan": ("knowing", "attending"), "encode": ("e
 """The columns of time, and the wrapper's stages behind each."""
 
 
-def summarise(records: Sequence[Record], config: EvalConfig, uniform: Sequence[str] = ()) -> dict[str, Any]:
+def summarise(
+    records: Sequence[Record], config: EvalConfig, labels: Sequence[str], uniform: Sequence[str] = ()
+) -> dict[str, Any]:
     """Metrics of a run.
 
     Parameters
@@ -24,6 +26,8 @@ def summarise(records: Sequence[Record], config: EvalConfig, uniform: Sequence[s
         One per method and question; every method has the same questions.
     config
         Resamples, seed and baselines.
+    labels
+        Methods in the order of the tables; those without records are left out.
     uniform
         Labels of the methods that form the uniform curve, against which others are compared at matched tokens.
 
@@ -39,7 +43,8 @@ def summarise(records: Sequence[Record], config: EvalConfig, uniform: Sequence[s
     ValueError
         If the methods did not answer the same questions.
     """
-    table = by_method(records)
+    answered = by_method(records)
+    table = {label: answered[label] for label in labels if label in answered}
     first = next(iter(table.values()))
     images, kinds = [r["image_id"] for r in first], sorted({r["kind"] for r in first})
     scores = {label: np.array([r["score"] for r in rows]) for label, rows in table.items()}
@@ -60,7 +65,9 @@ def summarise(records: Sequence[Record], config: EvalConfig, uniform: Sequence[s
     for label in table:
         mixture = at_tokens(curve, methods[label]["tokens"]["mean"])
         if label not in uniform and mixture is not None:
-            matched[label] = paired_difference(scores[label], mixture, images, **options).to_dict()
+            found = paired_difference(scores[label], mixture, images, **options)
+            # A mixture's scores are expectations, so counts of right and wrong mean nothing here.
+            matched[label] = {"value": found.value, "low": found.low, "high": found.high, "p": found.p}
             matched[label]["tokens of equal accuracy"] = tokens_at(means, methods[label]["accuracy"][0])
     return {
         "questions": len(first),

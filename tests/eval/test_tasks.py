@@ -1,0 +1,158 @@
+"""Loaders, each on a small fixture of its own schema; broken rows are counted, not dropped and not fatal."""
+
+import json
+
+import datasets
+import pytest
+from PIL import Image
+
+from eval.config import TaskConfig
+from eval.tasks import Task
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Six pictures; number 4 is cut off in the middle."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(6):
+        Image.new("RGB", (40 + i, 30), (40 * i, 0, 99)).save(folder / f"{i}.png")
+    whole = (folder / "4.png").read_bytes()
+    (folder / "4.png").write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+def rows(count=6):
+    return [
+        {"image": f"{i}.png", "question": f"what is {i} ?", "answers": [str(i)] * 10, "kind": "number"}
+        for i in range(count)
+    ]
+
+
+def test_jsonl(images, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows()) + "{torn\n" + '{"image": "0.png"}\n\n')
+    task = Task(TaskConfig(source="jsonl", path=str(file), images=str(images), max_unreadable=0.5, limit=None))
+    samples = list(task)
+    assert [s["answers"][0] for s in samples] == ["0", "1", "2", "3", "5"]
+    assert (samples[2]["image"].size, samples[2]["image"].mode, samples[2]["kind"]) == ((42, 30), "RGB", "number")
+    assert len({s["question_id"] for s in samples}) == 5 and samples[0]["image_id"] == "0.png"
+    assert task.read == 8
+    assert [bad["row"] for bad in task.unreadable] == ["line 5", "line 7", "line 8"]
+    assert "truncated or corrupt" in task.unreadable[0]["reason"] or "damaged" in task.unreadable[0]["reason"]
+    assert [s["question_id"] for s in task] == [s["question_id"] for s in samples]  # a second pass is the same
+    assert len(task.unreadable) == 3
+
+
+def test_too_many_unreadable_rows_stop_the_run(images, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    with pytest.raises(ValueError, match="1 of 6 rows cannot be read, more than task.max_unreadable=0.05"):
+        list(Task(TaskConfig(source="jsonl", path=str(file), images=str(images))))
+    assert len(list(Task(TaskConfig(source="jsonl", path=str(file), images=str(images), max_unreadable=0.2)))) == 5
+    assert len(list(Task(TaskConfig(source="jsonl", path=str(file), images=str(images), limit=3)))) == 3
+
+
+def test_official_vqa_pair(images, tmp_path):
+    questions = [{"image_id": i, "question": f"how many {i} ?", "question_id": 10 + i} for i in (0, 1, 2)]
+    annotations = [
+        {
+            "question_id": 10 + i, "image_id": i, "answer_type": "number", "question_type": "how many",
+            "multiple_choice_answer": str(i),
+            "answers": [{"answer": str(i), "answer_confidence": "yes", "answer_id": k + 1} for k in range(10)],
+        }
+        for i in (0, 1)
+    ]  # fmt: skip
+    (tmp_path / "q.json").write_text(json.dumps({"questions": questions, "info": {}}))
+    (tmp_path / "a.json").write_text(json.dumps({"annotations": annotations, "info": {}}))
+    (images / "COCO_000000000000.png").write_bytes((images / "0.png").read_bytes())
+    (images / "COCO_000000000001.png").write_bytes((images / "1.png").read_bytes())
+    config = TaskConfig(
+        source="vqa_json", path=str(tmp_path / "q.json"), annotations=str(tmp_path / "a.json"), images=str(images),
+        image_name="COCO_{image_id:012d}.png", max_unreadable=0.4, prompt="{question} Answer in one word.",
+    )  # fmt: skip
+    task = Task(config)
+    samples = list(task)
+    assert [(s["question_id"], s["image_id"], s["kind"], s["answers"]) for s in samples] == [
+        ("10", "0", "number", ["0"] * 10), ("11", "1", "number", ["1"] * 10),
+    ]  # fmt: skip
+    assert samples[0]["question"] == "how many 0 ? Answer in one word."
+    assert task.unreadable == [
+        {"row": "question 12", "reason": "ValueError: the annotation file has no such question"}
+    ]
+
+
+@pytest.mark.parametrize("form", ["saved", "parquet", "imagefolder"])
+def test_hugging_face_datasets(images, tmp_path, form):
+    table = {
+        "picture": [str(images / f"{i}.png") for i in (0, 1, 4, 1)],
+        "query": ["a ?", "b ?", "c ?", "d ?"],
+        "label": [["x", "y"], ["x"], ["x"], ["z"]],
+    }
+    columns = {"image": "picture", "question": "query", "answers": "label"}
+    target = tmp_path / "data"
+    if form == "imagefolder":
+        target.mkdir()
+        lines = [
+            {"file_name": f"{i}.png", "query": q, "label": a}
+            for i, q, a in zip((0, 1, 4, 1), table["query"], table["label"], strict=True)
+        ]
+        (target / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        for i in (0, 1, 4):
+            (target / f"{i}.png").write_bytes((images / f"{i}.png").read_bytes())
+        columns["image"] = "image"
+    else:
+        data = datasets.Dataset.from_dict(table).cast_column("picture", datasets.Image())
+        if form == "saved":
+            data.save_to_disk(str(target))
+        else:
+            target = tmp_path / "data.parquet"
+            data.to_parquet(str(target))
+    config = TaskConfig(
+        source="dataset", path=str(target), split="train", columns=columns, max_unreadable=0.5, limit=None
+    )
+    task = Task(config)
+    samples = list(task)
+    assert [s["question"] for s in samples] == ["a ?", "b ?", "d ?"]
+    assert samples[0]["answers"] == ["x", "y"] and samples[0]["image"].size == (40, 30)
+    assert samples[1]["image_id"] == samples[2]["image_id"] != samples[0]["image_id"]  # one picture, one cluster
+    assert len(task.unreadable) == 1
+    assert [s["question_id"] for s in task] == [s["question_id"] for s in samples]
+
+
+def test_a_wrong_column_is_named(images, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"img": "0.png", "question": "q ?", "answer": "a"}) + "\n")
+    with pytest.raises(ValueError, match="no column 'image' for 'image', only .*set task.columns"):
+        list(Task(TaskConfig(source="jsonl", path=str(file), images=str(images))))
+    mapped = TaskConfig(source="jsonl", path=str(file), images=str(images), columns={"image": "img"})
+    assert [s["answers"] for s in Task(mapped)] == [["a"]]
+
+
+def test_equal_question_ids_are_refused(images, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({**row, "question_id": 7}) + "\n" for row in rows(2)))
+    with pytest.raises(ValueError, match="question_id '7' comes twice"):
+        list(Task(TaskConfig(source="jsonl", path=str(file), images=str(images))))
+
+
+def test_the_reference_world():
+    config = TaskConfig(limit=5, seed=3, grid=[2, 2])
+    one, two = list(Task(config)), list(Task(config))
+    assert [s["question_id"] for s in one] == [s["question_id"] for s in two]
+    assert all(s["evidence"] is not None and tuple(s["grid"]) == (2, 2) and len(s["answers"]) == 10 for s in one)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"source": "reference", "limit": None}, "the reference world is endless"),
+        ({"source": "jsonl"}, "task.path is missing"),
+        ({"source": "jsonl", "path": "nowhere.jsonl"}, "task.path='nowhere.jsonl' is no file"),
+        ({"source": "vqa_json", "path": "q.json"}, "needs task.annotations"),
+        ({"source": "dataset", "path": "x", "columns": {"img": "y"}}, "has the key 'img'"),
+    ],
+)
+def test_bad_settings_are_refused_before_reading(settings, match):
+    with pytest.raises(ValueError, match=match):
+        Task(TaskConfig(**settings))
