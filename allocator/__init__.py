@@ -11,7 +11,7 @@ under a limit or at a price, and learns from one scalar reward (full-bandit) or 
 from allocator import policies
 from allocator.decision import Decision
 from allocator.knapsack import KnapsackSolution, solve, solve_knapsack
-from allocator.policy import Policy, make_policy, policy_names, register_policy
+from allocator.policy import Policy, make_policy, policy_class, policy_names, register_policy
 from allocator.posterior import Posterior
 from allocator.pricing import PriceTracker
 
@@ -23,6 +23,7 @@ __all__ = [
     "PriceTracker",
     "make_policy",
     "policies",
+    "policy_class",
     "policy_names",
     "register_policy",
     "solve",

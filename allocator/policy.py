@@ -27,6 +27,7 @@ from torch import Tensor
 from allocator.checks import Array, FloatArray, IntArray, count, floats, number
 from allocator.decision import Choice, Decision, Problem, plain
 from allocator.knapsack import as_costs, check_limit, solve
+from allocator.posterior import LARGEST
 
 VERSION = 1  # of the saved format
 
@@ -194,6 +195,8 @@ class Policy:
                     + f" ({self.feedback}-bandit feedback), got shape {list(np.shape(reward))}"
                 )
             checked.append(floats("reward", reward, shape if self.feedback != "none" else np.shape(reward)))
+            if max(np.abs(a).max(initial=0.0) for a in (decision.contexts, checked[-1])) > LARGEST:
+                raise ValueError("contexts or reward are too large to square without overflow; rescale them to 1")
             if self.arms is not None and (decision.index.min() < 0 or decision.index.max() >= self.arms):
                 raise ValueError(f"decision uses arm {int(decision.index.max())}, but the policy has {self.arms} arms")
             if self.dim is not None and decision.contexts.shape[1] not in (0, self.dim):
@@ -399,16 +402,27 @@ def make_policy(name: str, **options: Any) -> Policy:
     TypeError
         If the policy has no such option.
     """
-    if name not in _REGISTRY:
-        near = difflib.get_close_matches(str(name), _REGISTRY, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no policy named {name!r}{hint} Known: {', '.join(policy_names())}")
-    cls = _REGISTRY[name]
+    cls = policy_class(name)
     known = [item.name for item in fields(cls) if item.init]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise TypeError(f"policy {name!r} has no option {unknown[0]!r}; it takes {', '.join(known)}")
     return cls(**options)
+
+
+def policy_class(name: str) -> type[Policy]:
+    """The registered class, e.g. to read its `feedback` before building it.
+
+    Raises
+    ------
+    ValueError
+        If no policy has that name.
+    """
+    if name not in _REGISTRY:
+        near = difflib.get_close_matches(str(name), _REGISTRY, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"no policy named {name!r}{hint} Known: {', '.join(policy_names())}")
+    return _REGISTRY[name]
 
 
 def policy_names() -> list[str]:

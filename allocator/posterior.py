@@ -19,7 +19,7 @@ from torch import Tensor
 from allocator.checks import Array, count, floats, number
 from allocator.scoring import block_sigma, stack_factors
 
-_LARGEST = 1e100  # squares of larger entries would overflow the statistics within a run
+LARGEST = 1e100  # squares of larger entries would overflow the statistics within a run
 _JITTERS = (0.0, 1e-12, 1e-10, 1e-8, 1e-6)  # added to A's diagonal, relative to its mean, until Cholesky succeeds
 
 
@@ -165,13 +165,19 @@ class Posterior:
         self.rounds += n
         self._forget_caches()
 
+    def forget(self, gamma: float) -> None:
+        """Scale the data's weight by gamma, for methods that discount once per round; the prior stays."""
+        self.gram *= gamma
+        self.moment *= gamma
+        self._forget_caches()
+
     def _observations(self, features: Array, targets: Array) -> tuple[np.ndarray, np.ndarray]:
         if np.ndim(targets) == 0:
             features, targets = np.asarray(features)[None], np.asarray(targets)[None]
         y = floats("targets", targets, (None,))
         rows = floats("features", features, (len(y), self.dim))
         largest = max(np.abs(rows).max(initial=0.0), np.abs(y).max(initial=0.0))
-        if largest > _LARGEST:
+        if largest > LARGEST:
             raise ValueError("features or targets are too large to square without overflow; rescale them to about 1")
         return np.ascontiguousarray(rows), y
 

@@ -57,12 +57,12 @@ class Aggregated(Policy):
     covariate_precision: float = 0.1
     forgetting: float = 1.0
     device: str = "cpu"
-    slots: tuple[int, int] = field(init=False, repr=False)  # (K - 1, d)
+    slots: tuple[int, int] = field(init=False, repr=False)  # (K - 1, features per patch)
     posterior: Posterior = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.slots = shape = (count("arms", self.arms, low=2) - 1, count("dim", self.dim))
+        self.slots = shape = (count("arms", self.arms, low=2) - 1, self._width())
         mean = np.zeros(shape) if self.prior_mean is None else floats("prior_mean", self.prior_mean, shape)
         precision = self.prior_precision
         if np.ndim(precision) == 0:
@@ -77,13 +77,21 @@ class Aggregated(Policy):
             device=self.device,
         )
 
+    def _width(self) -> int:
+        """Number of features per patch and arm."""
+        return count("dim", self.dim)
+
+    def _encode(self, contexts: FloatArray) -> FloatArray:
+        """Features [N, width] of contexts [N, d]; the identity for linear methods."""
+        return contexts
+
     def _slots(self, theta: Tensor) -> FloatArray:
-        """The [K-1, d] slot weights of a parameter vector."""
+        """The [K-1, width] slot weights of a parameter vector."""
         return theta[: self.slots[0] * self.slots[1]].view(self.slots).cpu().numpy()
 
     def _values(self, problem: Problem, theta: Tensor) -> FloatArray:
         values = np.zeros(problem.costs.shape)
-        values[:, 1:] = problem.contexts @ self._slots(theta).T
+        values[:, 1:] = self._encode(problem.contexts) @ self._slots(theta).T
         return values
 
     def _score(self, problem: Problem) -> FloatArray:
@@ -91,7 +99,7 @@ class Aggregated(Policy):
 
     def _features(self, contexts: FloatArray, covariates: FloatArray, index: IntArray) -> FloatArray:
         chosen = (index[None, :] == np.arange(1, self.slots[0] + 1)[:, None]).astype(np.float64)
-        return np.concatenate([(chosen @ contexts).ravel(), [1.0], covariates])
+        return np.concatenate([(chosen @ self._encode(contexts)).ravel(), [1.0], covariates])
 
     def _phi(self, decision: Decision) -> FloatArray:
         """Phi of any decision, also one that another method took."""
@@ -129,5 +137,7 @@ class Aggregated(Policy):
     def _load_tensors(self, tensors: dict[str, Tensor]) -> None:
         self.posterior.load_state_dict({name.removeprefix("posterior."): value for name, value in tensors.items()})
 
-    def _contexts(self, problem: Problem) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(problem.contexts)).to(self.posterior.device)
+    def _sigmas(self, problem: Problem) -> FloatArray:
+        """Posterior norm of every (patch, arm) above the floor, [N, K-1]."""
+        features = torch.from_numpy(np.ascontiguousarray(self._encode(problem.contexts))).to(self.posterior.device)
+        return self.posterior.block_sigma(features, self.slots[0]).cpu().numpy()

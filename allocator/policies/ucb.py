@@ -35,6 +35,5 @@ class UCB(Aggregated):
     def _score(self, problem: Problem) -> FloatArray:
         values = self._values(problem, self.posterior.mean)
         if problem.temperature > 0:
-            sigma = self.posterior.block_sigma(self._contexts(problem), problem.costs.shape[1] - 1)
-            values[:, 1:] += self.alpha * problem.temperature * sigma.cpu().numpy()
+            values[:, 1:] += self.alpha * problem.temperature * self._sigmas(problem)
         return values

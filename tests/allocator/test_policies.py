@@ -17,8 +17,14 @@ OPTIONS = {
     "fixed": {"allocation": [1, 1, 0, 2, 0]},
     "heuristic": {"prior_mean": np.ones((K - 1, D)) * 0.1},
     "uniform": {"arm": 1},
+    "explore_then_commit": {"exploration": 10},
+    **{
+        name: {"width": 8, "train_every": 5, "steps": 4}
+        for name in policy_names()
+        if name.startswith(("neural", "cn_"))
+    },
 }
-LEARNERS = sorted({"thompson", "ucb", "epsilon_greedy", "boltzmann"} & set(policy_names()))
+LEARNERS = ["boltzmann", "epsilon_greedy", "thompson", "ucb"]
 
 
 def build(name, **options):

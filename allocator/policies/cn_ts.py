@@ -1,0 +1,38 @@
+"""CN-TS: combinatorial neural Thompson sampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from allocator.checks import FloatArray, count
+from allocator.policies.cn_ucb import CNUCB
+from allocator.policy import register_policy
+
+
+@register_policy("cn_ts")
+@dataclass(kw_only=True, eq=False)
+class CNTS(CNUCB):
+    """Hwang, Chai & Oh 2023, algorithm 2: the largest of M draws N(f, (nu s)^2) per base arm, then the oracle.
+
+    Keeping the best of M draws makes the scores optimistic with constant probability for a whole super-arm at once.
+    The standard deviation is nu s (not its square).
+
+    Parameters
+    ----------
+    samples : int
+        M.
+    **options
+        See `CNUCB`.
+    """
+
+    randomised: ClassVar[bool] = True
+
+    samples: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        count("samples", self.samples)
+
+    def _explore(self, mean: FloatArray, deviation: FloatArray) -> FloatArray:
+        return mean + deviation * self.generator.standard_normal((self.samples, *mean.shape)).max(axis=0)

@@ -1,0 +1,27 @@
+"""Neural Thompson sampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from allocator.checks import FloatArray
+from allocator.policies.neural_semi import NeuralSemi
+from allocator.policy import register_policy
+
+
+@register_policy("neural_ts")
+@dataclass(kw_only=True, eq=False)
+class NeuralTS(NeuralSemi):
+    """Zhang, Zhou, Li & Gu 2021, algorithm 1: value ~ N(f, nu^2 g' Z^-1 g), independently per patch and arm.
+
+    Parameters
+    ----------
+    **options
+        See `NeuralSemi`.
+    """
+
+    randomised: ClassVar[bool] = True
+
+    def _explore(self, mean: FloatArray, deviation: FloatArray) -> FloatArray:
+        return mean + deviation * self.generator.standard_normal(mean.shape)
