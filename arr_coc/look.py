@@ -11,10 +11,10 @@ import torch
 from .config import ArrCocConfig
 from .families import Family
 from .families.question import find_question
-from .patches import budget_grid, realised_costs
-from .realizing import Call, Realizer
+from .patches import Patch, budget_grid, full_tokens, realised_costs
+from .realizing import Call, Grid, Realizer
 from .realizing.glance import Glance
-from .scene import Plan, Planner, Scene
+from .scene import Allocation, Plan, Planner, Scene
 from .timing import Stopwatch
 
 if TYPE_CHECKING:
@@ -43,6 +43,26 @@ class Look:
     scene: Scene | None
     glance: Glance | None
     timings: dict[str, float]
+
+    def record(self, plan: Plan, patches: list[Patch], grids: list[Grid]) -> Allocation:
+        """What is remembered of the question once it is planned."""
+        realised = [rows * columns for rows, columns in grids]
+        decision = plan.decision
+        summary = (
+            {} if decision is None else {name: getattr(decision, name) for name in ("policy", "propensity", "price")}
+        )
+        return Allocation(
+            question=self.question,
+            patches=patches,
+            budgets=[int(budget) for budget in plan.budgets],
+            realised=realised,
+            tokens=sum(realised),
+            full_tokens=full_tokens(patches),
+            scores={name: [float(value) for value in values] for name, values in plan.scores.items()},
+            tension={name: float(value) for name, value in plan.tension.items()},
+            decision=summary,
+            timings={**self.timings, **plan.timings},
+        )
 
 
 class Looker:

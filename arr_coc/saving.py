@@ -149,12 +149,13 @@ def push_to_hub(arr: ArrCoc, repo_id: str, results: Mapping[str, Any] | None = N
 
 
 def _policy(planner: Any) -> Policy:
-    policy = getattr(planner, "policy", None)
+    policy: Any = getattr(planner, "policy", None)
     if not callable(getattr(policy, "save", None)):
         raise TypeError(
             f"{type(planner).__name__} holds no policy, so there is nothing to save; wrap with a policy by name."
         )
-    return policy
+    held: Policy = policy
+    return held
 
 
 def _folder(name: str | os.PathLike[str], revision: str | None) -> Path:

@@ -62,8 +62,8 @@ class Turn:
             )
         if bool((ids[:, length:] == image_token).any()):
             raise ValueError(
-                "The new turn brings an image while the cache holds tokens already; pass the whole conversation without "
-                "the cache, so that its images are budgeted together."
+                "The new turn brings an image while the cache holds tokens already; pass the whole conversation "
+                "without the cache, so that its images are budgeted together."
             )
         short = {key: value for key, value in inputs.items() if key not in pixel_inputs}
         if self.kept is None:

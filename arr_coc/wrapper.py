@@ -17,17 +17,15 @@ from .compat import require_transformers
 from .config import ArrCocConfig
 from .families import Features, family_for
 from .inputs import cache_length, check_inputs, check_no_images, lowered_lengths, question_texts, with_mask
-from .look import Look, Looker
-from .patches import Patch, budget_grid, full_tokens
-from .realizing import Call, Grid, Spliced, make_realizer, splice
+from .look import Looker
+from .patches import budget_grid
+from .realizing import Call, Spliced, make_realizer, splice
 from .scene import Allocation, Plan, Planner
 from .timing import Stopwatch
 from .turns import Turn
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
-
-    from allocator import Decision
 
 
 def wrap(
@@ -299,7 +297,7 @@ class ArrCoc:
                 grids[index] = budget_grid(call.patches[index].height, call.patches[index].width, budget)
                 if look.glance is not None and grids[index] == look.glance.grids[place]:
                     known[index] = look.glance.patch(place)
-            records.append(_record(look, plan, [call.patches[i] for i in members], [grids[i] for i in members]))
+            records.append(look.record(plan, [call.patches[i] for i in members], [grids[i] for i in members]))
             alone.append(look.glance.call if look.glance is not None else None)
 
         reuse = not torch.is_grad_enabled()  # a glance carries no gradient
@@ -314,34 +312,7 @@ class ArrCoc:
         self.last, self.kept = records, spliced.kept
         return call, spliced
 
-    def _record(self, watch: Stopwatch) -> None:
-        for allocation in self.last:
-            allocation.timings.update(watch.seconds)
-
-
-def _record(look: Look, plan: Plan, patches: list[Patch], grids: list[Grid]) -> Allocation:
-    realised = [rows * columns for rows, columns in grids]
-    return Allocation(
-        question=look.question,
-        patches=patches,
-        budgets=[int(budget) for budget in plan.budgets],
-        realised=realised,
-        tokens=sum(realised),
-        full_tokens=full_tokens(patches),
-        scores={name: [float(value) for value in values] for name, values in plan.scores.items()},
-        tension={name: float(value) for name, value in plan.tension.items()},
-        decision=_summary(plan.decision),
-        timings={**look.timings, **plan.timings},
-    )
-
-
-def _summary(decision: Decision | None) -> dict[str, Any]:
-    if decision is None:
-        return {}
-    return {"policy": decision.policy, "propensity": decision.propensity, "price": decision.price}
-
-
-def _innermost(model: Any) -> PreTrainedModel:
+    def _innermost(model: Any) -> PreTrainedModel:
     """The transformers model inside PEFT and DistributedDataParallel."""
     while True:
         if isinstance(model, DistributedDataParallel):
