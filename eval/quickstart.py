@@ -54,7 +54,7 @@ def quickstart(
         arr.save_pretrained(out / "policy")
         learning_curve([out / "learning" / "log.jsonl"], out / "learning.png")
         evaluation = EvalConfig(
-            out=str(out), policy=str(out / "policy"), wrap=config.to_dict(), methods=METHODS, seed=seed,
+            out=str(out), policy=str(out / "policy"), methods=METHODS, seed=seed,
             task=TaskConfig(limit=questions, seed=seed), batch_size=4, max_new_tokens=4,
         )  # fmt: skip
         return run(evaluation, arr, progress)
