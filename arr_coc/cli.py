@@ -196,49 +196,83 @@ def reference_train(
 @reference_app.command("eval")
 @clear_errors
 def reference_eval(
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Run folder or model folder; the shipped one by default.")
+    run: Annotated[
+        str, typer.Argument(metavar="[RUN]", help="Run folder of `train`, or a model folder; else the shipped model.")
     ] = "reference",
-    n: Annotated[int, typer.Option("-n", min=1, help="Fresh pictures per row of the table.")] = 500,
+    n: Annotated[int, typer.Option("-n", min=1, help="Fresh pictures per cell of the table.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Of the pictures.")] = 0,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Keep the table in this JSON file; a broken one is continued.")
+        Path | None, typer.Option("--out", "-o", help="JSON file of the table; RUN/accuracy.json for a run folder.")
     ] = None,
     debug: Debug = False,
 ) -> None:
     """Measure a reference model: accuracy by kind of question, size of print and allocation, with 95 % intervals.
 
-    Example: `arr-coc reference eval -n 100 --out table.json`
+    A measurement that was broken goes on where it stopped.
+
+    Examples:
+
+    `arr-coc reference eval -n 100`
+
+    `arr-coc reference eval runs/reference-1`
     """
     from arr_coc.loading import load_vlm
     from arr_coc.reference.evaluate import evaluate, markdown_table
     from arr_coc.reference.train import load_run
 
-    is_run = (Path(model) / "tower").is_dir()
-    vlm = load_run(model) if is_run else load_vlm(model, device="cpu")[0]
+    if (Path(run) / "tower").is_dir():
+        vlm, out = load_run(run), out or Path(run) / "accuracy.json"
+    else:
+        vlm, _ = load_vlm(run, device="cpu")
     typer.echo(markdown_table(evaluate(vlm, n=n, seed=seed, out=out)))
+
+
+@reference_app.command("publish")
+@clear_errors
+def reference_publish(
+    run: Annotated[Path, typer.Argument(help="Run folder whose weights are to ship.")],
+    tables: Annotated[
+        list[Path] | None, typer.Argument(help="accuracy.json of every training seed; RUN/accuracy.json by default.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Put a trained and measured reference model into the package, with its model card.
+
+    Example: `arr-coc reference publish runs/reference-0 runs/reference-0/accuracy.json runs/reference-1/accuracy.json`
+    """
+    from arr_coc.reference.publish import publish
+
+    typer.echo(f"published: {publish(run, tables or [run / 'accuracy.json'])}")
 
 
 @reference_app.command("draw")
 @clear_errors
 def reference_draw(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures and questions.jsonl.")],
-    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 8,
+    out: Annotated[Path, typer.Option("--out", "-o", help="A folder for single pictures, or a file for one page.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 12,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     split: Annotated[str, typer.Option(help="train, learn or eval; their pictures never meet.")] = "eval",
-    kind: Annotated[list[str] | None, typer.Option(help="Only this kind of question; may be repeated.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Draw reference VQA: pictures as PNG, and their questions, answers and evidence as JSON Lines.
+    """Draw reference VQA: single pictures with questions.jsonl, or one page with questions, answers and evidence.
 
-    Example: `arr-coc reference draw --out pictures -n 20 --kind number --kind compare`
+    Examples:
+
+    `arr-coc reference draw --out pictures -n 4`
+
+    `arr-coc reference draw --out page.png -n 12 --seed 3`
     """
-    from arr_coc import reference
+    if out.suffix:
+        from arr_coc.reference.drawing import draw
 
-    samples = reference.generate(n, seed=seed, split=split, kinds=kind)
+        check_picture_path(out)
+        typer.echo(f"page: {draw(n, seed, split, out)}")
+        return
+    from arr_coc.reference import generate
+
     check_folder(out)
     with (out / "questions.jsonl").open("w", encoding="utf-8") as lines:
-        for sample in samples:
+        for sample in generate(n, seed=seed, split=split):
             name = f"{sample['image_id']}.png"
             sample.pop("image").save(out / name)
             lines.write(json.dumps({**sample, "image": name}) + "\n")

@@ -246,20 +246,23 @@ def test_info_names_what_exists() -> None:
     assert "thompson" in run("info").stdout
 
 
-def test_reference_draw_writes_pictures_and_questions(tmp_path: Path) -> None:
-    result = run("reference", "draw", "--out", tmp_path / "world", "-n", 2, "--kind", "number")
+def test_reference_draw_writes_pictures_or_a_page(tmp_path: Path) -> None:
+    result = run("reference", "draw", "--out", tmp_path / "world", "-n", 2)
     assert result.exit_code == 0, result.output
     records = [json.loads(line) for line in (tmp_path / "world" / "questions.jsonl").read_text().splitlines()]
-    assert len(records) == 2 and all(r["kind"] == "number" for r in records)
-    assert all((tmp_path / "world" / r["image"]).is_file() for r in records)
+    assert len(records) == 2 and all((tmp_path / "world" / r["image"]).is_file() for r in records)
+    assert run("reference", "draw", "--out", tmp_path / "new" / "page.png", "-n", 2).exit_code == 0
+    with Image.open(tmp_path / "new" / "page.png") as page:
+        assert min(page.size) > 320
 
 
-def test_bad_input_of_the_reference_commands(tmp_path: Path) -> None:
+def test_bad_input_of_the_reference_commands(no_model: None, tmp_path: Path) -> None:
     one_error(run("reference", "draw", "--out", tmp_path, "--split", "test"), "'test'", "eval")
-    one_error(run("reference", "draw", "--out", tmp_path, "--kind", "colour"), "'colour'", "color")
+    one_error(run("reference", "draw", "--out", tmp_path / "page.txt"), "page.txt", ".png")
     (tmp_path / "file").write_text("")
     one_error(run("reference", "train", "--out", tmp_path / "file" / "run"), "choose another")
-    one_error(run("reference", "eval", "--model", tmp_path / "none", "-n", 1), "does not exist")
+    one_error(run("reference", "eval", "./none"), "./none", "does not exist")
+    one_error(run("reference", "publish", tmp_path), "no finished training run")
 
 
 @pytest.mark.parametrize(
