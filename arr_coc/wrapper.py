@@ -312,7 +312,12 @@ class ArrCoc:
         self.last, self.kept = records, spliced.kept
         return call, spliced
 
-    def _innermost(model: Any) -> PreTrainedModel:
+    def _record(self, watch: Stopwatch) -> None:
+        for allocation in self.last:
+            allocation.timings.update(watch.seconds)
+
+
+def _innermost(model: Any) -> PreTrainedModel:
     """The transformers model inside PEFT and DistributedDataParallel."""
     while True:
         if isinstance(model, DistributedDataParallel):
