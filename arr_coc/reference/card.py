@@ -53,7 +53,8 @@ instrument, not an assistant.
 
 ## Training
 
-Two stages, all on pictures drawn on the fly (split "train"), with AdamW at a peak learning rate of {lr}:
+Two stages, all on pictures drawn on the fly (split "train"), with AdamW at peak learning rates of {tower_lr} and
+{language_lr}:
 
 1. *Tower*: dense labels of the generator say what every visual token covers (colour, shape, letter, digits, word,
    count); the tower learns to write a code for it. Crowded canvases first, then patches of the world at all budgets.
@@ -147,6 +148,6 @@ def model_card(report: dict[str, Any]) -> str:
         parameters=report["parameters"], colors=len(COLORS), shapes=len(SHAPES), words=len(WORDS),
         letters=len(LETTERS), dots=MAX_DOTS,
         sizes=", ".join("-".join(map(str, sizes)) for sizes in PRINT_SIZES.values()),
-        lr=settings["tower_lr"], cost=cost_table(report["seeds"]), tables=accuracy_tables(report),
-        commands=commands(report),
+        tower_lr=settings["tower_lr"], language_lr=settings["language_lr"],
+        cost=cost_table(report["seeds"]), tables=accuracy_tables(report), commands=commands(report),
     )  # fmt: skip

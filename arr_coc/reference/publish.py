@@ -111,7 +111,9 @@ def publish(run: str | Path, tables: Sequence[str | Path], data: str | Path | No
         report = {"shipped": shipped, "parameters": parameters, "seeds": entries}
         (target / "accuracy.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         (target / "README.md").write_text(model_card(report), encoding="utf-8")
-        size = sum(file.stat().st_size for file in target.rglob("*"))
+        for file in target.iterdir():
+            file.chmod(0o644)  # safetensors writes for the owner alone
+        size = sum(file.stat().st_size for file in target.iterdir())
         if size > MAX_BYTES:
             raise ValueError(f"the model and its files take {size} bytes; the shipped folder may hold {MAX_BYTES}")
 

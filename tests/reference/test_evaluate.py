@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from pathlib import Path
 
 import pytest
 import torch
@@ -26,9 +25,8 @@ def model(short_run):
 
 
 @pytest.fixture(scope="module")
-def table(model, tmp_path_factory) -> tuple[dict, Path]:
-    file = tmp_path_factory.mktemp("tables") / "accuracy.json"
-    return E.evaluate(model, 1, 0, file, progress=False), file
+def table(short_run) -> dict:
+    return E.read_table(short_run / "accuracy.json")
 
 
 def generated(model, picture, questions) -> torch.Tensor:
@@ -81,7 +79,8 @@ def test_a_right_answer_needs_the_word_and_the_end(model):
 
 
 def test_every_row_has_its_pictures_and_every_allocation_its_tokens(table):
-    records = {(r["row"], r["allocation"]): r for r in table[0]["records"]}
+    assert table["complete"]
+    records = {(r["row"], r["allocation"]): r for r in table["records"]}
     rows = {"all", "shape", "color", "letter", "count", "yesno", "compare"}
     rows |= {f"{kind} @{level}" for kind in ("number", "word") for level in (64, 128, 256, 400)}
     assert set(records) == {(row, allocation) for row in rows for allocation in E.ALLOCATIONS}
@@ -112,14 +111,15 @@ def test_the_oracle_pays_for_the_evidence_only():
     assert sorted(budgets)[:8] == [64] * 8
 
 
-def test_a_broken_measurement_goes_on_to_the_same_table(model, table, tmp_path, monkeypatch):
-    whole, _ = table
+def test_a_broken_measurement_goes_on_to_the_same_table(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(E, "GROUPS", ((None, ("color", "count")), (256, E.PRINTED)))
+    whole = E.evaluate(model, 2, 0, progress=False)
     file, judge, calls = tmp_path / "table.json", E.judge, 0
 
     def dies(*args):
         nonlocal calls
         calls += 1
-        if calls == 4:
+        if calls == 3:
             raise KeyboardInterrupt
         return judge(*args)
 
@@ -127,18 +127,18 @@ def test_a_broken_measurement_goes_on_to_the_same_table(model, table, tmp_path, 
         patch.setattr(E, "judge", dies)
         patch.setattr(E, "SAVE_EVERY", 0)
         with pytest.raises(KeyboardInterrupt):
-            E.evaluate(model, 1, 0, file, progress=False)
-    assert E.read_table(file)["pictures"] == 3 and not E.read_table(file)["complete"]
-    resumed = E.evaluate(model, 1, 0, file, progress=False)
+            E.evaluate(model, 2, 0, file, progress=False)
+    assert E.read_table(file)["pictures"] == 2 and not E.read_table(file)["complete"]
+    resumed = E.evaluate(model, 2, 0, file, progress=False)
     assert resumed["records"] == whole["records"] and resumed["pictures"] == whole["pictures"]
     with monkeypatch.context() as patch:
         patch.setattr(E, "judge", dies)  # a finished table is read, not measured
-        assert E.evaluate(model, 1, 0, file, progress=False) == json.loads(file.read_text())
+        assert E.evaluate(model, 2, 0, file, progress=False) == json.loads(file.read_text())
 
 
-def test_other_measurements_and_foreign_files_are_refused(model, table, tmp_path):
+def test_other_measurements_and_foreign_files_are_refused(model, short_run, tmp_path):
     with pytest.raises(ValueError, match="was measured with n 1, not 2; name another file"):
-        E.evaluate(model, 2, 0, table[1])
+        E.evaluate(model, 2, 0, short_run / "accuracy.json")
     (tmp_path / "foreign.json").write_text('{"n": 1}')
     with pytest.raises(ValueError, match="is not an accuracy table"):
         E.evaluate(model, 1, 0, tmp_path / "foreign.json")
@@ -154,6 +154,6 @@ def test_wilson_interval():
 
 
 def test_markdown_shows_every_cell(table):
-    lines = E.markdown_table(table[0]).splitlines()
+    lines = E.markdown_table(table).splitlines()
     assert len(lines) == 2 + 15 and all(line.count("|") == 8 for line in lines)
-    assert lines[0].startswith("| question | uniform 64 |") and "number @256" in E.markdown_table(table[0])
+    assert lines[0].startswith("| question | uniform 64 |") and "| number @256 |" in "\n".join(lines)

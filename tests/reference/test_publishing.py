@@ -15,23 +15,14 @@ from PIL import Image
 from arr_coc import reference
 from arr_coc.reference import publish as publishing
 from arr_coc.reference.drawing import draw
-from arr_coc.reference.evaluate import evaluate
 from arr_coc.reference.train import load_run
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def run(short_run, tmp_path_factory) -> Path:
-    """The short run with its accuracy table."""
-    copy = shutil.copytree(short_run, tmp_path_factory.mktemp("publish") / "run")
-    evaluate(load_run(copy), 1, 0, copy / "accuracy.json", progress=False)
-    return copy
-
-
-@pytest.fixture(scope="module")
-def data(run, tmp_path_factory) -> Path:
-    return publishing.publish(run, [run / "accuracy.json"], tmp_path_factory.mktemp("package") / "data")
+def data(short_run, tmp_path_factory) -> Path:
+    return publishing.publish(short_run, [short_run / "accuracy.json"], tmp_path_factory.mktemp("package") / "data")
 
 
 def test_the_folder_is_whole_and_small(data):
@@ -39,12 +30,13 @@ def test_the_folder_is_whole_and_small(data):
     assert {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "accuracy.json"} <= names
     assert {"README.md", "processor_config.json"} <= names
     assert sum(file.stat().st_size for file in data.rglob("*")) <= 10_000_000
+    assert {file.stat().st_mode & 0o777 for file in data.iterdir()} == {0o644}
 
 
-def test_it_loads_offline_and_answers_like_the_run(data, run, monkeypatch):
+def test_it_loads_offline_and_answers_like_the_run(data, short_run, monkeypatch):
     monkeypatch.setattr(reference, "path", lambda: data)
     model, processor = reference.load()
-    trained = load_run(run)
+    trained = load_run(short_run)
     for (name, a), (_, b) in zip(trained.named_parameters(), model.named_parameters(), strict=True):
         assert torch.equal(a, b), name
     assert model.dtype == torch.float32 and not model.training
@@ -77,9 +69,9 @@ def test_stock_classes_load_it_without_a_network(data):
     assert done.stdout.strip() == "1"
 
 
-def test_the_card_says_what_was_measured(data, run):
+def test_the_card_says_what_was_measured(data, short_run):
     card, report = (data / "README.md").read_text(), json.loads((data / "accuracy.json").read_text())
-    table = json.loads((run / "accuracy.json").read_text())
+    table = json.loads((short_run / "accuracy.json").read_text())
     (seed,) = report["seeds"]
     assert seed["evaluation"]["records"] == table["records"]
     assert seed["training"]["settings"]["seed"] == 5 and seed["training"]["seconds"]["tower"] > 0
@@ -90,9 +82,9 @@ def test_the_card_says_what_was_measured(data, run):
     assert f"{100 * cell['accuracy']:.1f} [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]" in card
 
 
-def test_nothing_unfinished_or_unmeasured_is_published(run, data, tmp_path):
+def test_nothing_unfinished_or_unmeasured_is_published(short_run, data, tmp_path):
     def changed(file: str, **values) -> Path:
-        copy = shutil.copytree(run, tmp_path / str(len(list(tmp_path.iterdir()))))
+        copy = shutil.copytree(short_run, tmp_path / str(len(list(tmp_path.iterdir()))))
         content = json.loads((copy / file).read_text()) | values
         (copy / file).write_text(json.dumps(content))
         return copy
@@ -100,21 +92,21 @@ def test_nothing_unfinished_or_unmeasured_is_published(run, data, tmp_path):
     before = {file: file.read_bytes() for file in data.iterdir()}
     unfinished = changed("language/state.json", step=0)
     with pytest.raises(ValueError, match="no finished training run: its stage 'language' stands at step 0"):
-        publishing.publish(unfinished, [run / "accuracy.json"], data)
+        publishing.publish(unfinished, [short_run / "accuracy.json"], data)
     with pytest.raises(ValueError, match="none of the tables .* was measured on"):
-        publishing.publish(run, [], data)
+        publishing.publish(short_run, [], data)
     with pytest.raises(ValueError, match="accuracy.json is not finished"):
-        publishing.publish(run, [changed("accuracy.json", complete=False) / "accuracy.json"], data)
+        publishing.publish(short_run, [changed("accuracy.json", complete=False) / "accuracy.json"], data)
     with pytest.raises(ValueError, match="was not measured on the weights of"):
-        publishing.publish(run, [changed("accuracy.json", weights="0") / "accuracy.json"], data)
+        publishing.publish(short_run, [changed("accuracy.json", weights="0") / "accuracy.json"], data)
     assert {file: file.read_bytes() for file in data.iterdir()} == before
 
 
-def test_a_folder_too_large_is_refused_and_the_old_one_kept(run, data, monkeypatch):
+def test_a_folder_too_large_is_refused_and_the_old_one_kept(short_run, data, monkeypatch):
     monkeypatch.setattr(publishing, "MAX_BYTES", 1000)
     card = (data / "README.md").read_text()
     with pytest.raises(ValueError, match="the shipped folder may hold 1000"):
-        publishing.publish(run, [run / "accuracy.json"], data)
+        publishing.publish(short_run, [short_run / "accuracy.json"], data)
     assert (data / "README.md").read_text() == card
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from arr_coc import reference
-from arr_coc.reference import language, packed
+from arr_coc.reference import language, packed, tower
 from arr_coc.reference import train as training
 from arr_coc.reference import vocabulary as V
 from arr_coc.reference.model import build_model
@@ -68,7 +68,7 @@ def test_every_question_fits_its_row():
 def test_a_batch_depends_on_seed_rank_and_step_alone(model):
     def loss(*key):
         with torch.no_grad():
-            return language.language_loss(model, *key, 0.0)[0].item()
+            return tower.tower_loss(model, *key, 0.0)[0].item()
 
     assert loss(0, 0, 0) == loss(0, 0, 0)
     assert len({loss(0, 0, 0), loss(1, 0, 0), loss(0, 1, 0), loss(0, 0, 1)}) == 4
