@@ -10,10 +10,12 @@ under a limit or at a price, and learns from one scalar reward (full-bandit) or 
 
 from allocator import policies
 from allocator.decision import Decision
+from allocator.fairness import ShareTracker
 from allocator.knapsack import KnapsackSolution, solve, solve_knapsack
-from allocator.policy import Policy, make_policy, policy_class, policy_names, register_policy
+from allocator.policy import Policy
 from allocator.posterior import Posterior
 from allocator.pricing import PriceTracker
+from allocator.registry import make_policy, policy_class, policy_names, register_policy
 
 __all__ = [
     "Decision",
@@ -21,6 +23,7 @@ __all__ = [
     "Policy",
     "Posterior",
     "PriceTracker",
+    "ShareTracker",
     "make_policy",
     "policies",
     "policy_class",

@@ -33,8 +33,11 @@ class Problem:
         Additive value outside the model (zero if not given).
     values : FloatArray, shape [N, K], or None
         Given values, for the methods that do not learn them.
-    distinct : ndarray of bool, shape [N, K]
-        False where an arm repeats the positive cost of an earlier arm of its patch: then it is that same arm.
+    floor : IntArray, shape [N]
+        Least cost each patch must be given (where it has an arm that dear).
+    open : ndarray of bool, shape [N, K]
+        False where an arm is below the floor, or repeats the positive cost of an earlier arm of its patch: then it is
+        that same arm.
     twin : IntArray, shape [N, K]
         The arm that each arm really is: itself, or that earlier arm.
     """
@@ -47,7 +50,8 @@ class Problem:
     temperature: float
     coverage: FloatArray
     values: FloatArray | None
-    distinct: np.ndarray
+    floor: IntArray
+    open: np.ndarray
     twin: IntArray
 
 
@@ -156,6 +160,8 @@ def plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, torch.device):
         return str(value)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value

@@ -95,7 +95,7 @@ def solve(
     """
     values = floats("values", values, (None, None))
     costs = as_costs(costs, values.shape)
-    allowed = _allowed(costs, floor)
+    allowed = allowed_arms(costs, floor_costs(floor, len(costs)) if floor is not None else costs.min(axis=1))
     low = np.where(allowed, costs, np.iinfo(np.int64).max).min(axis=1)
     limit = check_limit(limit, int(low.sum()), len(costs))
     if method not in ("auto", "exact", "lagrange"):
@@ -149,12 +149,15 @@ def check_limit(limit: float | None, least: int, patches: int) -> int | None:
     return int(limit)
 
 
-def _allowed(costs: IntArray, floor: Array | None) -> BoolArray:
-    if floor is None:
-        return np.ones(costs.shape, dtype=bool)
+def floor_costs(floor: Array, patches: int) -> IntArray:
+    """Return `floor` (one number or [N]) as int64 [N]."""
     if np.ndim(floor) == 0:
-        floor = np.full(len(costs), count("floor", floor, low=0))
-    floor = ints("floor", floor, (len(costs),))
+        floor = np.full(patches, count("floor", floor, low=0))
+    return ints("floor", floor, (patches,))
+
+
+def allowed_arms(costs: IntArray, floor: IntArray) -> BoolArray:
+    """Arms at or above the floor, [N, K]; where a patch has none, its dearest."""
     return costs >= np.minimum(floor, costs.max(axis=1))[:, None]
 
 

@@ -10,24 +10,21 @@ A method is a small subclass of `Policy` that overrides one or two of four hooks
 
 from __future__ import annotations
 
-import difflib
-import json
 import os
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialise
 from torch import Tensor
 
 from allocator.checks import Array, FloatArray, IntArray, count, floats, number
 from allocator.decision import Choice, Decision, Problem, plain
-from allocator.knapsack import as_costs, check_limit, solve
+from allocator.knapsack import allowed_arms, as_costs, check_limit, floor_costs, solve
 from allocator.posterior import LARGEST
+from allocator.registry import make_policy
+from allocator.storage import read_state, write_state
 
 VERSION = 1  # of the saved format
 
@@ -79,7 +76,7 @@ class Policy:
         return np.zeros(problem.costs.shape)
 
     def _choose(self, problem: Problem, net: FloatArray) -> Choice:
-        found = solve(net, problem.costs, problem.limit)
+        found = solve(net, problem.costs, problem.limit, floor=problem.floor)
         drawn = self.randomised and problem.temperature > 0
         return Choice(
             index=found.index,
@@ -107,6 +104,7 @@ class Policy:
         coverage: Array | None = None,
         *,
         values: Array | None = None,
+        floor: Array | None = None,
         explore: bool = True,
     ) -> Decision:
         """Choose one arm per patch.
@@ -129,6 +127,8 @@ class Policy:
             Additive value outside the model; it must be separable, so the oracle stays exact.
         values : array-like, shape [N, K], optional
             Given values, for "heuristic" and "oracle".
+        floor : int or array-like of int, shape [N], optional
+            Least cost a patch must be given: a fairness floor. A patch without so dear an arm takes its dearest.
         explore : bool
             False is short for temperature 0: evaluation without exploration.
 
@@ -142,16 +142,19 @@ class Policy:
             For malformed input or an infeasible limit; nothing is changed then.
         """
         problem = self._problem(
-            contexts, covariates, costs, limit, price, temperature if explore else 0.0, coverage, values
+            contexts, covariates, costs, limit, price, temperature if explore else 0.0, coverage, values, floor
         )
         net = self._score(problem) - problem.price * problem.costs + problem.coverage
         # An arm that is really an earlier arm is worth what that one is; the oracle's tie-break then never picks it.
         net = np.take_along_axis(net, problem.twin, axis=1)
         choice = self._choose(problem, net)
+        spent = problem.costs[np.arange(len(choice.index)), choice.index]
+        if (spent < np.minimum(problem.floor, problem.costs.max(axis=1))).any():
+            raise ValueError(f"the allocation of policy {self.name!r} gives a patch less than its floor")
         return Decision(
             policy=self.name,
             index=choice.index,
-            costs=problem.costs[np.arange(len(choice.index)), choice.index],
+            costs=spent,
             values=net,
             log_propensity=choice.log_propensity,
             probabilities=choice.probabilities,
@@ -214,6 +217,7 @@ class Policy:
         temperature: float,
         coverage: Array | None,
         values: Array | None,
+        floor: Array | None,
     ) -> Problem:
         if contexts is None and self.needs_model:
             raise ValueError(f"policy {self.name!r} needs contexts [N, {self.dim}]")
@@ -239,6 +243,8 @@ class Policy:
             raise ValueError(
                 f"covariates must have shape [{self.covariates}], got [{len(z)}]; make_policy(covariates=) sets it"
             )
+        floors = np.zeros(shape[0], dtype=np.int64) if floor is None else floor_costs(floor, shape[0])
+        allowed = allowed_arms(tokens, floors)
         own = np.arange(shape[1])
         twin = np.broadcast_to(own, shape)
         if self.collapse and tokens.any():
@@ -248,12 +254,13 @@ class Policy:
             contexts=x,
             covariates=z,
             costs=tokens,
-            limit=check_limit(limit, int(tokens.min(axis=1).sum()), shape[0]),
+            limit=check_limit(limit, int(np.where(allowed, tokens, tokens.max()).min(axis=1).sum()), shape[0]),
             price=number("price", price, low=0.0),
             temperature=number("temperature", temperature, low=0.0),
             coverage=np.zeros(shape) if coverage is None else floats("coverage", coverage, shape),
             values=given,
-            distinct=twin == own,
+            floor=floors,
+            open=(twin == own) & allowed,
             twin=twin,
         )
 
@@ -318,7 +325,8 @@ class Policy:
             raise ValueError(f"the state's generator is damaged: {error}") from None
         self._load_tensors(dict(state["tensors"]))
         self._load_extra(dict(state["extra"]))
-        self.generator = generator
+        # In place: a wrapper and its inner policy draw from one generator.
+        self.generator.bit_generator.state = generator.bit_generator.state
         self.rounds = int(state["rounds"])
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -326,22 +334,7 @@ class Policy:
 
         The tensors are safetensors; everything else is JSON in the file's metadata header.
         """
-        path = Path(path)
-        state = self.state_dict()
-        tensors = {name: tensor.contiguous() for name, tensor in state.pop("tensors").items()}
-        blob = serialise(tensors, metadata={"policy_state": json.dumps(state, allow_nan=False)})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(blob)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        return path
+        return write_state(path, self.state_dict())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Policy:
@@ -354,77 +347,9 @@ class Policy:
         ValueError
             If the file is not a saved policy, or not one of this class.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no saved policy at {path}")
-        try:
-            with safe_open(path, framework="pt") as file:
-                state = json.loads((file.metadata() or {})["policy_state"])
-                state["tensors"] = {name: file.get_tensor(name) for name in file.keys()}
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not a saved policy: {error}") from None
+        state = read_state(path)
         policy = make_policy(state["policy"], **state["config"])
         if not isinstance(policy, cls):
             raise ValueError(f"{path} holds a {policy.name!r} policy, not a {cls.__name__}")
         policy.load_state_dict(state)
         return policy
-
-
-PolicyType = TypeVar("PolicyType", bound=type[Policy])
-_REGISTRY: dict[str, type[Policy]] = {}
-
-
-def register_policy(name: str) -> Callable[[PolicyType], PolicyType]:
-    """Class decorator that makes a method available to `make_policy` under `name`.
-
-    Raises
-    ------
-    ValueError
-        If the name is taken.
-    """
-
-    def register(cls: PolicyType) -> PolicyType:
-        if name in _REGISTRY:
-            raise ValueError(f"a policy named {name!r} is already registered ({_REGISTRY[name].__name__})")
-        cls.name = name
-        _REGISTRY[name] = cls
-        return cls
-
-    return register
-
-
-def make_policy(name: str, **options: Any) -> Policy:
-    """Build a registered policy.
-
-    Raises
-    ------
-    ValueError
-        If no policy has that name.
-    TypeError
-        If the policy has no such option.
-    """
-    cls = policy_class(name)
-    known = [item.name for item in fields(cls) if item.init]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise TypeError(f"policy {name!r} has no option {unknown[0]!r}; it takes {', '.join(known)}")
-    return cls(**options)
-
-
-def policy_class(name: str) -> type[Policy]:
-    """The registered class, e.g. to read its `feedback` before building it.
-
-    Raises
-    ------
-    ValueError
-        If no policy has that name.
-    """
-    if name not in _REGISTRY:
-        near = difflib.get_close_matches(str(name), _REGISTRY, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"no policy named {name!r}{hint} Known: {', '.join(policy_names())}")
-    return _REGISTRY[name]
-
-
-def policy_names() -> list[str]:
-    """Names of all registered policies, sorted."""
-    return sorted(_REGISTRY)

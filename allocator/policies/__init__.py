@@ -4,6 +4,7 @@ from allocator.policies.boltzmann import Boltzmann
 from allocator.policies.c2ucb import C2UCB
 from allocator.policies.cn_ts import CNTS
 from allocator.policies.cn_ucb import CNUCB
+from allocator.policies.conservative import Conservative
 from allocator.policies.epsilon_greedy import EpsilonGreedy
 from allocator.policies.explore_then_commit import ExploreThenCommit
 from allocator.policies.fixed import Fixed
@@ -20,12 +21,14 @@ from allocator.policies.random import Random
 from allocator.policies.thompson import Thompson
 from allocator.policies.ucb import UCB
 from allocator.policies.uniform import Uniform
+from allocator.policies.windowed import Windowed
 
 __all__ = [
     "Boltzmann",
     "C2UCB",
     "CNTS",
     "CNUCB",
+    "Conservative",
     "EpsilonGreedy",
     "ExploreThenCommit",
     "Fixed",
@@ -42,4 +45,5 @@ __all__ = [
     "Thompson",
     "UCB",
     "Uniform",
+    "Windowed",
 ]

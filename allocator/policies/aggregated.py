@@ -103,7 +103,7 @@ class Aggregated(Policy):
 
     def _phi(self, decision: Decision) -> FloatArray:
         """Phi of any decision, also one that another method took."""
-        if decision.features is not None and decision.policy == self.name:
+        if decision.features is not None and decision.features.shape == (self.posterior.dim,):
             return decision.features
         return self._features(decision.contexts, decision.covariates, decision.index)
 

@@ -9,7 +9,7 @@ import numpy as np
 from allocator.checks import FloatArray, number
 from allocator.decision import Choice, Problem
 from allocator.policies.aggregated import Aggregated
-from allocator.policy import register_policy
+from allocator.registry import register_policy
 from allocator.sampling import sample_allocation
 
 
@@ -39,7 +39,7 @@ class Boltzmann(Aggregated):
         tau = self.tau * problem.temperature
         if tau == 0.0:
             return super()._choose(problem, net)
-        log_weights = np.where(problem.distinct, net / tau, -np.inf)
+        log_weights = np.where(problem.open, net / tau, -np.inf)
         index, log_propensity, probabilities = sample_allocation(
             log_weights, problem.costs, problem.limit, self.generator
         )

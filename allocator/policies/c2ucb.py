@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from allocator.policies.semi_linear import SemiLinear
-from allocator.policy import register_policy
+from allocator.registry import register_policy
 
 
 @register_policy("c2ucb")

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from allocator.checks import FloatArray, count
 from allocator.policies.cn_ucb import CNUCB
-from allocator.policy import register_policy
+from allocator.registry import register_policy
 
 
 @register_policy("cn_ts")

@@ -8,7 +8,7 @@ import numpy as np
 
 from allocator.checks import FloatArray
 from allocator.policies.neural_ucb import NeuralUCB
-from allocator.policy import register_policy
+from allocator.registry import register_policy
 
 
 @register_policy("cn_ucb")

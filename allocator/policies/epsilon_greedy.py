@@ -10,7 +10,7 @@ from allocator.checks import FloatArray, number
 from allocator.decision import Choice, Problem
 from allocator.knapsack import solve
 from allocator.policies.aggregated import Aggregated
-from allocator.policy import register_policy
+from allocator.registry import register_policy
 from allocator.sampling import sample_allocation
 
 
@@ -40,8 +40,8 @@ class EpsilonGreedy(Aggregated):
         epsilon = min(1.0, self.epsilon * problem.temperature)
         if epsilon == 0.0:
             return super()._choose(problem, net)
-        found = solve(net, problem.costs, problem.limit)
-        weights = np.where(problem.distinct, epsilon / problem.distinct.sum(axis=1, keepdims=True), 0.0)
+        found = solve(net, problem.costs, problem.limit, floor=problem.floor)
+        weights = np.where(problem.open, epsilon / problem.open.sum(axis=1, keepdims=True), 0.0)
         weights[np.arange(len(net)), found.index] += 1.0 - epsilon
         with np.errstate(divide="ignore"):
             log_weights = np.log(weights)

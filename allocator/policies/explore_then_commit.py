@@ -10,7 +10,7 @@ import numpy as np
 from allocator.checks import FloatArray, count
 from allocator.decision import Choice, Decision, Problem
 from allocator.policies.aggregated import Aggregated
-from allocator.policy import register_policy
+from allocator.registry import register_policy
 from allocator.sampling import sample_allocation
 
 
@@ -38,7 +38,7 @@ class ExploreThenCommit(Aggregated):
     def _choose(self, problem: Problem, net: FloatArray) -> Choice:
         if problem.temperature == 0.0 or self.rounds >= self.exploration:
             return super()._choose(problem, net)
-        log_weights = np.where(problem.distinct, 0.0, -np.inf)
+        log_weights = np.where(problem.open, 0.0, -np.inf)
         index, log_propensity, probabilities = sample_allocation(
             log_weights, problem.costs, problem.limit, self.generator
         )

@@ -9,7 +9,8 @@ import numpy as np
 
 from allocator.checks import FloatArray, floats
 from allocator.decision import Problem
-from allocator.policy import Policy, register_policy
+from allocator.policy import Policy
+from allocator.registry import register_policy
 
 
 @register_policy("heuristic")

@@ -10,7 +10,7 @@ import torch
 from allocator.checks import FloatArray, number
 from allocator.decision import Problem
 from allocator.policies.disjoint import Disjoint
-from allocator.policy import register_policy
+from allocator.registry import register_policy
 
 
 @register_policy("lints")

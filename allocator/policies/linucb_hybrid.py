@@ -8,7 +8,7 @@ import numpy as np
 
 from allocator.checks import FloatArray, count
 from allocator.policies.semi_linear import SemiLinear
-from allocator.policy import register_policy
+from allocator.registry import register_policy
 
 
 @register_policy("linucb_hybrid")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from allocator.policies.neural_aggregated import NeuralAggregated
 from allocator.policies.ucb import UCB
-from allocator.policy import register_policy
+from allocator.registry import register_policy
 
 
 @register_policy("neural_linucb")

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from allocator.checks import FloatArray
 from allocator.policies.neural_semi import NeuralSemi
-from allocator.policy import register_policy
+from allocator.registry import register_policy
 
 
 @register_policy("neural_ts")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from allocator.checks import FloatArray
 from allocator.decision import Problem
-from allocator.policy import Policy, register_policy
+from allocator.policy import Policy
+from allocator.registry import register_policy
 
 
 @register_policy("oracle")

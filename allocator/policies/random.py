@@ -8,7 +8,8 @@ import numpy as np
 
 from allocator.checks import FloatArray, number
 from allocator.decision import Choice, Problem
-from allocator.policy import Policy, register_policy
+from allocator.policy import Policy
+from allocator.registry import register_policy
 from allocator.sampling import sample_allocation
 
 
@@ -36,7 +37,7 @@ class Random(Policy):
             raise ValueError(f"mean_tokens must be positive, got {self.mean_tokens}")
 
     def _choose(self, problem: Problem, net: FloatArray) -> Choice:
-        log_weights = np.where(problem.distinct, 0.0, -np.inf)
+        log_weights = np.where(problem.open, 0.0, -np.inf)
         if self.mean_tokens is not None:
             log_weights -= self._tilt(problem, self.mean_tokens) * (
                 problem.costs - problem.costs.min(axis=1, keepdims=True)
@@ -57,7 +58,7 @@ class Random(Policy):
         low = -high
         for _ in range(60):
             middle = (low + high) / 2
-            exponent = np.where(problem.distinct, -middle * extra, -np.inf)
+            exponent = np.where(problem.open, -middle * extra, -np.inf)
             q = np.exp(exponent - exponent.max(axis=1, keepdims=True))
             spent = (q * extra).sum(axis=1) / q.sum(axis=1)
             low, high = (middle, high) if spent.sum() > target else (low, middle)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from allocator.checks import FloatArray, number
 from allocator.decision import Problem
 from allocator.policies.aggregated import Aggregated
-from allocator.policy import register_policy
+from allocator.registry import register_policy
 
 
 @register_policy("thompson")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from allocator.checks import FloatArray, number
 from allocator.decision import Problem
 from allocator.policies.aggregated import Aggregated
-from allocator.policy import register_policy
+from allocator.registry import register_policy
 
 
 @register_policy("ucb")

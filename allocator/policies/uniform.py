@@ -8,7 +8,8 @@ import numpy as np
 
 from allocator.checks import FloatArray, count
 from allocator.decision import Choice, Problem
-from allocator.policy import Policy, register_policy
+from allocator.policy import Policy
+from allocator.registry import register_policy
 
 
 @register_policy("uniform")

@@ -18,6 +18,8 @@ OPTIONS = {
     "heuristic": {"prior_mean": np.ones((K - 1, D)) * 0.1},
     "uniform": {"arm": 1},
     "explore_then_commit": {"exploration": 10},
+    "windowed": {"window": 4, "drift": 1.0, "inner_options": {"nu": 0.2, "prior_mean": np.ones((K - 1, D)) * 0.1}},
+    "conservative": {"baseline": "heuristic", "baseline_options": {"prior_mean": np.ones((K - 1, D)) * 0.1}},
     **{
         name: {"width": 8, "train_every": 5, "steps": 4}
         for name in policy_names()
@@ -169,7 +171,7 @@ class TestContract:
             ({"version": 99}, "does not fit"),
             ({"config": {**state["config"], "covariates": M + 1}}, "other options: \\['covariates'\\]"),
             ({"generator": {"bit_generator": "MT19937"}}, "generator is damaged"),
-            ({"tensors": {"surprise": torch.zeros(1)}}, "tensors|state must hold"),
+            ({"tensors": {"surprise": torch.zeros(1)}}, "tensor|state must hold"),
         ):
             with pytest.raises(ValueError, match=message):
                 policy.load_state_dict({**state, **change})
@@ -297,6 +299,18 @@ def test_price_and_coverage_move_the_choice():
     assert chosen(price=0.1 / 100) == [1, 1]
     assert chosen(price=1.0) == [0, 0]
     assert chosen(price=1.0, coverage=[[0, 0, 0, 0], [0, 0, 0, 400.0]]) == [0, 3]
+
+
+def test_a_floor_binds_every_method_and_its_propensity():
+    for name in ("thompson", "boltzmann", "random", "explore_then_commit", "epsilon_greedy", "linucb", "windowed"):
+        policy = build(name)
+        decision = ask(policy, floor=[100, 0, 0, 200, 50])
+        assert decision.costs[0] >= 100 and decision.index[3] == 2 and decision.index[4] == 0
+    assert make_policy("random").select(costs=COSTS, floor=100).propensity == pytest.approx(1 / (3**3 * 2 * 1))
+    with pytest.raises(ValueError, match="'uniform' gives a patch less than its floor"):
+        ask(build("uniform"), floor=200, limit=2000)
+    with pytest.raises(ValueError, match="already costs 992"):
+        ask(build("thompson"), floor=256)
 
 
 def test_heuristic_is_the_prior_of_the_learner():

@@ -1,0 +1,106 @@
+"""Conservative play: never fall far behind a baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from allocator.checks import floats, number
+from allocator.decision import Decision
+from allocator.policies.aggregated import Aggregated
+from allocator.policies.wrapped import Wrapped
+from allocator.policy import Policy
+from allocator.registry import register_policy
+
+
+@register_policy("conservative")
+@dataclass(kw_only=True, eq=False)
+class Conservative(Wrapped):
+    """Play the inner policy's choice only while the baseline's cumulative reward is safe.
+
+    CLUCB (Kazerouni, Ghavamzadeh, Abbasi-Yadkori & Van Roy 2017) for a baseline of unknown reward. With Phi_t the
+    features played so far and Phi^b_t the baseline's, the candidate c is played iff the lower confidence bound of
+
+        (sum_t Phi_t + Phi_c)' theta - (1 - alpha) (sum_t Phi^b_t + Phi^b)' theta
+
+    is not negative: one vector of differences carries the whole history. An exploring `select` counts as a play.
+
+    Parameters
+    ----------
+    alpha : float
+        Share of the baseline's reward that may be risked.
+    confidence_width : float
+        Multiple of the posterior deviation in the bound, in reward units.
+    baseline : str
+        Registered name of the baseline, deterministic.
+    baseline_options : dict, optional
+        Its options.
+    **options
+        See `Wrapped`; the inner policy must be an aggregated one.
+
+    Attributes
+    ----------
+    balance : Tensor, shape [p]
+        sum_t Phi_t - (1 - alpha) sum_t Phi^b_t.
+    """
+
+    alpha: float = 0.1
+    confidence_width: float = 0.3
+    baseline: str = "uniform"
+    baseline_options: Any = None
+    balance: Tensor = field(init=False, repr=False)
+    safe: Policy = field(init=False, repr=False)
+    model: Aggregated = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("alpha", self.alpha, low=0.0, high=1.0)
+        number("confidence_width", self.confidence_width, low=0.0)
+        self.safe = self._build(self.baseline, self.baseline_options)
+        if not isinstance(self.policy, Aggregated) or type(self.policy)._encode is not Aggregated._encode:
+            raise ValueError(f"the inner policy must be a linear aggregated one, {self.inner!r} is not")
+        if self.safe.randomised:
+            raise ValueError(f"the baseline must be deterministic, {self.baseline!r} is not")
+        self.model = self.policy
+        self.balance = torch.zeros(self.model.posterior.dim, dtype=torch.float64)
+
+    def select(self, *args: Any, **options: Any) -> Decision:
+        """As `Policy.select`; returns the baseline's super-arm where the candidate is not yet safe."""
+        before = self.generator.bit_generator.state
+        candidate = super().select(*args, **options)
+        try:
+            fallback = self.safe.select(*args, **options)
+        except (TypeError, ValueError):
+            self.generator.bit_generator.state = before
+            raise
+        mine, other = (torch.from_numpy(self.model._phi(decision)) for decision in (candidate, fallback))
+        at_stake = self.balance + mine - (1.0 - self.alpha) * other
+        posterior = self.model.posterior
+        bound = at_stake @ posterior.mean.cpu() - self.confidence_width * float(
+            posterior.sigma(at_stake[None].to(posterior.device))
+        )
+        played = mine
+        if bound < 0:
+            played = other
+            propensity = None if self.randomised else fallback.log_propensity
+            features = self._features(fallback.contexts, fallback.covariates, fallback.index)
+            candidate = replace(fallback, policy=self.name, log_propensity=propensity, features=features)
+        if options.get("explore", True) and options.get("temperature", 1.0) > 0:
+            self.balance = self.balance + played - (1.0 - self.alpha) * other
+        return candidate
+
+    def _learn(self, decisions: Any, rewards: Any) -> None:
+        self.policy.update_many(decisions, rewards)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return super()._tensors() | {"balance": self.balance.clone()}
+
+    def _load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        if "balance" not in tensors:
+            raise ValueError(f"state of policy {self.name!r} lacks the tensor 'balance'")
+        balance = floats("balance", tensors.pop("balance"), tuple(self.balance.shape))
+        super()._load_tensors(tensors)
+        self.balance = torch.from_numpy(balance.copy())
