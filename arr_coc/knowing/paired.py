@@ -19,9 +19,9 @@ def _load(name: str) -> tuple[Any, Any]:
         return AutoModel.from_pretrained(name).eval(), AutoProcessor.from_pretrained(name)
     except (OSError, ValueError, ImportError) as error:
         raise RuntimeError(
-            f"The image-text model {name!r} could not be loaded ({type(error).__name__}: {error}). Give a local folder "
-            "with weights and processor, run once with network access so that they are cached, or pass a loaded model "
-            "and processor."
+            f"The image-text model {name!r} could not be loaded ({type(error).__name__}: {error}). Give a local "
+            "folder with weights and processor, run once with network access so that they are cached, or pass a "
+            "loaded model and processor."
         ) from error
 
 
@@ -47,7 +47,9 @@ class Paired:
         if isinstance(model, str):
             model, processor = _load(model)
         if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
-            raise TypeError(f"model={type(model).__name__} gives no image and text features; use a CLIP or SigLIP model.")
+            raise TypeError(
+                f"model={type(model).__name__} gives no image and text features; use a CLIP or SigLIP model."
+            )
         if processor is None:
             raise ValueError("A loaded image-text model needs its processor; pass processor=.")
         if model.training:

@@ -93,9 +93,10 @@ class Participatory(Scorer):
         similarities.
     layers
         Layers of the language model whose attention is read; negative ones count from the end. The glance pass stops
-        after the last one.
+        after the last one. The default suits the reference VLM, whose last two of three layers ground; deep models
+        ground in their middle layers.
     heads
-        ``"mean"`` over all heads, ``"sharp"`` for more weight on heads that look at one patch, or a list of
+        ``"sharp"`` gives more weight to heads that look at one patch, ``"mean"`` the same to all; or a list of
         (layer, head) pairs, in which case ``layers`` is ignored.
     model, processor
         For ``"siglip"`` and ``"clip"``: a name or folder for transformers, or a loaded model with its processor.
@@ -111,8 +112,8 @@ class Participatory(Scorer):
     def __init__(
         self,
         variant: str = "attention",
-        layers: Sequence[int] = (-1,),
-        heads: str | Sequence[tuple[int, int]] = "mean",
+        layers: Sequence[int] = (-2, -1),
+        heads: str | Sequence[tuple[int, int]] = "sharp",
         model: Any = None,
         processor: Any = None,
     ) -> None:

@@ -1,10 +1,10 @@
 """Perspectival knowing: what stands out, before any question is asked.
 
-Three maps without a weight, each in units of contrast: centre-surround differences of intensity and opponent colours
-(Itti, Koch and Niebur, "A model of saliency-based visual attention", PAMI 1998), the distance to the mean colour of all
-patches of the question (Achanta et al., "Frequency-tuned salient region detection", CVPR 2009), and as a factor the
-spectral residual (Hou and Zhang, "Saliency detection: a spectral residual approach", CVPR 2007). Patches of one view
-are put together first, so a patch is seen in its surroundings. A pretrained backbone can take the place of the maps.
+Maps without a weight, in units of contrast: centre-surround differences of intensity and opponent colours (Itti, Koch
+and Niebur, "A model of saliency-based visual attention", PAMI 1998), the distance to the mean colour of all patches of
+the question (Achanta et al., "Frequency-tuned salient region detection", CVPR 2009), and as a factor the spectral
+residual (Hou and Zhang, "Saliency detection: a spectral residual approach", CVPR 2007). Patches of one view are put
+together first, so a patch is seen in its surroundings. A pretrained backbone can take the place of the maps.
 """
 
 from __future__ import annotations
@@ -80,12 +80,13 @@ def spectral_residual(x: Tensor) -> Tensor:
     wide = torch.cat([x, x.flip(-1)], -1)
     spectrum = torch.fft.fft2(torch.cat([wide, wide.flip(-2)], -2))
     amplitude = spectrum.abs()
-    # The constant is one grey level: amplitudes below it are rounding and must not be levelled up.
-    log = (amplitude + amplitude.shape[-1] * amplitude.shape[-2] / 255 / 4).log()
+    # A quarter of a grey level: amplitudes below it are rounding, and must neither be levelled up nor have a phase.
+    raised = amplitude + amplitude.shape[-1] * amplitude.shape[-2] / 255 / 4
+    log = raised.log()
     ring = F.pad(log, (1, 1, 1, 1), mode="circular")
     rows = ring[..., :-2, :] + ring[..., 1:-1, :] + ring[..., 2:, :]
     around = (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9
-    back = torch.fft.ifft2((log - around).exp() * spectrum / amplitude.clamp_min(1e-6))
+    back = torch.fft.ifft2((log - around).exp() * spectrum / raised)
     energy = back.abs().square()[..., :height, :width]
     smooth = resize(resize(energy, max(1, height // 2), max(1, width // 2)), height, width).clamp_min(0)
     mean = smooth.mean((1, 2), keepdim=True)

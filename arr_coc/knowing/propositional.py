@@ -1,8 +1,8 @@
 """Propositional knowing: how much information a patch holds, in bits.
 
 Plain entropy can't do it: white noise has more than any page of text. What noise lacks is *predictability*: the
-orientation of the gradient at one pixel says nothing about the orientation two pixels away. So the Shannon entropy H of
-the gradient-orientation histogram counts only in so far as the field shares information I with its own neighbourhood
+orientation of the gradient at one pixel says nothing about the orientation two pixels away. So the Shannon entropy H
+of the gradient-orientation histogram counts only in so far as the field shares information I with its neighbourhood
 (mutual information of orientations two pixels apart, the first term of the excess entropy of Feldman and Crutchfield,
 "Structural information in two-dimensional patterns", Phys. Rev. E 67, 2003):
 
@@ -157,7 +157,7 @@ class Propositional(Scorer):
         """``[N]`` scores; see the class."""
         pixels = scene_pixels(scene, self.name)
         scores = torch.zeros(len(pixels), device=pixels[0].device if pixels else None)
-        for (_, height, width), rows in by_key([tuple(p.shape) for p in pixels]).items():
+        for rows in by_key([tuple(p.shape) for p in pixels]).values():
             scores[rows] = self.bits(torch.stack([pixels[i] for i in rows])) / math.log2(STATES)
         return scores.clamp(0, 1)
 
