@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
+from markdown_it import MarkdownIt
 from rich.table import Table
 
 from arr_coc.drawing import contact_sheet, draw_budgets
@@ -70,7 +73,9 @@ def write(
         plots.kinds(metrics, folder / "kinds.png", shown)
     if task is not None and config["run"]["overlays"]:
         _overlays(folder / "overlays.png", metrics, records, task, config["run"]["overlays"])
-    write_text(folder / "report.md", markdown(metrics, config, folder))
+    text = markdown(metrics, config, folder)
+    write_text(folder / "report.md", text)
+    write_text(folder / "report.html", html(text, folder))
 
 
 def rewrite(folder: Path, metrics: Mapping[str, Any], records: Sequence[Record], config: Mapping[str, Any]) -> None:
@@ -123,6 +128,24 @@ def markdown(metrics: Mapping[str, Any], config: Mapping[str, Any], folder: Path
     return "\n\n".join(parts) + "\n"
 
 
+def html(text: str, folder: Path) -> str:
+    """A Markdown report as one HTML page that carries its pictures along, for mailing."""
+    body = MarkdownIt("commonmark").enable("table").render(text)
+    for picture in folder.glob("*.png"):
+        data = base64.b64encode(picture.read_bytes()).decode("ascii")
+        body = body.replace(f'src="{picture.name}"', f'src="data:image/png;base64,{data}"')
+    title = text.partition("\n")[0].lstrip("# ")
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}</body></html>\n'
+
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c20 }
+table { border-collapse: collapse; display: block; overflow-x: auto; font-size: 14px }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; white-space: nowrap }
+img { max-width: 100% }"""
+
+
 def _kinds(metrics: Mapping[str, Any]) -> str:
     names = list(next(iter(metrics["methods"].values()))["kinds"])
     cells = []
@@ -157,11 +180,13 @@ def _shown(metrics: Mapping[str, Any], most: int = 6) -> list[str]:
 
 
 def _pictured(metrics: Mapping[str, Any]) -> str:
-    """The method whose budgets are drawn: the learned one, else the one with the most varied budgets."""
+    """The method whose budgets are drawn: learned, else heuristic, else the one whose tokens differ most."""
     methods = metrics["methods"]
-    if "learned" in methods:
-        return "learned"
-    return max(methods, key=lambda label: methods[label]["tokens"]["p90"] - methods[label]["tokens"]["p10"])
+    for label in ("learned", "heuristic"):
+        if label in methods:
+            return label
+    allocating = [label for label in methods if "encode" in methods[label]["milliseconds"]] or list(methods)
+    return max(allocating, key=lambda label: methods[label]["tokens"]["p90"] - methods[label]["tokens"]["p10"])
 
 
 def _overlays(path: Path, metrics: Mapping[str, Any], records: Sequence[Record], task: Task, count: int) -> None:

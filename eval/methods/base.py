@@ -54,6 +54,17 @@ class Method:
         return bench(samples, [self.planner(bench, sample) for sample in samples])
 
 
+def wanted_share(method: Any, bench: Bench) -> float:
+    """The share of full detail that a method must spend: its ``share``, or the one measured for what it matches."""
+    if (method.share is None) == (method.match is None):
+        raise ValueError(f"method {method.label!r} needs either share= (of full detail) or match= (a method's label)")
+    if method.match is not None:
+        return bench.share(method.match)
+    if not 0 < method.share <= 1:
+        raise ValueError(f"method {method.label!r}: share={method.share!r} must lie in (0, 1]")
+    return float(method.share)
+
+
 def register_method(name: str) -> Callable[[M], M]:
     """Class decorator: make a method known by name."""
 

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 
 from arr_coc.scene import Plan, Planner, Scene
 
-from .base import Method, register_method
+from .base import Method, register_method, wanted_share
 
 if TYPE_CHECKING:
     from ..bench import Bench
@@ -107,13 +107,7 @@ class Random(Method):
     short: ClassVar[str] = "seed"
 
     def prepare(self, bench: Bench) -> None:
-        if (self.share is None) == (self.match is None):
-            raise ValueError(
-                f"method {self.label!r} needs either share= (of full detail) or match= (a method's label)"
-            )
-        if self.share is not None and not 0 < self.share <= 1:
-            raise ValueError(f"method {self.label!r}: share={self.share!r} must lie in (0, 1]")
-        self._share = self.share if self.match is None else bench.share(self.match)
+        self._share = wanted_share(self, bench)
 
     def planner(self, bench: Bench, sample: Sample) -> Planner:
         return _Draw(bench.budgets, self._share, bench.rng(sample, self.seed))

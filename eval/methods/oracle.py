@@ -67,15 +67,15 @@ class Oracle(Method):
     is right.
 
     It looks at the reward, so a lucky guess counts as right: with K budgets it guesses up to K times. The control is
-    ``on: elsewhere``, the same search on as many patches *without* evidence, which can only be lucky; its gain over
+    ``where: elsewhere``, the same search on as many patches *without* evidence, which can only be lucky; its gain over
     uniform floors is the luck that the oracle contains.
     """
 
-    on: str = "evidence"
+    where: str = "evidence"
 
     def prepare(self, bench: Bench) -> None:
-        if self.on not in ("evidence", "elsewhere"):
-            raise ValueError(f"method {self.label!r}: on={self.on!r} must be 'evidence' or 'elsewhere'")
+        if self.where not in ("evidence", "elsewhere"):
+            raise ValueError(f"method {self.label!r}: where={self.where!r} must be 'evidence' or 'elsewhere'")
 
     def answer(self, bench: Bench, samples: Sequence[Sample]) -> list[Answer]:
         best: list[tuple[float, Answer] | None] = [None] * len(samples)
@@ -93,7 +93,7 @@ class Oracle(Method):
 
     def _chosen(self, bench: Bench, sample: Sample) -> list[int]:
         chosen = _evidence(sample)
-        if self.on == "evidence":
+        if self.where == "evidence":
             return chosen
         rows, columns = sample["grid"]
         others = [i for i in range(rows * columns) if i not in chosen]

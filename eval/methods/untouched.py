@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from .base import Method, register_method
+from .base import Method, register_method, wanted_share
 from .fixed import Same
 
 if TYPE_CHECKING:
@@ -52,13 +52,7 @@ class Downsample(Method):
     share: float | None = None
 
     def prepare(self, bench: Bench) -> None:
-        if (self.share is None) == (self.match is None):
-            raise ValueError(
-                f"method {self.label!r} needs either share= (of full detail) or match= (a method's label)"
-            )
-        if self.share is not None and not 0 < self.share <= 1:
-            raise ValueError(f"method {self.label!r}: share={self.share!r} must lie in (0, 1]")
-        self._share = self.share if self.match is None else bench.share(self.match)
+        self._share = wanted_share(self, bench)
 
     def answer(self, bench: Bench, samples: Sequence[Sample]) -> list[Answer]:
         return bench.untouched(samples, images=[self._smaller(bench, sample) for sample in samples])

@@ -1,14 +1,17 @@
 """Each baseline does what its name says, in a world where every right answer is known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arr_coc.rewards import make_reward
 from eval.bench import Bench
 from eval.methods import NotApplicable, make_method, method_names
-from eval.methods.fixed import tilted
+from eval.methods.fixed import Same, tilted
 
 from .fakes import FakeArr, make_samples
 
@@ -57,7 +60,7 @@ def test_evidence_and_oracle_are_the_cheapest_sufficient(samples):
 
 
 def test_oracle_control_can_only_be_lucky(samples):
-    answers, scores = ask({"method": "oracle", "on": "elsewhere"}, samples)
+    answers, scores = ask({"method": "oracle", "where": "elsewhere"}, samples)
     assert scores == [float(s["level"] == 64) for s in samples]
     # Where it fails it keeps the first, cheapest try.
     assert {a.tokens for a in answers} == {256}
@@ -128,8 +131,6 @@ def test_downsample_of_what_cannot_shrink_is_reported_as_spent(samples):
 
 
 def test_learned_uses_the_planner_of_the_wrapper(samples):
-    from eval.methods.fixed import Same
-
     planner = Same(128)
     arr = FakeArr(planner=planner)
     answers, _ = ask("learned", samples, arr, learned=True)
@@ -162,3 +163,56 @@ def test_names_and_settings_are_checked():
         make_method(64)
     with pytest.raises(ValueError, match="budget 100 must be one of the budgets"):
         ask("uniform-100", [])
+
+
+class FakeScorer:
+    """Scores patches by a given list."""
+
+    needs = frozenset()
+
+    def __init__(self, name, scores):
+        self.name, self.scores = name, scores
+
+    def __call__(self, scene):
+        return torch.tensor(self.scores)
+
+
+def test_relevant_salient_fills_from_the_top_within_its_share(samples, monkeypatch):
+    scorers = {"participatory": [0.9, 0.5, 0.2, 0.8], "perspectival": [0.1, 0.9, 0.9, 0.9]}
+    monkeypatch.setattr("arr_coc.knowing.make_scorer", lambda name: FakeScorer(name, scorers[name]))
+    answers, _ = ask({"method": "relevant-salient", "share": 0.6}, samples)
+    assert {tuple(a.budgets) for a in answers} == {(64, 400, 64, 400)}  # products .09 .45 .18 .72
+    answers, _ = ask({"method": "relevant-salient", "share": 0.36}, samples)
+    assert {a.tokens for a in answers} == {256}  # one patch at full detail would need 37 %
+
+
+def test_top_patch_spends_on_the_first_rank(samples, monkeypatch):
+    monkeypatch.setattr("arr_coc.knowing.make_scorer", lambda name: FakeScorer(name, [0.1, 0.2, 0.9, 0.3]))
+    answers, scores = ask("top-patch-400", samples)
+    assert {tuple(a.budgets) for a in answers} == {(64, 64, 400, 64)}
+    assert scores == [float(s["level"] == 64 or s["evidence"] == [2]) for s in samples]
+
+
+@pytest.mark.parametrize(("sure", "budget"), [(0.99, 64), (0.6, 128), (0.3, 256), (0.1, 400)])
+def test_chooser_spends_by_doubt(samples, sure, budget):
+    method = make_method("chooser")
+    method.prepare(Bench(FakeArr(), make_reward("vqa_accuracy")))
+    rest = (1 - sure) / 20
+    scene = SimpleNamespace(glance_answer=lambda: torch.tensor([sure] + [rest] * 20).log(), patches=[0, 1])
+    assert method.planner(None, None).plan(scene).budgets == [budget] * 2
+
+
+def test_policies_are_made_from_the_wrappers_configuration(samples, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "arr_coc.attending.make_planner", lambda config, model, processor: made.append(config) or Same(64)
+    )
+    ask({"method": "heuristic", "price": 0.1}, samples[:1])
+    ask({"method": "saliency", "match": "learned"}, samples[:1], shares={"learned": 0.4})
+    assert (made[0].policy, made[0].price, made[0].limit) == ("heuristic", 0.1, None)
+    assert (made[1].policy, made[1].price, made[1].limit, made[1].scorers) == (
+        "heuristic",
+        0.0,
+        0.4,
+        ("perspectival",),
+    )

@@ -30,7 +30,14 @@ def test_a_run_leaves_everything_a_reader_needs(config, arr, samples):
     folder = Path(settings.out)
     names = {path.name for path in folder.iterdir()}
     pictures = {"pareto.png", "kinds.png", "overlays.png"}
-    assert names == pictures | {"config.yaml", "environment.json", "metrics.json", "questions.jsonl", "report.md"}
+    assert names == pictures | {
+        "config.yaml",
+        "environment.json",
+        "metrics.json",
+        "questions.jsonl",
+        "report.md",
+        "report.html",
+    }
     easy = sum(s["level"] == 64 for s in samples) / len(samples)
     assert metrics["methods"]["uniform-64"]["accuracy"][0] == pytest.approx(easy)
     assert metrics["methods"]["uniform-64"]["share"] == pytest.approx(0.16)
@@ -57,6 +64,8 @@ def test_a_run_leaves_everything_a_reader_needs(config, arr, samples):
         "overlays.png",
     ):
         assert part in report
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3 and "<td" in page and 'src="pareto.png' not in page
     read, records, written = read_run(folder)
     assert read == metrics and len(records) == 160 and written["run"]["batch_size"] == 7
 
