@@ -54,9 +54,8 @@ def grounding_loss(
     """-log attention mass on the known evidence, for the heads that shall ground.
 
     At "?": layer 0 head 0 reads the words that name the (last) referent, head 1 the kind of question, head 2 the other
-    referent of a comparison; layers 1 and 2 read the evidence cells, heads 0 and 2 those of the last referent and head
-    1 those of a comparison's first. In layer 0, head 3 of every image cell reads the two words that place its patch.
-    Comparisons are averaged apart, so that their being few does not leave the heads that serve them alone idle.
+    referent of a comparison; layers 1 and 2 read the evidence cells, head 0 those of the last referent and head 1
+    those of the first. In layer 0, head 3 of every image cell reads the two words that place its patch.
 
     Parameters
     ----------
@@ -76,23 +75,21 @@ def grounding_loss(
     """
     length = packed.hidden.shape[2]
     prompt = packed.question_scores[0].shape[-1] - length
-    wanted: dict[tuple[int, int, bool], list[tuple[int, int, list[int]]]] = defaultdict(list)
+    wanted: dict[tuple[int, int], list[tuple[int, int, list[int]]]] = defaultdict(list)
     for b, asked in enumerate(questions):
         for j, question in enumerate(asked):
             row = j * length + len(question.text.split()) - 1
             near, kind, far = ([prompt + k for k in words] for words in words_to_read(question))
-            compare = question.kind == "compare"
-            wanted[0, 0, False].append((b, row, near or NOWHERE))
+            wanted[0, 0].append((b, row, near or NOWHERE))
             if kind:
-                wanted[0, 1, False].append((b, row, kind))
-            wanted[0, 2, compare].append((b, row, far or NOWHERE))
+                wanted[0, 1].append((b, row, kind))
+            wanted[0, 2].append((b, row, far or NOWHERE))
             sought = cells_to_read(question, pictures[b], budgets[b], offsets[b])
             for layer in (1, 2):
-                wanted[layer, 0, compare].append((b, row, sought[-1] or NOWHERE))
-                wanted[layer, 1, compare].append((b, row, sought[0] if compare else NOWHERE))
-                wanted[layer, 2, False].append((b, row, sought[-1] or NOWHERE))
+                wanted[layer, 0].append((b, row, sought[-1] or NOWHERE))
+                wanted[layer, 1].append((b, row, sought[0] or NOWHERE))
     total = packed.hidden.new_zeros(())
-    for (layer, head, _), rows in wanted.items():
+    for (layer, head), rows in wanted.items():
         index = torch.tensor([(b, row) for b, row, _ in rows])
         scores = packed.question_scores[layer][index[:, 0], head, index[:, 1]]
         allowed = torch.zeros(scores.shape, dtype=torch.bool)

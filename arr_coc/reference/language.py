@@ -24,8 +24,6 @@ from arr_coc.reference.world import GRIDS, Picture, draw_picture, pick
 QUESTION_LENGTH = 21
 """Words of the longest question (a comparison of two signs by place: 20) and its answer."""
 GROUNDING_WEIGHT = 0.4
-TRAINING_MIX = {**KINDS, "compare": 2.0}
-"""Comparisons take the longest to learn."""
 
 
 def draw_budgets(rng: random.Random, n: int) -> list[int]:
@@ -47,7 +45,7 @@ def draw_questions(rng: random.Random, picture: Picture, budgets: list[int], cou
     for _ in range(40 * count):
         if len(questions) == count:
             break
-        question = ask(rng, picture, pick(rng, TRAINING_MIX))
+        question = ask(rng, picture, pick(rng, KINDS))
         if question is None:
             continue
         resolved = all(budgets[p] >= picture.signs[p][i].level for p, i in question.evidence)
