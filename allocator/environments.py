@@ -15,6 +15,7 @@ import numpy as np
 
 from allocator.checks import FloatArray, IntArray
 from allocator.knapsack import solve
+from allocator.policy import Policy
 
 BUDGETS = (64, 128, 256, 400)
 DETAIL = np.array([0.0, 0.35, 0.8, 1.0])  # share of the detail that each budget shows
@@ -96,6 +97,14 @@ class Environment:
         if self.binary:
             return float(self.generator.random() < mean)
         return mean + self.noise * float(self.generator.standard_normal())
+
+    def feedback(self, question: Round, index: IntArray, kind: str) -> float | FloatArray:
+        """A noisy reward of the kind a policy learns from: "semi" is one per patch, anything else a scalar."""
+        if kind == "semi":
+            raise ValueError(
+                f"{type(self).__name__} gives one reward for the whole super-arm; it has no per-patch reward"
+            )
+        return self.reward(question, index)
 
     def _contexts(self) -> FloatArray:
         """A constant, a cue of the need for detail, and distractors."""
@@ -230,7 +239,7 @@ class Trace:
     cost: IntArray
 
 
-def simulate(policy: Any, environment: Environment, rounds: int, *, learn: bool = True, **select: Any) -> Trace:
+def simulate(policy: Policy, environment: Environment, rounds: int, *, learn: bool = True, **select: Any) -> Trace:
     """Let a policy play an environment.
 
     Parameters
@@ -249,9 +258,10 @@ def simulate(policy: Any, environment: Environment, rounds: int, *, learn: bool 
         decision = policy.select(
             question.contexts, question.covariates, costs=question.costs, limit=question.limit, **select
         )
-        rewards[t] = environment.reward(question, decision.index)
+        feedback = environment.feedback(question, decision.index, policy.feedback)
+        rewards[t] = np.sum(feedback)
         regret[t] = question.optimum - question.expected(decision.index)
         costs[t] = decision.cost
         if learn:
-            policy.update(decision, rewards[t])
+            policy.update(decision, feedback)
     return Trace(regret=regret, reward=rewards, cost=costs)
