@@ -33,6 +33,21 @@ def require_transformers() -> None:
         )
 
 
+def refuse_chunked_prefill() -> None:
+    """Refuse ``prefill_chunk_size`` on a transformers that hands the features to the first chunk only.
+
+    Raises
+    ------
+    ValueError
+        Before 5.23, where the features began to be sliced with the prompt.
+    """
+    installed = version("transformers")
+    if tuple(int(part) for part in installed.split(".")[:2]) < (5, 23):
+        raise ValueError(
+            f"prefill_chunk_size with images needs transformers >= 5.23, found {installed}; leave it out, or upgrade."
+        )
+
+
 def rotary_of(attention: nn.Module) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     """The function ``(q, k, cos, sin) -> (q, k)`` by which an attention module rotates its queries and keys.
 

@@ -63,8 +63,9 @@ class ArrCocConfig:
     realizer
         How a patch is brought to its budget: ``"rescale"`` before the vision tower, ``"pool"`` or ``"select"`` after.
     positions
-        ``"keep"`` leaves every surviving token at its original position, ``"compact"`` closes the gaps, ``"auto"``
-        keeps for M-RoPE models and compacts for one-dimensional ones.
+        ``"keep"`` leaves every surviving token at its original position, ``"compact"`` closes the gaps. ``"auto"``
+        compacts one-dimensional models, and keeps for M-RoPE models, save where an image is one patch that is
+        rescaled: that is simply a smaller image, at the positions that the model gives one.
     seed
         Seed of every random choice.
 

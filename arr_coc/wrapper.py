@@ -13,7 +13,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from . import saving
-from .compat import require_transformers
+from .compat import refuse_chunked_prefill, require_transformers
 from .config import ArrCocConfig
 from .families import Features, family_for
 from .inputs import cache_length, check_inputs, check_no_images, lowered_lengths, question_texts, with_mask
@@ -210,6 +210,8 @@ class ArrCoc:
         if kwargs.get("pixel_values") is None:
             check_no_images(self.family.image_token(self.model), kwargs, allocation)
             return self._generate(inputs, generation_config, *args, **kwargs)
+        if getattr(generation_config, "prefill_chunk_size", None) or kwargs.get("prefill_chunk_size"):
+            refuse_chunked_prefill()
         watch = Stopwatch(self.model, self.synchronize)
         with torch.no_grad():
             call, spliced = self._prepare(kwargs, allocation, question, True, watch)

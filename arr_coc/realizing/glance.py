@@ -45,6 +45,7 @@ class Glance:
         self.call, self.grids, self.positions, self.deep = call, list(grids), positions, deep
         with torch.no_grad(), _evaluating(call.model):
             self.realised = realizer.realize(call, self.grids)
+        self._prompt = torch.empty(0, dtype=torch.long)
         self._inputs: dict[int, tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]] = {}
         self._attention: dict[int, torch.Tensor] = {}
 
@@ -83,17 +84,17 @@ class Glance:
 
     @cached_property
     def _places(self) -> torch.Tensor:
-        """Where the glance tokens stand in the shortened prompt, patch after patch."""
+        """Where the glance tokens stand in the shortened prompt of the pass that ran, patch after patch."""
         slots = self.realised.keep.cumsum(0) - 1
         rows = torch.cat([self.call.anchors(p, g) for p, g in zip(self.call.patches, self.grids, strict=True)])
-        ids = splice(self.call, self.realised, self.positions, for_generate=False).inputs["input_ids"][0]
-        images = (ids == self.call.family.image_token(self.call.model)).nonzero().squeeze(1).cpu()
+        images = (self._prompt == self.call.family.image_token(self.call.model)).nonzero().squeeze(1).cpu()
         return images[slots[rows]]
 
     def _run(self, last: int | None) -> Any:
         """One pass over the glance prompt, stopped once the input of attention layer ``last`` is known."""
         model = self.call.model
         inputs = splice(self.call, self.realised, self.positions, for_generate=False).inputs
+        self._prompt = inputs["input_ids"][0]
         modules = self.call.family.attentions(model)
         depth = len(modules) if last is None else last + 1
         handles = [

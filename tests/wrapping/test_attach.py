@@ -294,6 +294,24 @@ def test_videos_pass_through_untouched(name, wrapped):
     )
 
 
+def test_with_offloaded_weights(wrapped):
+    """Under accelerate's hooks weights rest on the meta device between the calls of their own modules."""
+    from accelerate import cpu_offload
+
+    model = tiny.build("qwen3_vl")
+    inputs = model.make(PROMPTS)
+    arr = wrapped(model, *MIXED)
+    want, answer = logits(model.model, inputs), generated(model.model, inputs).sequences
+    read = arr.planner.scenes[0].read_attention([0, 2])
+    arr.detach()
+    cpu_offload(model.model, execution_device="cpu")
+    assert all(weight.is_meta for weight in model.model.parameters())
+    arr = wrapped(model, *MIXED)
+    assert torch.equal(logits(model.model, inputs), want)
+    assert torch.equal(generated(model.model, inputs).sequences, answer)
+    assert torch.equal(arr.planner.scenes[0].read_attention([0, 2]), read)
+
+
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
 def test_half_precision_and_eager_attention(name, wrapped):
     model = tiny.build(name)
