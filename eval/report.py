@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from markdown_it import MarkdownIt
+from rich import box
 from rich.table import Table
 
 from arr_coc.drawing import contact_sheet, draw_budgets
@@ -42,10 +43,11 @@ def rows(metrics: Mapping[str, Any]) -> list[list[str]]:
 
 
 def terminal_table(metrics: Mapping[str, Any], title: str | None = None) -> Table:
-    """The table for the terminal."""
-    table = Table(title=title, title_justify="left")
+    """The table for the terminal, narrow enough for 80 columns."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
+        heading = column.replace(" ", "\n", 1)
+        table.add_column(heading, justify="left" if column == "method" else "right", no_wrap=True)
     for row in rows(metrics):
         table.add_row(*row)
     return table
