@@ -35,8 +35,8 @@ def rows(metrics: Mapping[str, Any]) -> list[list[str]]:
                 f"{value:.1f} [{low:.1f}, {high:.1f}]",
                 f"{method['tokens']['mean']:,.0f}",
                 f"{100 * method['share']:.0f}%",
-                f"{times['total']:.1f}",
-                *(f"{times[stage]:.1f}" if stage in times else "–" for stage in STAGES),
+                f"{times['total']:.0f}",
+                *(f"{times[stage]:.0f}" if stage in times else "–" for stage in STAGES),
             ]
         )
     return table
@@ -46,7 +46,7 @@ def terminal_table(metrics: Mapping[str, Any], title: str | None = None) -> Tabl
     """The table for the terminal, narrow enough for 80 columns."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in COLUMNS:
-        heading = column.replace(" ", "\n", 1)
+        heading = {"share of full": "share", "ms in all": "ms"}.get(column, column.replace(" ", "\n"))
         table.add_column(heading, justify="left" if column == "method" else "right", no_wrap=True)
     for row in rows(metrics):
         table.add_row(*row)
