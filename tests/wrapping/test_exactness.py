@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+from arr_coc.patches import budget_grid
 from tests import tiny
 
 from .conftest import BUDGETS, built
@@ -271,3 +272,24 @@ def test_deepstack_levels_are_reduced_with_the_same_rows(wrapped):
     handle.remove()
     assert len(seen["rows"]) == 3 and seen["rows"][0] == seen["rows"][1] == seen["rows"][2]
     assert (before - after).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("size", [(16, 16), (13, 9), (5, 20)])
+def test_each_cell_takes_over_the_placeholder_at_its_centre(size, wrapped):
+    model = built("reference")
+    inputs = tiny.one(model.make([[2, size, 3]]), 0)
+    arr = wrapped(model, *MIXED, realizer="select")
+    logits(model.model, inputs)
+    first = int((inputs["input_ids"][0] == tiny.IMAGE).nonzero()[0])
+    cells = [
+        divmod(int(place) - first, size[1]) for place in arr.kept[0] if inputs["input_ids"][0, place] == tiny.IMAGE
+    ]
+    want = []
+    for patch, budget in zip(arr.last[0].patches, arr.last[0].budgets, strict=True):
+        rows, columns = budget_grid(patch.height, patch.width, budget)
+        for r in range(rows):
+            for c in range(columns):
+                y = patch.top + int((r + 0.5) * patch.height / rows)
+                x = patch.left + int((c + 0.5) * patch.width / columns)
+                want.append((y, x))
+    assert cells == sorted(want) and len(set(cells)) == arr.last[0].tokens
