@@ -293,3 +293,19 @@ def test_each_cell_takes_over_the_placeholder_at_its_centre(size, wrapped):
                 x = patch.left + int((c + 0.5) * patch.width / columns)
                 want.append((y, x))
     assert cells == sorted(want) and len(set(cells)) == arr.last[0].tokens
+
+
+@families
+def test_prompts_of_one_length_get_unequal_budgets(name, wrapped):
+    """Nothing is padded as given; after shortening generation needs its padding on the left."""
+    model = built(name)
+    inputs = model.make([PROMPTS[0], PROMPTS[0]])
+    assert bool(inputs["attention_mask"].all())
+    wrapped(model, 4)
+    allocation = [[4, 4, 4, 4], [64, 4, 36, 16]]
+    batch = generated(model.model, inputs, allocation=allocation)
+    for sample in (0, 1):
+        alone = generated(model.model, tiny.one(inputs, sample), allocation=[allocation[sample]])
+        assert torch.equal(batch.sequences[sample], alone.sequences[0])
+        for a, b in zip(batch.logits, alone.logits, strict=True):
+            assert (a[sample] - b[0]).abs().max() < TOLERANCE
