@@ -58,8 +58,8 @@ class ArrCocConfig:
     scorers
         Names of the scorers, in the order in which they enter the context vector.
     confidence
-        Whether the planner also reads how sure the model is of the answer that its glance gives (a full-depth pass over
-        the glance tokens instead of one that stops at the last attention read).
+        Whether the planner also reads how sure the model is of the answer that its glance gives (a full-depth pass
+        over the glance tokens instead of one that stops at the last attention read).
     realizer
         How a patch is brought to its budget: ``"rescale"`` before the vision tower, ``"pool"`` or ``"select"`` after.
     positions
