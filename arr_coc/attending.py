@@ -1,15 +1,16 @@
 """Attending: from what is known about each patch to one budget each.
 
-The context vector of a patch (``Contexts.slots`` names every entry) is bounded by construction, so it needs no
-running statistics. With ``r`` the relevance of the patch (its participatory score), ``u`` the model's doubt about the
+The context vector of a patch (``Contexts.slots`` names every entry) is bounded by construction, so it needs no running
+statistics. Value means gain over the floor, and gain is what relevance multiplies, so every slot does: with ``r`` the
+relevance of the patch relative to the most relevant one (its participatory score), ``u`` the model's doubt about the
 answer its glance gives, ``d_b`` the detail that budget ``b`` destroys *where the question looks*, and ``q`` a random
 projection of the question:
 
-    1, the scores, r, r u, r d_b, r u d_b, r q, r u q
+    r, r u, r d_b, r u d_b, r q, r u q, r times each other score
 
-Value means gain over the floor, and gain is what relevance multiplies. The covariates ``u, q`` explain how hard the
-question is whatever is allocated. The score heuristic "worth of a budget = relevance x detail it restores" is linear
-in these slots; it is the prior mean of the learners and, frozen, the baseline they must beat.
+The covariates ``u, q`` explain how hard the question is whatever is allocated. The score heuristic "worth of a budget
+= relevance times the detail it restores" is linear in these slots; it is the prior mean of the learners and, frozen,
+the baseline they must beat.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from allocator import Policy, make_policy, policy_names
+from allocator.registry import policy_class
 from arr_coc.config import ArrCocConfig, nearest, resolve_limit
 from arr_coc.knowing import Scorer, make_scorer
 from arr_coc.knowing.detail import scene_detail_loss
@@ -36,8 +38,10 @@ if TYPE_CHECKING:
 QUESTION_WIDTH = 8
 PRIOR_STRENGTH = 1.0
 """Reward the score heuristic expects from restoring all detail of a patch of relevance 1."""
-HEURISTIC_PRECISION, SLOT_PRECISION = 10.0, 1.0
+HEURISTIC_PRECISION, SLOT_PRECISION = 10.0, 3.0
 """Prior precision of the slots that carry the heuristic, and of the others, in observations."""
+POSTERIOR_SCALE = 0.15
+"""Scale of Thompson draws: with the posterior reckoned at unit noise, about half the deviation of 0/1 rewards."""
 
 
 class Contexts:
@@ -62,7 +66,9 @@ class Contexts:
         self.reduced = [f"d{b}" for b in budgets[:-1]]
         questions = [f"q{i}" for i in range(QUESTION_WIDTH)]
         asked = [*self.reduced, *(f"u {d}" for d in self.reduced), *questions, *(f"u {q}" for q in questions)]
-        self.slots = ["1", *(s.name for s in scorers), "r", "r u", *(f"r {name}" for name in asked)]
+        self.aligned = next((s for s in scorers if isinstance(s, Participatory)), None)
+        others = [s.name for s in scorers if s is not self.aligned]
+        self.slots = ["r", "r u", *(f"r {name}" for name in [*asked, *others])]
         self.covariates = ["u", *questions]
 
     def prior_mean(self) -> np.ndarray:
@@ -86,24 +92,24 @@ class Contexts:
         # The full-depth pass goes first: attention is then read off the same pass.
         doubt = 1.0 - scene.glance_answer().max().exp() if self.confidence else torch.tensor(1.0)
         scores = {scorer.name: scorer(scene).cpu() for scorer in self.scorers}
-        aligned = next((s for s in self.scorers if isinstance(s, Participatory)), None)
-        relevance = scores[aligned.name] if aligned else torch.stack(list(scores.values())).mean(0)
-        detail = self._detail(scene, aligned)
+        others = [score for name, score in scores.items() if self.aligned is None or name != self.aligned.name]
+        relevance = torch.stack(others).mean(0) if self.aligned is None else scores[self.aligned.name]
+        relevance = relevance / relevance.max().clamp_min(1e-6)
+        detail = self._detail(scene)
         u, question = doubt.float().cpu(), self.question_code(scene.question_embeddings).cpu()
         facts = torch.cat([torch.ones(1), u[None]]).expand(len(relevance), -1)
         asked = torch.cat([question, u * question]).expand(len(relevance), -1)
-        relevant = relevance[:, None] * torch.cat([facts, detail, u * detail, asked], 1)
-        contexts = torch.cat([torch.ones(len(relevance), 1), torch.stack(list(scores.values()), 1), relevant], 1)
-        return contexts, torch.cat([u[None], question]), scores
+        known = torch.cat([facts, detail, u * detail, asked, *(score[:, None] for score in others)], 1)
+        return relevance[:, None] * known, torch.cat([u[None], question]), scores
 
-    def _detail(self, scene: Scene, aligned: Participatory | None) -> Tensor:
+    def _detail(self, scene: Scene) -> Tensor:
         """``[N, K-1]`` share of detail each reduced budget destroys, weighted by where the question looks."""
         if scene.pixels is None:
             return torch.zeros(len(scene.patches), len(self.reduced))
         loss = scene_detail_loss(scene)
-        if aligned is None:
+        if self.aligned is None:
             return loss.per_patch[:, :-1].cpu()
-        weights = [w.float() for w in aligned.cell_map(scene)]
+        weights = [w.float() for w in self.aligned.cell_map(scene)]
         return loss.attended([w / w.sum().clamp_min(1e-9) for w in weights])[:, :-1].cpu()
 
 
@@ -165,7 +171,12 @@ def make_planner(config: ArrCocConfig, model: Any = None, processor: Any = None)
     ValueError
         If the policy or a scorer is unknown, "uniform" has no budget, or the method needs feedback per patch.
     """
-    names = [name for name in policy_names() if name not in ("oracle", "fixed")]
+    names = wrappable_policies()
+    if config.policy in policy_names() and policy_class(config.policy).feedback == "semi":
+        raise ValueError(
+            f"policy={config.policy!r} learns from one reward per patch, but an answer gives one for all patches; "
+            f"use one that learns from the whole. {nearest('thompson', names)}"
+        )
     if config.policy not in names:
         raise ValueError(
             f"policy={config.policy!r} can't plan; a given allocation goes to generate(allocation=...). "
@@ -187,13 +198,15 @@ def build_policy(config: ArrCocConfig, contexts: Contexts) -> Policy:
     prior = contexts.prior_mean()
     if config.policy == "heuristic":
         return make_policy("heuristic", prior_mean=prior)
-    policy = make_policy(
+    options = {"nu": POSTERIOR_SCALE} if config.policy == "thompson" else {}
+    return make_policy(
         config.policy, dim=len(contexts.slots), arms=len(config.budgets), covariates=len(contexts.covariates),
         prior_mean=prior, prior_precision=np.where(prior != 0, HEURISTIC_PRECISION, SLOT_PRECISION), seed=config.seed,
+        **options,
     )  # fmt: skip
-    if policy.feedback != "full":
-        raise ValueError(
-            f"policy={config.policy!r} learns from one reward per patch, but an answer gives one for all patches; "
-            "use one that learns from the whole, such as 'thompson'"
-        )
-    return policy
+
+
+def wrappable_policies() -> list[str]:
+    """Names of the policies that can be wrapped: those that look at nothing, the heuristic, and full-bandit ones."""
+    plain = ("uniform", "random", "heuristic")
+    return [name for name in policy_names() if name in plain or policy_class(name).feedback == "full"]

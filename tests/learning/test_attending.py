@@ -48,9 +48,10 @@ def test_context_slots_are_named_bounded_and_finite(scenes):
         assert contexts.isfinite().all() and contexts.abs().max() < 8
         assert set(scores) == set(ArrCocConfig().scorers)
         at = planner.contexts.slots.index
-        assert torch.equal(contexts[:, at("1")], torch.ones(4))
-        assert torch.allclose(contexts[:, at("r u")], contexts[:, at("r")] * covariates[0])
-        assert torch.equal(contexts[:, at("participatory")], scores["participatory"])
+        relevance = scores["participatory"] / scores["participatory"].max()
+        assert torch.allclose(contexts[:, at("r")], relevance) and contexts[:, at("r")].max() == 1
+        assert torch.allclose(contexts[:, at("r u")], relevance * covariates[0])
+        assert torch.allclose(contexts[:, at("r propositional")], relevance * scores["propositional"])
 
 
 def test_prior_mean_is_relevance_times_restored_detail(scenes):
