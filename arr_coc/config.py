@@ -80,7 +80,7 @@ class ArrCocConfig:
     policy: str = "thompson"
     budget: int | None = None
     limit: int | float | None = None
-    price: float = 0.3
+    price: float = 0.2
     scorers: tuple[str, ...] = ("propositional", "perspectival", "participatory")
     confidence: bool = True
     realizer: str = "rescale"

@@ -19,6 +19,7 @@ METHODS: list[Any] = [
     "uniform-256",
     "uniform-400",
     {"method": "random", "match": "learned", "label": "random"},
+    "top-patch-400",
     "heuristic",
     "learned",
     "oracle",
