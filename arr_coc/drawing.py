@@ -259,10 +259,13 @@ def _blend_scale(place: float) -> Color:
 
 
 def _fitted(image: Image.Image, width: int) -> tuple[Image.Image, float]:
-    """The image at a width, as RGB, and the scale."""
-    scale = width / image.width
+    """The image as RGB on a canvas of a width, and the scale. A strip is not drawn taller than four widths."""
+    scale = min(width / image.width, 4 * width / image.height)
     method = Image.Resampling.NEAREST if scale > 4 else Image.Resampling.BICUBIC
-    return image.convert("RGB").resize((width, max(1, round(image.height * scale))), method), scale
+    size = tuple(max(1, round(side * scale)) for side in image.size)
+    canvas = Image.new("RGB", (width, size[1]), "white")
+    canvas.paste(image.convert("RGB").resize(size, method))
+    return canvas, scale
 
 
 def _verdict(truth: str | None, score: float | None) -> str:

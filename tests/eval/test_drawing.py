@@ -100,3 +100,9 @@ def test_an_allocation_draws_itself_and_pages_hold_many():
     assert page.width == 2 * picture.width + 48 and page.height > 3 * picture.height
     with pytest.raises(ValueError, match="nothing to show"):
         contact_sheet([])
+
+
+def test_a_strip_of_any_aspect_stays_small():
+    for size in ((1, 3000), (3000, 1)):
+        picture = draw_budgets(Image.new("RGB", size, "teal"), [(0, 0, *size)], [64], [64])
+        assert picture.width * picture.height < 4_000_000

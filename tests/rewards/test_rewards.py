@@ -161,7 +161,8 @@ def test_levenshtein_is_a_distance(one, two):
 @pytest.mark.parametrize(
     ("said", "truth", "score"),
     [("105", "100", 1), ("105.1", "100", 0), ("95", "100", 1), ("-100", "100", 0), ("12%", "0.12", 1),
-     ("Blue", "blue", 1), ("12", "blue", 0), ("0", "0", 1), ("0.0", "0", 0), ("nan", "5", 0), ("inf", "inf", 1), ("1e999", "5", 0)],
+     ("Blue", "blue", 1), ("12", "blue", 0), ("0", "0", 1), ("0.0", "0", 0), ("nan", "5", 0), ("inf", "inf", 1),
+     ("1e999", "5", 0)],
 )  # fmt: skip
 def test_relaxed_accuracy(said, truth, score):
     assert relaxed_accuracy(said, truth) == score
