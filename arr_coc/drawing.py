@@ -158,6 +158,7 @@ def draw_budgets(
     ranks = {level: rank for rank, level in enumerate(colors)}
     for box, budget, spent in zip(boxes, budgets, realised, strict=True):
         left, top, right, bottom = (round(side * scale) for side in box)
+        right, bottom = max(right, left + 4), max(bottom, top + 4)  # a frame stays visible on a strip
         line = max(2, width // 320) + ranks[budget]
         if ranks[budget]:
             draw.rectangle((left, top, right - 1, bottom - 1), fill=(*colors[budget], 30))
@@ -263,7 +264,7 @@ def _fitted(image: Image.Image, width: int) -> tuple[Image.Image, float]:
     scale = min(width / image.width, 4 * width / image.height)
     method = Image.Resampling.NEAREST if scale > 4 else Image.Resampling.BICUBIC
     size = tuple(max(1, round(side * scale)) for side in image.size)
-    canvas = Image.new("RGB", (width, size[1]), "white")
+    canvas = Image.new("RGB", (width, max(4, size[1])), "white")
     canvas.paste(image.convert("RGB").resize(size, method))
     return canvas, scale
 
