@@ -85,14 +85,17 @@ def ask(
     if out is not None:
         check_picture_path(out)
 
+    from arr_coc import reference
     from arr_coc.asking import answers, prepare
     from arr_coc.config import ArrCocConfig
     from arr_coc.images import load_image
-    from arr_coc.loading import load_vlm, wrap_with
+    from arr_coc.loading import FREE, REFERENCE, load_vlm, wrap_with
 
     ArrCocConfig.from_dict(given)  # a bad value is told before a model is loaded
     picture = load_image(image)
     vlm, processor = load_vlm(model, device=device)
+    if model == REFERENCE and not given.keys() - FREE:
+        given["policy"] = str(reference.policy_path())  # learned, where nothing else was asked for
     with wrap_with(vlm, processor, given) as arr:
         inputs = prepare(processor, [picture], [question]).to(vlm.device)
         length = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}

@@ -51,7 +51,8 @@ def save_pretrained(arr: ArrCoc, folder: str | os.PathLike[str], results: Mappin
     policy = _policy(arr.planner)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    base = getattr(arr.model.config, "_name_or_path", "") or arr.model.config.model_type
+    name = getattr(arr.model.config, "_name_or_path", "") or arr.model.config.model_type
+    base = Path(name).name if Path(name).is_absolute() else name  # a folder of this machine says nothing elsewhere
     record = {
         "library": "arr_coc",
         "format": FORMAT,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from arr_coc.reference.processor import ReferenceProcessor
 
-__all__ = ["SPLITS", "generate", "load", "path"]
+__all__ = ["SPLITS", "generate", "load", "path", "policy_path"]
 
 SPLITS = ("train", "learn", "eval")
 """Disjoint streams of pictures: the VLM trains on "train", policies learn on "learn", all is judged on "eval"."""
@@ -29,6 +29,11 @@ def path() -> Path:
     ``AutoModelForImageTextToText.from_pretrained`` takes it.
     """
     return Path(str(files("arr_coc.reference") / "data"))
+
+
+def policy_path() -> Path:
+    """Folder of the allocation policy learned for the reference VLM; ``ArrCoc.from_pretrained`` takes it."""
+    return Path(str(files("arr_coc.reference") / "policy"))
 
 
 def load(device: str = "cpu") -> tuple[Qwen2VLForConditionalGeneration, ReferenceProcessor]:
@@ -46,6 +51,7 @@ def load(device: str = "cpu") -> tuple[Qwen2VLForConditionalGeneration, Referenc
             "arr-coc reference train, then arr-coc reference publish"
         )
     model = AutoModelForImageTextToText.from_pretrained(path(), local_files_only=True).eval().to(device)
+    model.config._name_or_path = "arr-coc reference VLM"  # what saved policies name as their base, not this folder
     return model, ReferenceProcessor.from_pretrained(path(), local_files_only=True)
 
 
