@@ -122,12 +122,13 @@ class NeuralAggregated(Aggregated):
         optimiser = torch.optim.Adam([*self.hidden.parameters(), head, shift], lr=self.rate)
         for _ in range(self.steps):
             chosen = self.generator.choice(len(y), size=min(self.batch, len(y)), replace=False)
-            rows = torch.from_numpy(np.concatenate([np.arange(starts[j], starts[j] + sizes[j]) for j in chosen]))
-            owner = torch.from_numpy(np.repeat(np.arange(len(chosen)), sizes[chosen]))
+            owner = np.repeat(np.arange(len(chosen)), sizes[chosen])
+            before = np.cumsum(sizes[chosen]) - sizes[chosen]
+            rows = torch.from_numpy(np.arange(len(owner)) + (starts[chosen] - before)[owner])
             encoded = torch.cat([x[rows], torch.relu(self.hidden(x[rows])) / self.width**0.5], dim=1)
             picked = head * (torch.arange(len(head)) > 0)[:, None]  # the floor's features are zero
             gains = (encoded * picked[arms[rows]]).sum(dim=1)
-            fitted = (z[chosen] @ shift).index_add(0, owner, gains)
+            fitted = (z[chosen] @ shift).index_add(0, torch.from_numpy(owner), gains)
             loss = torch.nn.functional.mse_loss(fitted, target[chosen]) + 1e-3 * head.square().mean()
             optimiser.zero_grad()
             loss.backward()

@@ -1,0 +1,282 @@
+"""Each method against its paper's formula, and each modifier by what it is for."""
+
+import numpy as np
+import pytest
+import torch
+
+from allocator import ShareTracker, make_policy
+from allocator.environments import Additive, Drifting, simulate
+from allocator.streams import Classification, CNTask, Groups
+
+D, K, N = 4, 3, 5
+
+
+def semi_played(policy, rounds=6, seed=0):
+    """Feed a semi-bandit policy random super-arms; returns contexts, arms and rewards, stacked."""
+    rng = np.random.default_rng(seed)
+    chooser = make_policy("random", arms=K, seed=seed)
+    xs, arms, ys = [], [], []
+    for _ in range(rounds):
+        x = rng.normal(size=(N, D))
+        decision = chooser.select(x, limit=None)
+        y = rng.normal(size=N)
+        policy.update(decision, y)
+        xs.append(x)
+        arms.append(decision.index)
+        ys.append(y)
+    return np.concatenate(xs), np.concatenate(arms), np.concatenate(ys)
+
+
+def test_linucb_disjoint_is_algorithm_1():
+    policy = make_policy("linucb", dim=D, arms=K, alpha=0.7, prior_precision=2.0)
+    x, arms, y = semi_played(policy)
+    new = np.random.default_rng(9).normal(size=(N, D))
+    got = policy.select(new).values
+    for k in range(K):
+        A = 2.0 * np.eye(D) + x[arms == k].T @ x[arms == k]
+        theta = np.linalg.solve(A, x[arms == k].T @ y[arms == k])
+        bonus = 0.7 * np.sqrt(np.einsum("nd,de,ne->n", new, np.linalg.inv(A), new))
+        np.testing.assert_allclose(got[:, k], new @ theta + bonus, rtol=1e-9)
+
+
+def test_a_cold_arm_has_the_prior_deviation_whatever_the_ridge():
+    """Regression (a peer inverts lambda wrongly): sigma of an untouched arm is |x| / sqrt(lambda)."""
+    x = np.array([[1.0, 0.0]])
+    decision = make_policy("linucb", dim=2, arms=1, alpha=1.0, prior_precision=10.0).select(x)
+    assert decision.values[0, 0] == pytest.approx(1 / np.sqrt(10))
+
+
+def test_linucb_hybrid_is_algorithm_2():
+    """The joint ridge equals the paper's block elimination."""
+    shared = np.array([[1.0, 0.0], [0.5, 1.0], [2.0, -1.0]])
+    policy = make_policy("linucb_hybrid", dim=D, arms=K, alpha=0.5, arm_features=shared)
+    x, arms, y = semi_played(policy)
+    q = 2 * D
+    A0, b0 = np.eye(q), np.zeros(q)
+    A, B, b = [np.eye(D) for _ in range(K)], [np.zeros((D, q)) for _ in range(K)], [np.zeros(D) for _ in range(K)]
+    for row, k, r in zip(x, arms, y, strict=True):
+        z = np.outer(row, shared[k]).T.ravel()
+        A0 += B[k].T @ np.linalg.inv(A[k]) @ B[k]
+        b0 += B[k].T @ np.linalg.inv(A[k]) @ b[k]
+        A[k] += np.outer(row, row)
+        B[k] += np.outer(row, z)
+        b[k] += r * row
+        A0 += np.outer(z, z) - B[k].T @ np.linalg.inv(A[k]) @ B[k]
+        b0 += r * z - B[k].T @ np.linalg.inv(A[k]) @ b[k]
+    beta, A0inv = np.linalg.solve(A0, b0), np.linalg.inv(A0)
+    new = np.random.default_rng(9).normal(size=D)
+    got = policy.select(new[None]).values[0]
+    for k in range(K):
+        Ainv = np.linalg.inv(A[k])
+        theta = Ainv @ (b[k] - B[k] @ beta)
+        z = np.outer(new, shared[k]).T.ravel()
+        s = z @ A0inv @ z - 2 * z @ A0inv @ B[k].T @ Ainv @ new + new @ Ainv @ new
+        s += new @ Ainv @ B[k] @ A0inv @ B[k].T @ Ainv @ new
+        assert got[k] == pytest.approx(z @ beta + new @ theta + 0.5 * np.sqrt(s), rel=1e-8)
+
+
+def test_c2ucb_gives_the_floor_nothing_and_shares_one_theta():
+    policy = make_policy("c2ucb", dim=D, arms=K, alpha=0.5)
+    x, arms, y = semi_played(policy)
+    assert (policy.select(x[:N]).values[:, 0] == 0).all()
+    features = np.einsum("nd,nq->nqd", x, np.eye(K)[:, 1:][arms]).reshape(len(x), -1)
+    theta = np.linalg.solve(np.eye(2 * D) + features.T @ features, features.T @ y)
+    np.testing.assert_allclose(policy.posterior.mean, theta, rtol=1e-8)
+
+
+def test_discounted_semi_bandits_forget_once_per_round():
+    policy = make_policy("linucb", dim=1, arms=1, forgetting=0.5)
+    for _ in range(30):
+        policy.update(policy.select(np.ones((3, 1))), np.ones(3))
+    assert float(policy.posteriors[0].gram) == pytest.approx(6.0)
+
+
+@pytest.mark.parametrize("name", ["neural_ucb", "neural_ts", "cn_ucb", "cn_ts"])
+def test_written_gradients_equal_autograd_and_the_diagonal_shortcut(name):
+    policy = make_policy(name, dim=D, arms=K, width=6, train_every=4, steps=5)
+    semi_played(policy, rounds=5)
+    u = policy._joint(np.random.default_rng(1).normal(size=(2, D)))
+    u = u[u.abs().sum(1) > 0]
+    weights = [w.clone().requires_grad_() for w in policy.weights]
+    fitted, hidden = policy._forward(u)
+    gradients = policy._gradient(u, hidden)
+    for row in range(len(u)):
+        f = torch.relu(u[row] @ weights[0].T) @ weights[1]
+        want = torch.cat([g.ravel() for g in torch.autograd.grad(f, weights)])
+        torch.testing.assert_close(gradients[row], want)
+        torch.testing.assert_close(fitted[row], f.detach())
+    torch.testing.assert_close(policy._variance(u, hidden), (gradients.square() / policy.diagonal).sum(1))
+    assert (policy.diagonal > policy.ridge).any()
+
+
+def test_neural_bandits_start_as_the_zero_function_and_the_full_matrix_is_exact():
+    policy = make_policy("neural_ucb", dim=D, arms=K, width=4, full=True, train_every=1000)
+    x = np.random.default_rng(0).normal(size=(N, D))
+    assert (policy.select(x, explore=False).values == 0).all()
+    semi_played(policy, rounds=4)
+    u = policy._joint(x)
+    g = policy._gradient(u, policy._forward(u)[1])
+    Z = policy.matrix.A
+    torch.testing.assert_close(policy._variance(u, policy._forward(u)[1]), ((g @ torch.linalg.inv(Z)) * g).sum(1))
+    off = ~torch.eye(len(Z), dtype=torch.bool)
+    assert Z[off].abs().max() > 0.01
+
+
+def test_statistics_are_rebuilt_when_the_encoder_changes():
+    """Regression: a posterior over features of an encoder that no longer exists."""
+    policy = make_policy("neural_linear", dim=6, arms=4, width=8, train_every=20, steps=20, seed=1)
+    world = Additive(seed=0)
+    decisions = []
+    before = policy.hidden.weight.detach().clone()
+    for _ in range(20):
+        question = world.draw()
+        decision = policy.select(question.contexts, costs=question.costs, limit=question.limit)
+        policy.update(decision, world.reward(question, decision.index))
+        decisions.append(decision)
+    assert not torch.equal(before, policy.hidden.weight)
+    phi = np.stack([policy._features(d.contexts, d.covariates, d.index) for d in decisions])
+    torch.testing.assert_close(policy.posterior.gram, torch.from_numpy(phi.T @ phi))
+    stale = np.stack([d.features for d in decisions])
+    assert not np.allclose(stale, phi)
+    for refused in (lambda: policy.merge(policy), lambda: policy.update_pair(decision, decision, 0.0)):
+        with pytest.raises(ValueError, match="policy 'neural_linear'"):
+            refused()
+
+
+class Twisted(Additive):
+    """Gains depend on the product of two signs: no linear model of x can see them."""
+
+    def _draw(self):
+        x = self._contexts()
+        x[:, 1:3] = self.generator.choice([-1.0, 1.0], size=(self.patches, 2))
+        need = (x[:, 1] * x[:, 2] > 0).astype(float)
+        return self._separable(x, need[:, None] * np.array([0.0, 0.35, 0.8, 1.0]) / self.patches, base=0.3)
+
+
+def test_an_encoder_sees_what_a_linear_model_cannot():
+    rounds, late = 250, []
+    for seed in range(3):
+        losses = []
+        for name, options in (("thompson", {}), ("neural_linear", {"train_every": 50, "steps": 120, "rate": 1e-2})):
+            world = Twisted(seed=seed)
+            policy = make_policy(name, dim=world.dim, arms=world.arms, seed=seed, **options)
+            losses.append(simulate(policy, world, rounds).regret[-60:].mean())
+        late.append(losses)
+    linear, neural = np.mean(late, axis=0)
+    assert neural < 0.7 * linear
+
+
+def test_c2ucb_learns_the_linear_combinatorial_task():
+    regret = simulate(make_policy("c2ucb", dim=80, arms=2, alpha=1.0), CNTask(task="h1", seed=0), 300).regret
+    assert regret[-60:].mean() < 0.05 * 0.6  # a random choice loses 0.6 per round
+    assert regret.sum() < 20
+
+
+def test_neural_combinatorial_beats_linear_on_the_quadratic_task():
+    linear = simulate(make_policy("c2ucb", dim=80, arms=2, alpha=0.1), CNTask(task="h2", seed=0), 350).regret
+    policy = make_policy("cn_ucb", dim=80, arms=2, nu=0.01, steps=60, rate=1e-2)
+    neural = simulate(policy, CNTask(task="h2", seed=0), 350).regret
+    assert neural[-100:].mean() < 0.7 * linear[-100:].mean()
+
+
+def test_linucb_learns_a_labelled_set():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, size=400)
+    data = np.eye(4)[labels] + 0.4 * rng.normal(size=(400, 4))
+    world = Classification(data=data, labels=labels)
+    trace = simulate(make_policy("linucb", dim=world.dim, arms=world.arms), world, 400)
+    assert trace.reward[-200:].mean() > 0.85
+    assert trace.reward.mean() + trace.regret.mean() == pytest.approx(1.0)
+
+
+def test_explore_then_commit_commits():
+    world = Additive(seed=0)
+    policy = make_policy("explore_then_commit", dim=world.dim, arms=world.arms, exploration=60)
+    first = simulate(policy, world, 60)
+    frozen = policy.posterior.gram.clone()
+    second = simulate(policy, world, 60)
+    assert torch.equal(frozen, policy.posterior.gram)
+    assert second.regret.mean() < 0.8 * first.regret.mean()
+
+
+def test_a_window_and_its_drift_test_follow_a_change():
+    late = {"thompson": [], "windowed": []}
+    for seed in range(5):
+        for name, options in (("thompson", {}), ("windowed", {"window": 150, "drift": 0.6})):
+            world = Drifting(seed=seed, period=150)
+            policy = make_policy(name, dim=world.dim, arms=world.arms, seed=seed, **options)
+            late[name].append(simulate(policy, world, 300).regret[200:].mean())
+    assert np.mean(late["windowed"]) < 0.75 * np.mean(late["thompson"])
+
+
+def test_the_drift_test_alarms_on_a_fall_and_not_on_a_rise():
+    def alarms(levels):
+        policy = make_policy("windowed", dim=1, arms=2, drift=1.0, keep=2)
+        rng = np.random.default_rng(0)
+        for level in levels:
+            decision = policy.select(np.ones((2, 1)))
+            policy.update(decision, level + 0.05 * rng.standard_normal())
+        return policy.alarms, len(policy.recent)
+
+    assert alarms([0.5] * 60 + [0.9] * 40) == (0, 100)
+    found, remembered = alarms([0.9] * 60 + [0.5] * 40)
+    assert found == 1 and remembered < 45
+
+
+def test_conservative_play_keeps_its_promise_and_still_learns():
+    late = []
+    for seed in range(5):
+        world = Additive(seed=seed, limit=1.0)
+        policy = make_policy(
+            "conservative", dim=world.dim, arms=world.arms, seed=seed, alpha=0.1, baseline_options={"arm": 2}
+        )
+        price, total, base = 0.1 / 400 / 6, 0.0, 0.0
+        played = []
+        for _ in range(150):
+            question = world.draw()
+            decision = policy.select(question.contexts, costs=question.costs, limit=question.limit, price=price)
+            policy.update(decision, world.reward(question, decision.index))
+            total += question.expected(decision.index)
+            base += question.expected(np.full(6, 2))
+            assert total >= 0.88 * base  # 0.9 promised with high probability
+            played.append((decision.index != 2).any())
+        late.append(np.mean(played[-50:]))
+    assert np.mean(late) > 0.5  # it does leave the baseline
+    with pytest.raises(ValueError, match="must be a linear aggregated one"):
+        make_policy("conservative", dim=2, arms=2, inner="linucb")
+
+
+def test_shares_keep_a_poor_group_from_starving():
+    got = {}
+    for shares in ([0.0, 0.0], [0.0, 0.4]):
+        world, policy = Groups(seed=0), make_policy("heuristic")
+        tracker = ShareTracker(shares=shares, eta=2e-3)
+        for _ in range(200):
+            question = world.draw()
+            values = question.contexts[:, 1:2] * np.array([0.0, 0.35, 0.8, 1.0])
+            costs = np.tile(question.costs, (6, 1))
+            coverage = tracker.coverage(world.groups, costs)
+            decision = policy.select(values=values, costs=costs, limit=question.limit, coverage=coverage)
+            tracker.update(world.groups, decision)
+        got[shares[1]] = tracker.spent[1] / tracker.spent.sum()
+    assert got[0.0] < 0.36
+    assert 0.39 < got[0.4] < 0.46  # a floor on the share, not a target
+
+
+def test_the_share_tracker_resumes_and_refuses():
+    tracker = ShareTracker(shares=[0.2, 0.3], eta=0.1)
+    decision = make_policy("fixed", allocation=[1, 0]).select(np.ones((2, 1)), costs=[1, 9])
+    tracker.update([0, 1], decision)
+    twin = ShareTracker(shares=[1.0, 0.0], eta=9.0)
+    twin.load_state_dict(tracker.state_dict())
+    assert twin.state_dict() == tracker.state_dict()
+    before = tracker.state_dict()
+    with pytest.raises(ValueError, match="groups must be 0 to 1"):
+        tracker.update([0, 2], decision)
+    with pytest.raises(ValueError, match="3 groups were given"):
+        tracker.update([0, 1, 1], decision)
+    with pytest.raises(ValueError, match="queues must be finite"):
+        tracker.load_state_dict({**before, "queues": [0.0, float("nan")]})
+    with pytest.raises(ValueError, match="add up to at most 1"):
+        ShareTracker(shares=[0.8, 0.8], eta=1.0)
+    assert tracker.state_dict() == before
