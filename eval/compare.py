@@ -36,6 +36,9 @@ def compare(paths: Sequence[str | Path]) -> str:
     header = ("accuracy (tokens)", *names, "mean [95% CI over runs]", "tokens")
     cells = [[label, *_cells(label, [run[0] for run in runs])] for label in labels]
     parts = ["# Runs side by side", markdown_table(header, cells)]
+    if "learned" in labels:
+        header = ("learned minus", "points [95% CI]", "p (images)", "share of full, points [95% CI]", "questions")
+        parts += ["## Learned against each method, paired within runs", markdown_table(header, _pooled(runs))]
     paired = _paired(runs[0], runs[1], labels)
     if paired:
         header = (f"{names[0]} minus {names[1]}", "points [95% CI]", "p (images)", "questions in both")
@@ -69,6 +72,44 @@ def _cells(label: str, metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     mean, low, high = (100 * v for v in seeds_interval([m["accuracy"][0] for m in there]))
     interval = f"{mean:.1f} [{low:.1f}, {high:.1f}]" if len(there) > 2 else f"{mean:.1f}"
     return [*each, interval, f"{np.mean([m['tokens']['mean'] for m in there]):,.0f}"]
+
+
+def _pooled(runs: Sequence[tuple[Any, list[Record], Any]]) -> list[list[str]]:
+    """The learned policy minus every other method, paired by question within each run and pooled over the runs."""
+    pairs: dict[str, list[tuple[str, Record, Record]]] = {}
+    for number, (_, records, _) in enumerate(runs):
+        methods = by_method(records)
+        learned = {r["question_id"]: r for r in methods.get("learned", ())}
+        for label, theirs in methods.items():
+            if label != "learned":
+                pairs.setdefault(label, []).extend(
+                    (f"{number}/{r['image_id']}", learned[r["question_id"]], r)
+                    for r in theirs
+                    if r["question_id"] in learned
+                )
+    rows = []
+    for label, found in pairs.items():
+        if not found:
+            continue
+        clusters = [cluster for cluster, _, _ in found]
+        score = paired_difference(
+            np.array([a["score"] for _, a, _ in found]), np.array([b["score"] for _, _, b in found]), clusters
+        )
+        spent = paired_difference(
+            np.array([a["tokens"] / a["full_tokens"] for _, a, _ in found]),
+            np.array([b["tokens"] / b["full_tokens"] for _, _, b in found]),
+            clusters,
+        )
+        rows.append(
+            [
+                label,
+                f"{100 * score.value:+.1f} [{100 * score.low:+.1f}, {100 * score.high:+.1f}]",
+                f"{score.p:.3g}",
+                f"{100 * spent.value:+.1f} [{100 * spent.low:+.1f}, {100 * spent.high:+.1f}]",
+                f"{len(found):,}",
+            ]
+        )
+    return rows
 
 
 def _paired(
