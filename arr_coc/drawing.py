@@ -263,7 +263,7 @@ def _fitted(image: Image.Image, width: int) -> tuple[Image.Image, float]:
     """The image as RGB on a canvas of a width, and the scale. A strip is not drawn taller than four widths."""
     scale = min(width / image.width, 4 * width / image.height)
     method = Image.Resampling.NEAREST if scale > 4 else Image.Resampling.BICUBIC
-    size = tuple(max(1, round(side * scale)) for side in image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     canvas = Image.new("RGB", (width, max(4, size[1])), "white")
     canvas.paste(image.convert("RGB").resize(size, method))
     return canvas, scale
