@@ -33,9 +33,9 @@ model = AutoModelForImageTextToText.from_pretrained(reference.path())
 
 *Reference VQA* is drawn by `arr_coc.reference.generate(n, seed, split)`: pictures of 2 x 2 to 3 x 3 patches of
 160 x 160 pixels on plain, graded or photographic ground, with clutter and up to two signs per patch. A sign has one of
-{colors} colours, one of {shapes} shapes and carries a number from 10 to 99, one of {words} three-letter words, one of
+{colors} colours and {shapes} shapes, and carries a number from 10 to 99, one of {words} three-letter words, one of
 {letters} letters, 1 to {dots} dots, or nothing. Numbers and words are printed in four sizes ({sizes} pixels),
-chosen so that each of the budgets 400, 256, 128 and 64 is about the cheapest one that still resolves some print.
+chosen so that each of the budgets 400, 256, 128 and 64 is about the cheapest one that still resolves one of them.
 Questions ask for a colour, a shape, a letter, a number, a word or a count, whether something is there, or which of two
 numbers is larger; they name signs by colour, by colour and shape, by a letter or by place.
 
@@ -45,11 +45,10 @@ exact.
 
 ## What it cannot do
 
-It knows {words} words, {letters} letters and the vocabulary above, answers with one word, and has never seen a real
-photograph as anything but pale ground: on a person's own picture it will find colours and little else. It does not
-speak any other language, does not read print outside its fonts and sizes, does not reason beyond comparing two
-numbers, and does not say when it does not know. Unknown words of a question are skipped as `<unk>`. It is a measuring
-instrument, not an assistant.
+It knows the vocabulary above and nothing else, answers with one word, and has seen photographs only as pale ground
+behind its signs: an answer about a person's own picture means little. It was not trained on other print, other
+languages or any reasoning beyond comparing two numbers, and it answers also when it does not know. Unknown words of a
+question become `<unk>`. It is a measuring instrument, not an assistant.
 
 ## Training
 
@@ -103,7 +102,7 @@ def cost_table(seeds: list[dict[str, Any]]) -> str:
         for stage in ("tower", "language"):
             row += [settings[f"{stage}_steps"], f"{seconds[stage] / 60:.0f}"]
         lines.append("| " + " | ".join(map(str, [*row, settings["processes"]])) + " |")
-    return "\n".join(lines) + "\n\nWall time, one CPU core for each process."
+    return "\n".join(lines) + "\n\nWall time; each process uses one thread."
 
 
 def accuracy_tables(report: dict[str, Any]) -> str:
@@ -126,12 +125,11 @@ def commands(report: dict[str, Any]) -> str:
     for entry in report["seeds"]:
         settings, evaluation = entry["training"]["settings"], entry["evaluation"]
         run = f"runs/reference-{settings['seed']}"
-        options = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in settings.items())
+        names = ("seed", "processes", "tower_steps", "language_steps")
+        options = " ".join(f"--{name.replace('_', '-')} {settings[name]}" for name in names)
         lines.append(f"arr-coc reference train --out {run} {options}")
-        lines.append(
-            f"arr-coc reference eval {run} --n {evaluation['n']} --seed {evaluation['seed']} --out {run}/accuracy.json"
-        )
-        tables.append(f"--table {run}/accuracy.json")
+        lines.append(f"arr-coc reference eval {run} -n {evaluation['n']} --seed {evaluation['seed']}")
+        tables.append(f"{run}/accuracy.json")
         if evaluation["weights"] == report["shipped"]:
             shipped = run
     return "\n".join([*lines, f"arr-coc reference publish {shipped} {' '.join(tables)}"])

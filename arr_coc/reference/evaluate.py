@@ -73,20 +73,21 @@ class PictureReader:
         self.features: dict[int, list[torch.Tensor]] = {}
 
     @torch.no_grad()
-    def predict(self, budgets: Sequence[int], questions: Sequence[Question]) -> tuple[torch.Tensor, Batch]:
-        """Most likely next token everywhere in the questions ``[1, Q, T]``, and the batch they were asked in."""
+    def logits(self, budgets: Sequence[int], questions: Sequence[Question]) -> tuple[torch.Tensor, Batch]:
+        """Next-token logits everywhere in the questions ``[1, Q, T, V]``, and the batch they were asked in."""
         for budget in set(budgets) - set(self.features):
             self.features[budget] = encode_at(self.model, self.pixels, [budget] * len(self.pixels))
         vision = torch.cat([self.features[b][p] for p, b in enumerate(budgets)])
         places = [location(self.picture.grid, p) for p in range(len(budgets))]
         batch = answer_batch([places], [[TOKEN_GRIDS[b] for b in budgets]], [questions])
         packed = packed_forward(self.model, batch.ids, vision, batch.positions, batch.tokens)
-        return self.model.lm_head(packed.hidden).argmax(-1), batch
+        return self.model.lm_head(packed.hidden), batch
 
     def right(self, budgets: Sequence[int], questions: Sequence[Question]) -> list[bool]:
         """Whether greedy decoding answers each question exactly: the answer word, then the end."""
-        predicted, batch = self.predict(budgets, questions)
-        return [bool(ok) for ok in ((predicted == batch.labels) | (batch.labels == IGNORE)).all(-1)[0]]
+        logits, batch = self.logits(budgets, questions)
+        agrees = (logits.argmax(-1) == batch.labels) | (batch.labels == IGNORE)
+        return [bool(ok) for ok in agrees.all(-1)[0]]
 
 
 def allocate(allocation: str, question: Question, patches: int) -> tuple[int, ...]:

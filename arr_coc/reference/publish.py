@@ -102,7 +102,7 @@ def publish(run: str | Path, tables: Sequence[str | Path], data: str | Path | No
     if not any(entry["evaluation"]["weights"] == shipped for entry in entries):
         raise ValueError(
             f"none of the tables ({', '.join(map(str, files)) or 'none given'}) was measured on {run}; "
-            f"make it with arr-coc reference eval {run} --out {run / 'accuracy.json'}"
+            f"make it with arr-coc reference eval {run}"
         )
     parameters = sum(p.numel() for p in model.parameters())
 

@@ -13,6 +13,7 @@ from PIL import Image
 from arr_coc import asking
 from arr_coc.reference import evaluate as E
 from arr_coc.reference import vocabulary as V
+from arr_coc.reference.packed import TOKEN_GRIDS, to_tokens
 from arr_coc.reference.processor import build_processor
 from arr_coc.reference.questions import ask
 from arr_coc.reference.train import load_run
@@ -48,13 +49,34 @@ def test_verdicts_are_those_of_generate(model):
         first, second = generated(model, picture, [question])[0].tolist()
         reader, budgets = E.PictureReader(model, picture), E.allocate("uniform 400", question, len(picture.signs))
         said = dataclasses.replace(question, answer=V.VOCABULARY[first])
-        predicted, batch = reader.predict(budgets, [said])
-        assert predicted[batch.labels != E.IGNORE].tolist() == [first, second]
+        logits, batch = reader.logits(budgets, [said])
+        assert logits.argmax(-1)[batch.labels != E.IGNORE].tolist() == [first, second]
         assert reader.right(budgets, [said]) == [second == V.EOS]
         other = dataclasses.replace(question, answer=V.VOCABULARY[(first + 1) % len(V.VOCABULARY)])
         assert reader.right(budgets, [other]) == [False]
         judged += 1
     assert judged >= 3
+
+
+def test_every_patch_is_read_at_its_own_budget(model):
+    rng = random.Random(2)
+    picture = draw_picture(rng, "eval", (2, 2))
+    question = next(q for _ in range(50) if (q := ask(rng, picture, "color")) is not None)
+    reader, budgets = E.PictureReader(model, picture), (400, 64, 128, 256)
+    for other in ((64, 64, 64, 64), (256, 400, 64, 128)):  # what was read before must not leak
+        different, _ = reader.logits(other, [question])
+    logits, batch = reader.logits(budgets, [question])
+    length = len(question.text.split())
+    ids = torch.cat([batch.ids[0], batch.tokens[0, 0, :length]])[None]
+    grids = [TOKEN_GRIDS[b] for b in budgets]
+    with torch.no_grad():
+        stock = model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=(ids == V.IMAGE).long(),
+            pixel_values=torch.cat([to_tokens(reader.pixels[p : p + 1], g) for p, g in enumerate(grids)]),
+            image_grid_thw=torch.tensor([[1, *g] for g in grids]),
+        ).logits[0, -length:]  # fmt: skip
+    assert torch.allclose(stock, logits[0, 0, :length], atol=1e-4)
+    assert not torch.allclose(stock, different[0, 0, :length], atol=1e-3)
 
 
 def test_a_right_answer_needs_the_word_and_the_end(model):
@@ -65,12 +87,12 @@ def test_a_right_answer_needs_the_word_and_the_end(model):
     class Oracle(E.PictureReader):
         ends = True
 
-        def predict(self, budgets, questions):
-            predicted, batch = super().predict(budgets, questions)
-            predicted = torch.where(batch.labels == E.IGNORE, predicted, batch.labels)
+        def logits(self, budgets, questions):
+            logits, batch = super().logits(budgets, questions)
+            logits.scatter_(-1, batch.labels.clamp(min=0)[..., None], 1e9)
             if not self.ends:
-                predicted[predicted == V.EOS] = V.PAD
-            return predicted, batch
+                logits[..., V.EOS] = -1e9
+            return logits, batch
 
     reader = Oracle(model, picture)
     assert reader.right([64], [question]) == [True]

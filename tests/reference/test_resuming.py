@@ -121,6 +121,17 @@ def full_disk(target: Path) -> None:
     raise OSError("no space left on device")
 
 
+def test_what_was_logged_behind_the_last_checkpoint_is_dropped(tmp_path):
+    log = tmp_path / "log.jsonl"
+    steps = (("tower", 1), ("tower", 2), ("language", 1))
+    lines = [json.dumps({"stage": stage, "step": step}) for stage, step in steps]
+    log.write_text("\n".join([*lines, '{"stage": "langu']))
+    training.trim_log(log, {"tower": 2, "language": 1})
+    assert log.read_text().splitlines() == lines
+    training.trim_log(log, {"tower": 1, "language": 0})
+    assert log.read_text().splitlines() == lines[:1]
+
+
 def test_foreign_and_damaged_runs_are_named(tmp_path, short_run):
     with pytest.raises(ValueError, match="holds a run with seed=5; resume with the same settings"):
         training.train(training.TrainConfig(seed=4, tower_steps=1, language_steps=1), short_run)
