@@ -104,7 +104,7 @@ def describe() -> dict[str, Any]:
     import torch
 
     import arr_coc
-    from allocator import policy_names
+    from arr_coc.attending import wrappable_policies
     from arr_coc import realizing, reference
     from arr_coc.families import known_families
     from arr_coc.knowing import scorer_names
@@ -118,7 +118,7 @@ def describe() -> dict[str, Any]:
         "transformers": version("transformers"),
         "device": device,
         "families": list(known_families()),
-        "policies": list(policy_names()),
+        "policies": wrappable_policies(),
         "scorers": list(scorer_names()),
         "realizers": sorted(k.name for k in kinds if issubclass(k, realizing.Realizer) and k.name),
         "reference model": str(reference.path()),
