@@ -233,15 +233,15 @@ output = model.generate(**inputs)
 
 
 def _write(file: Path, text: str) -> None:
-    handle, scratch = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".tmp")
+    scratch = file.with_name(f"{file.name}.{os.getpid()}.tmp")  # opened as usual, so the umask decides who may read
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        with scratch.open("w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(scratch, file)
     except BaseException:
-        Path(scratch).unlink(missing_ok=True)
+        scratch.unlink(missing_ok=True)
         raise
 
 
