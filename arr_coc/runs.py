@@ -104,8 +104,8 @@ def describe() -> dict[str, Any]:
     import torch
 
     import arr_coc
-    from arr_coc.attending import wrappable_policies
     from arr_coc import realizing, reference
+    from arr_coc.attending import wrappable_policies
     from arr_coc.families import known_families
     from arr_coc.knowing import scorer_names
 
