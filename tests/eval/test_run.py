@@ -168,7 +168,7 @@ def test_command_line(config, arr, tmp_path):
     runner = CliRunner(env={"COLUMNS": "160"})
     shown = runner.invoke(app, ["report", str(tmp_path / "one")])
     assert shown.exit_code == 0, shown.output
-    assert "uniform-64" in shown.output and "share of full" in shown.output
+    assert "uniform-64" in shown.output and "share" in shown.output
     shown = runner.invoke(app, ["compare", str(tmp_path / "one"), str(tmp_path / "two")])
     assert shown.exit_code == 0 and "| one | two |" in shown.output and "+0.0 [+0.0, +0.0]" in shown.output
     for command, message in (
