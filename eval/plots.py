@@ -76,6 +76,12 @@ def kinds(metrics: Mapping[str, Any], path: str | os.PathLike[str], labels: Sequ
     figure.savefig(path)
 
 
+def _run_name(log: Path) -> str:
+    """The folder that names a learning run: the run's own, not the ``learning`` that a quickstart keeps it in."""
+    folder = log.parent.parent if log.parent.name == "learning" else log.parent
+    return folder.name or str(log)
+
+
 def learning_curve(logs: Sequence[str | os.PathLike[str]], path: str | os.PathLike[str], window: int = 100) -> None:
     """Reward and share of full detail while learning, as running means over episodes; one line per run.
 
@@ -102,7 +108,7 @@ def learning_curve(logs: Sequence[str | os.PathLike[str]], path: str | os.PathLi
         curves = ([row["reward"] for row in rows], [100 * row["tokens"] / row["full_tokens"] for row in rows])
         for axes, values in zip((above, below), curves, strict=True):
             x, mean = _running_mean(episodes, np.array(values, dtype=float), window)
-            axes.plot(x, mean, color=color, linewidth=1.8, label=Path(log).parent.name or str(log))
+            axes.plot(x, mean, color=color, linewidth=1.8, label=_run_name(Path(log)))
     above.set_ylabel(f"reward\n(mean of {window})")
     below.set_ylabel("tokens in %\nof full detail")
     below.set_xlabel("episode")
