@@ -105,14 +105,7 @@ def markdown(metrics: Mapping[str, Any], config: Mapping[str, Any], folder: Path
         cells = []
         for label, found in metrics["matched"].items():
             cells.append([label, *_difference(found), _tokens(found["tokens of equal accuracy"])])
-        header = (
-            "method",
-            "minus uniform, points [95% CI]",
-            "p (images)",
-            "p (McNemar)",
-            "wins / losses",
-            "uniform needs",
-        )
+        header = ("method", "minus uniform, points [95% CI]", "p (images)", "uniform needs")
         parts += [
             "## At matched tokens",
             "Against the mixture of the two neighbouring uniform budgets with the same mean tokens. Last column: the "
