@@ -82,6 +82,12 @@ def ramp(vertical: bool = False) -> Tensor:
     return (line[:, None] if vertical else line[None]).expand(3, SIDE, SIDE).clone()
 
 
+def vignette() -> Tensor:
+    """A soft light in the middle: gradients of every orientation, and nothing to see."""
+    line = torch.linspace(-1, 1, SIDE).square()
+    return torch.exp(-line[:, None] - line[None]).expand(3, -1, -1).clone()
+
+
 def photograph(name: str) -> Tensor:
     return torch.from_numpy(np.array(load_sample_image(name))).permute(2, 0, 1).float() / 255
 

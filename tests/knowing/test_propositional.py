@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from arr_coc.knowing.detail import detail_loss, scene_detail_loss
 from arr_coc.knowing.propositional import Propositional, intensity_entropy
 from arr_coc.patches import Patch
-from tests.knowing.planted import blank, noise, objects, photograph, ramp, scene, sign, square, text
+from tests.knowing.planted import blank, noise, objects, photograph, ramp, scene, sign, square, text, vignette
 
 GRIDS = [(8, 8), (8, 16), (16, 16), (20, 20)]
 
@@ -56,6 +56,12 @@ def test_flat_and_graded_ground_hold_nothing():
     scores = score(blank(0.0), blank(1.0), ramp(), ramp(vertical=True))
     assert scores.max() < 0.02
     assert intensity_entropy(ramp()[None]) > 4.5  # bits that the score rightly ignores
+
+
+def test_soft_light_holds_little():
+    """Its gradients point everywhere and predict each other perfectly: only the rule against ramps keeps it down."""
+    light, faint = score(vignette(), text(14, (143,) * 3, (128,) * 3))
+    assert light < 0.15 and light < faint / 2
 
 
 def test_more_content_more_bits():
