@@ -209,6 +209,21 @@ def test_a_window_and_its_drift_test_follow_a_change():
     assert np.mean(late["windowed"]) < 0.75 * np.mean(late["thompson"])
 
 
+def test_a_window_remembers_exactly_its_last_rewards():
+    policy = make_policy("windowed", dim=6, arms=4, window=7)
+    plain = make_policy("thompson", dim=6, arms=4)
+    world, played = Additive(seed=0), []
+    for _ in range(20):
+        question = world.draw()
+        decision = policy.select(question.contexts, costs=question.costs, limit=question.limit)
+        played.append((decision, world.reward(question, decision.index)))
+        policy.update(*played[-1])
+    for decision, reward in played[-7:]:
+        plain.update(decision, reward)
+    torch.testing.assert_close(policy.policy.posterior.gram, plain.posterior.gram)
+    torch.testing.assert_close(policy.policy.posterior.moment, plain.posterior.moment)
+
+
 def test_the_drift_test_alarms_on_a_fall_and_not_on_a_rise():
     def alarms(levels):
         policy = make_policy("windowed", dim=1, arms=2, drift=1.0, keep=2)
