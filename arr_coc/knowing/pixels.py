@@ -70,7 +70,8 @@ def operator(size: int, to: int, mode: str) -> Tensor:
 
 
 def resize(x: Tensor, height: int, width: int, mode: str = "bilinear") -> Tensor:
-    """Antialiased resizing as two matrix products: it is linear and separable, and this is several times faster.
+    """Antialiased resizing as two matrix products: it is linear and separable, and this is about twice as
+    fast on a CPU.
 
     Parameters
     ----------
@@ -97,8 +98,9 @@ def resize(x: Tensor, height: int, width: int, mode: str = "bilinear") -> Tensor
 def colour_planes(x: Tensor) -> Tensor:
     """Luminance and the one chroma axis along which each patch varies most, orthonormal.
 
-    A third less work than RGB, at hardly any loss: what is dropped is the weaker chroma axis of each patch, 0.4 % of
-    the energy of scikit-learn's photographs. Colours of equal luminance stay apart.
+    A third less work than RGB. What is dropped is the weaker chroma axis of each patch: of the energy of sklearn's
+    photographs 0.6 % (china) and 1.3 % (flower), of their gradients 0.9 % and 6 %, and 6 % of the energy of a patch of
+    five differently coloured discs. Two colours of equal luminance stay apart.
 
     Parameters
     ----------

@@ -37,7 +37,7 @@ STATES = BINS + 1
 FLAT = 6 * (2 / 255) ** 2  # squared diagonal differences, summed over colours, below which a pixel counts as flat
 STEP = 2  # pixels between the two members of a pair; the 2 x 2 gradient kernels of a pair don't overlap
 REACH = 3  # pixels within which an edge must fall to half its energy; a ramp does not
-R0 = 0.05  # predictability at which entropy counts half; text has .05 to .2, noise below .002
+R0 = 0.05  # predictability at which entropy counts half; text has .04 to .2, white noise below .002
 SIDE = 128  # pixels of the analysis along the longer side of a patch (doubled while the patch is finer than that)
 SHORTEST = 32
 
@@ -147,7 +147,8 @@ class Propositional(Scorer):
     """Predictable entropy of the gradient-orientation field, as a share of log2(9) bits.
 
     Nothing is relative to other patches: a score means the same in every image. Measured on planted truth: blank and
-    ramps 0, noise below .02 at any contrast, text from .1 (one small number) to .6 (a page).
+    ramps 0, white noise below .03 at any contrast, text from .1 (one small number) to .6 (a
+    page). Not perfect: impulses and blurred noise reach .1 to .2, a soft light .1, and foliage reads as noise.
     """
 
     name = "propositional"
