@@ -11,6 +11,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 
 
+def replace_file(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write a file whole: a kill at any moment leaves the old one or the new one. Text is written as UTF-8."""
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # opened as usual, so the umask decides who may read
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def write_state(path: str | os.PathLike[str], state: dict[str, Any]) -> Path:
     """Write a state dict atomically: a killed run leaves the whole old state or the whole new one."""
     path = Path(path)
@@ -18,16 +33,7 @@ def write_state(path: str | os.PathLike[str], state: dict[str, Any]) -> Path:
     plain = {key: value for key, value in state.items() if key != "tensors"}
     blob = serialise(tensors, metadata={"policy_state": json.dumps(plain, allow_nan=False)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # opened as usual, so the umask decides who may read
-    try:
-        with temporary.open("wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace_file(path, blob)
     return path
 
 

@@ -14,6 +14,7 @@ import torch
 from tqdm.auto import tqdm
 
 from allocator import PriceTracker
+from allocator.storage import replace_file
 from arr_coc.asking import answers, prepare
 from arr_coc.attending import PolicyPlanner
 from arr_coc.rewards import make_reward
@@ -236,7 +237,7 @@ class _Store:
         if tracker is not None:
             tracker.load_state_dict(state["tracker"])
         planner.price = state["price"]
-        _replace(self.log, "".join(line + "\n" for line in lines))
+        replace_file(self.log, "".join(line + "\n" for line in lines))
         for record in records:
             record.pop("decision", None)
         return records
@@ -258,17 +259,7 @@ class _Store:
             "price": planner.price,
             "tracker": None if tracker is None else tracker.state_dict(),
         }
-        _replace(self.state, json.dumps(state, indent=1))
+        replace_file(self.state, json.dumps(state, indent=1))
         for old in self.folder.glob("policy-*.safetensors"):
             if old.name != name:
                 old.unlink()
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a text file so that a killed run leaves the old one or the new one."""
-    temporary = path.with_name(path.name + ".writing")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

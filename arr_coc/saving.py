@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from allocator.storage import replace_file
+
 from .config import ArrCocConfig
 
 if TYPE_CHECKING:
@@ -65,8 +67,8 @@ def save_pretrained(arr: ArrCoc, folder: str | os.PathLike[str], results: Mappin
         "results": dict(results or {}),
     }
     policy.save(folder / POLICY)
-    _write(folder / CARD, _card(record))
-    _write(folder / CONFIG, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    replace_file(folder / CARD, _card(record))
+    replace_file(folder / CONFIG, json.dumps(record, indent=2, allow_nan=False) + "\n")
     return folder
 
 
@@ -230,19 +232,6 @@ arr = arr_coc.ArrCoc.from_pretrained("this/repository", model, processor)
 output = model.generate(**inputs)
 ```
 {table}"""
-
-
-def _write(file: Path, text: str) -> None:
-    scratch = file.with_name(f"{file.name}.{os.getpid()}.tmp")  # opened as usual, so the umask decides who may read
-    try:
-        with scratch.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(scratch, file)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
 
 
 def _installed(name: str) -> bool:

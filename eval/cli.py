@@ -93,14 +93,14 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Set runs side by side: mean and interval over runs, and paired differences of the first two."""
+    from allocator.storage import replace_file
     from eval.compare import compare as side_by_side
-    from eval.records import write_text
 
     text = side_by_side(runs)
     if out is None:
         typer.echo(text)
     else:
-        write_text(out, text)
+        replace_file(out, text)
 
 
 @app.command()

@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from allocator.storage import replace_file
+
 PACKAGES = ("torch", "torchvision", "transformers", "tokenizers", "numpy", "scipy", "pillow", "datasets", "timm")
 
 Record = dict[str, Any]
@@ -49,7 +51,7 @@ class RunFolder:
             _same_config(self.path, yaml.safe_load(known.read_text(encoding="utf-8")), json.loads(json.dumps(config)))
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_text(known, yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
+            replace_file(known, yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
         except OSError as error:
             raise ValueError(
                 f"the run folder {self.path} cannot be written ({error}); choose another run.out"
@@ -70,13 +72,14 @@ class RunFolder:
         file = self.path / "environment.json"
         known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"started": _now(), "sessions": 0}
         known["sessions"] += status == "running"
-        write_text(file, json.dumps(known | {"status": status, "changed": _now(), **environment(), **facts}, indent=1))
+        facts = {"status": status, "changed": _now(), **environment(), **facts}
+        replace_file(file, json.dumps(known | facts, indent=1))
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Write the questions and, last of all, the metrics."""
         lines = (json.dumps(record, allow_nan=False) + "\n" for record in self.records)
-        write_text(self.path / "questions.jsonl", "".join(lines))
-        write_text(self.path / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
+        replace_file(self.path / "questions.jsonl", "".join(lines))
+        replace_file(self.path / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
         (self.path / "journal.jsonl").unlink(missing_ok=True)
 
 
@@ -96,16 +99,6 @@ def read_run(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Record]
     lines = (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     return metrics, [json.loads(line) for line in lines], config
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole: a kill leaves the old one or the new one."""
-    temporary = path.with_name(path.name + ".writing")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def environment() -> dict[str, Any]:

@@ -12,11 +12,12 @@ from markdown_it import MarkdownIt
 from rich import box
 from rich.table import Table
 
+from allocator.storage import replace_file
 from arr_coc.drawing import contact_sheet, draw_budgets
 
 from . import plots
 from .config import TaskConfig
-from .records import Record, write_text
+from .records import Record
 from .summary import STAGES, by_method
 from .tasks import Task
 
@@ -76,8 +77,8 @@ def write(
     if task is not None and config["run"]["overlays"]:
         _overlays(folder / "overlays.png", metrics, records, task, config["run"]["overlays"])
     text = markdown(metrics, config, folder)
-    write_text(folder / "report.md", text)
-    write_text(folder / "report.html", html(text, folder))
+    replace_file(folder / "report.md", text)
+    replace_file(folder / "report.html", html(text, folder))
 
 
 def rewrite(folder: Path, metrics: Mapping[str, Any], records: Sequence[Record], config: Mapping[str, Any]) -> None:

@@ -33,13 +33,6 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_text(file: Path, text: str) -> None:
-    """Replace ``file`` by ``text`` in one rename."""
-    new = beside(file, "writing")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, file)
-
-
 def newest(folder: Path) -> Path | None:
     """The newest complete checkpoint: ``folder``, or its predecessor if a kill fell between the two renames."""
     return next((f for f in (folder, beside(folder, "previous")) if (f / "state.json").is_file()), None)

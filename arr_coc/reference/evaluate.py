@@ -14,7 +14,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import Qwen2VLForConditionalGeneration
 
-from arr_coc.reference.checkpoints import parameters_of, write_text
+from allocator.storage import replace_file
+from arr_coc.reference.checkpoints import parameters_of
 from arr_coc.reference.labels import IGNORE
 from arr_coc.reference.language import Batch, answer_batch
 from arr_coc.reference.packed import TOKEN_GRIDS, encode_at, packed_forward, to_float
@@ -208,7 +209,7 @@ def evaluate(
     def save() -> None:
         if out is not None:
             Path(out).parent.mkdir(parents=True, exist_ok=True)
-            write_text(Path(out), json.dumps(table, indent=1))
+            replace_file(out, json.dumps(table, indent=1))
 
     save()  # an unwritable file is named before the work, not after it
     cells: dict[str, list[float]] = table["cells"]

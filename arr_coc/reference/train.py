@@ -24,6 +24,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from tqdm.auto import tqdm
 from transformers import Qwen2VLForConditionalGeneration
 
+from allocator.storage import replace_file
 from arr_coc.reference.checkpoints import (
     load_optimizer,
     load_parameters,
@@ -31,7 +32,6 @@ from arr_coc.reference.checkpoints import (
     read_state,
     replace_folder,
     save_checkpoint,
-    write_text,
 )
 from arr_coc.reference.language import language_loss
 from arr_coc.reference.model import build_model
@@ -191,7 +191,7 @@ def trim_log(file: Path, done: dict[str, int]) -> None:
                 kept.append(line + "\n")
         except (ValueError, TypeError, KeyError):
             continue  # the kill fell into the middle of a line
-    write_text(file, "".join(kept))
+    replace_file(file, "".join(kept))
 
 
 def train(config: TrainConfig, out: str | Path, progress: bool = True) -> Qwen2VLForConditionalGeneration:
