@@ -80,9 +80,9 @@ the last column says what share of uniform 400 that is. Uniform 64, 128 and 256 
 {commands}
 ```
 
-A killed run goes on from its last checkpoint to the weights of an unbroken one (tested on short runs). The same seed on
-the same version of torch and kind of processor is meant to give the same weights; a whole run was not yet repeated. The
-raw counts of every cell are in `accuracy.json`.
+A killed run goes on from its last checkpoint to the weights of an unbroken one (tested on short runs). The same seed
+on the same version of torch and kind of processor is meant to give the same weights; a whole run was not yet repeated.
+The raw counts of every cell are in `accuracy.json`.
 
 ## Licence
 
