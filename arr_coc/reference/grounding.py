@@ -49,6 +49,7 @@ def grounding_loss(
     budgets: Sequence[Sequence[int]],
     questions: Sequence[Sequence[Question]],
     offsets: Sequence[Sequence[int]],
+    rows_of: torch.Tensor,
     image_rows: torch.Tensor,
 ) -> torch.Tensor:
     """-log attention mass on the known evidence, for the heads that shall ground.
@@ -65,8 +66,10 @@ def grounding_loss(
         One of each, one budget per patch and ``Q`` questions for every picture.
     offsets
         ``[B, N]``, prompt index of each patch's first cell.
+    rows_of
+        ``[B, prompt]``, where each index of the prompt lies among the keys of ``packed`` (see ``language.thin``).
     image_rows
-        ``[B, R]``, image cells that shall read their place.
+        ``[B, R]``, keys of ``packed``: image cells that shall read their place.
 
     Returns
     -------
@@ -84,7 +87,8 @@ def grounding_loss(
             if kind:
                 wanted[0, 1].append((b, row, kind))
             wanted[0, 2].append((b, row, far or NOWHERE))
-            sought = cells_to_read(question, pictures[b], budgets[b], offsets[b])
+            evidence = cells_to_read(question, pictures[b], budgets[b], offsets[b])
+            sought = [rows_of[b, cells].tolist() for cells in evidence]
             for layer in (1, 2):
                 wanted[layer, 0].append((b, row, sought[-1] or NOWHERE))
                 wanted[layer, 1].append((b, row, sought[0] or NOWHERE))
@@ -97,7 +101,7 @@ def grounding_loss(
             allowed[r, keys] = True
         total = total - (scores.masked_fill(~allowed, -1e9).logsumexp(-1) - scores.logsumexp(-1)).mean()
     assert packed.image_scores is not None  # language_loss asked for them
-    starts = torch.tensor(offsets)  # [B, N]
+    starts = rows_of.gather(1, torch.tensor(offsets))  # [B, N]
     patch = torch.searchsorted(starts, image_rows, right=True) - 1
     first = starts.gather(1, patch)[..., None]
     place = packed.image_scores.gather(2, torch.cat([first - 3, first - 2], -1))

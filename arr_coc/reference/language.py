@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,22 +16,29 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from arr_coc.reference import vocabulary as V
 from arr_coc.reference.grounding import grounding_loss
-from arr_coc.reference.labels import IGNORE
+from arr_coc.reference.labels import IGNORE, cells
 from arr_coc.reference.packed import TOKEN_GRIDS, Loss, encode_at, packed_forward, prefix, to_float
 from arr_coc.reference.questions import KINDS, Question, ask, location
-from arr_coc.reference.world import GRIDS, Picture, draw_picture, pick
+from arr_coc.reference.world import GRIDS, LETTERS, PATCH, Picture, draw_picture, pick
 
-QUESTION_LENGTH = 21
-"""Words of the longest question (a comparison of two signs by place: 20) and its answer."""
+QUESTIONS = 16
+"""Questions on one picture: they share its prompt, so they are cheap."""
+LANGUAGE_TOKENS, VISION_TOKENS = 3200, 4800
+"""Most tokens of a batch in the language model (after thinning) and in the tower."""
+TRAINING_KINDS = KINDS | {"color": 1.4, "yesno": 2.0, "letter": 0.7}
+COMPARING_KINDS = KINDS | {"compare": 30.0}
+"""Comparisons come packed in some batches: they are the longest questions, and pad every other one beside them."""
+GROUND_KEPT = 0.25
+"""Share of the cells without a sign that a thinned prompt keeps."""
 GROUNDING_WEIGHT = 0.4
 
 
 def draw_budgets(rng: random.Random, n: int) -> list[int]:
     """Budgets as allocations give them: uniform, arbitrary, or a low ground with one or two patches raised."""
     u = rng.random()
-    if u < 0.2:
-        return [pick(rng, {64: 0.35, 128: 0.2, 256: 0.15, 400: 0.3})] * n
-    if u < 0.4:
+    if u < 0.3:
+        return [pick(rng, {64: 0.25, 128: 0.15, 256: 0.15, 400: 0.45})] * n
+    if u < 0.5:
         return [rng.choice(list(TOKEN_GRIDS)) for _ in range(n)]
     budgets = [pick(rng, {64: 0.8, 128: 0.2}) for _ in range(n)]
     for i in rng.sample(range(n), min(n, rng.choice((1, 1, 2)))):
@@ -39,17 +46,26 @@ def draw_budgets(rng: random.Random, n: int) -> list[int]:
     return budgets
 
 
-def draw_questions(rng: random.Random, picture: Picture, budgets: list[int], count: int) -> list[Question]:
-    """``count`` questions; those whose print the budgets cannot resolve are kept one time in four."""
+def draw_questions(
+    rng: random.Random, picture: Picture, budgets: list[int], count: int, kinds: Mapping[str, float] = KINDS
+) -> list[Question]:
+    """``count`` questions of a mix of kinds.
+
+    Those whose print the budgets cannot resolve are kept one time in four (comparisons, whose answer is then a coin,
+    one time in twelve). Questions for a colour or shape rarely name their sign by the letter on it, so the ones that
+    name it otherwise are kept one time in two.
+    """
     questions: list[Question] = []
     for _ in range(40 * count):
         if len(questions) == count:
             break
-        question = ask(rng, picture, pick(rng, KINDS))
+        question = ask(rng, picture, pick(rng, kinds))
         if question is None:
             continue
         resolved = all(budgets[p] >= picture.signs[p][i].level for p, i in question.evidence)
-        if resolved or question.level == 64 or rng.random() < 0.25:
+        common = question.kind in ("color", "shape") and question.referents[0][0] not in LETTERS
+        kept = 1.0 if resolved or question.level == 64 else 1 / 12 if question.kind == "compare" else 1 / 4
+        if rng.random() < (kept / 2 if common else kept):
             questions.append(question)
     fallback = Question("is there a sign ?", "yes", "yesno", 64, (), ((),))
     while len(questions) < count:
@@ -74,7 +90,8 @@ def answer_batch(
 ) -> Batch:
     """Tensors for ``packed_forward`` and the labels, from each picture's places, token grids and questions."""
     count = len(questions[0])
-    tokens = torch.full((len(questions), count, QUESTION_LENGTH), V.PAD)
+    length = 1 + max(len(question.text.split()) for asked in questions for question in asked)
+    tokens = torch.full((len(questions), count, length), V.PAD)
     labels = torch.full_like(tokens, IGNORE)
     ids, positions, offsets = [], [], []
     for b, asked in enumerate(questions):
@@ -84,54 +101,124 @@ def answer_batch(
             answer = V.TOKEN[question.answer]
             tokens[b, j, : len(words) + 1] = torch.tensor([*words, answer])
             labels[b, j, len(words) - 1 : len(words) + 1] = torch.tensor([answer, V.EOS])
-        after = (head.end + torch.arange(QUESTION_LENGTH)).repeat(count).expand(3, -1)
+        after = (head.end + torch.arange(length)).repeat(count).expand(3, -1)
         ids.append(head.ids)
         positions.append(torch.cat([head.positions, after], 1))
         offsets.append(head.offsets)
     return Batch(torch.stack(ids), torch.stack(positions, 1), tokens, labels, offsets)
 
 
+class Thinned(NamedTuple):
+    """Which ``K`` of the ``P`` prompt positions of each picture are kept."""
+
+    kept: torch.Tensor  # [B, K], rising
+    log_copies: torch.Tensor  # [B, K], log of how many positions each one stands for
+    rows: torch.Tensor  # [B, P], where each position went; for a dropped one, where the next kept one did
+
+
+def thin(always: torch.Tensor, share: float, draw: torch.Generator) -> Thinned:
+    """Let a random share of the ground stand for all of it: prompts at full detail become several times cheaper.
+
+    A kept cell of the ground counts in attention as often as cells it stands for, so that attention over the thinned
+    prompt estimates attention over the whole one (importance sampling).
+
+    Parameters
+    ----------
+    always
+        ``[B, P]`` bool, positions that stay: text and the cells of signs.
+    share
+        Share of the other positions to keep, in (0, 1]; pictures with more signs keep fewer, so that all stay equally
+        long.
+    draw
+        Source of randomness.
+    """
+    length, must = always.shape[1], always.sum(1)
+    total = min(length, int((must + share * (length - must)).ceil().max()) + 1)
+    order = torch.rand(always.shape, generator=draw).masked_fill(always, 2.0)
+    kept = order.topk(total, 1).indices.sort(1).values
+    keep = torch.zeros_like(always).scatter(1, kept, True)
+    copies = ((length - must) / (total - must).clamp_min(1))[:, None].expand_as(kept)
+    log_copies = torch.where(always.gather(1, kept), 0.0, copies.log())
+    return Thinned(kept, log_copies, keep.cumsum(1) - keep.long())
+
+
+def cells_of_signs(picture: Picture, budgets: Sequence[int]) -> torch.Tensor:
+    """``[image tokens]`` bool: the cells under the signs of a picture and right beside them."""
+    masks = []
+    for signs, budget in zip(picture.signs, budgets, strict=True):
+        mask = torch.zeros(TOKEN_GRIDS[budget], dtype=torch.bool)
+        for sign in signs:
+            mask[cells(sign.box, PATCH, TOKEN_GRIDS[budget], 0.6, 0.6)] = True
+        masks.append(mask.flatten())
+    return torch.cat(masks)
+
+
 def language_loss(
     model: Qwen2VLForConditionalGeneration, seed: int, rank: int, step: int, progress: float
 ) -> Loss:
-    """A dozen questions on each of a few pictures, under budgets as allocations give them; the tower is frozen.
+    """Sixteen questions on each of a few pictures, under budgets as allocations give them; the tower is frozen.
 
+    Short prompts come first and now and then later; the ground is thinned (see ``thin``) but for the last tenth.
     ``progress`` is the share of the stage that is done; the batch depends on (seed, rank, step, progress) alone.
     """
     rng = random.Random(f"language/{seed}/{rank}/{step}")
-    early = progress < 0.12
-    small = {(1, 1): 0.15, (1, 2): 0.2, (2, 1): 0.2, (2, 2): 0.45}
-    grid = pick(rng, small if early or rng.random() < 0.1 else GRIDS)
+    early, late = progress < 0.1, progress >= 0.9
+    short = early or (not late and rng.random() < 0.25)
+    grid = pick(rng, {(1, 1): 0.15, (1, 2): 0.2, (2, 1): 0.2, (2, 2): 0.45} if early else GRIDS)
     n = grid[0] * grid[1]
-    mixture = [rng.choice((64, 64, 128))] * n if early else draw_budgets(rng, n)
-    size = max(1, min(16, (3200 if early else 4200) // (sum(mixture) + 12 * QUESTION_LENGTH)))
-    pictures = [draw_picture(rng, "train", grid) for _ in range(size)]
+    mixture = [rng.choice((64, 64, 128))] * n if short else draw_budgets(rng, n)
+    comparing = rng.random() < 0.35
+    kinds = COMPARING_KINDS if comparing else TRAINING_KINDS
+    level = 64 if short and (comparing or rng.random() < 0.5) else None
+    share = 1.0 if late else GROUND_KEPT
+    prompt = int(sum(mixture) * min(1.0, share + 0.15))
+    size = min(16, LANGUAGE_TOKENS // (prompt + 14 * QUESTIONS), VISION_TOKENS // sum(mixture))
+    pictures = [draw_picture(rng, "train", grid, level) for _ in range(max(1, size))]
     budgets = [rng.sample(mixture, n) for _ in pictures]
-    questions = [draw_questions(rng, picture, b, 12) for picture, b in zip(pictures, budgets, strict=True)]
+    questions = [draw_questions(rng, *shown, QUESTIONS, kinds) for shown in zip(pictures, budgets, strict=True)]
     pixels = to_float([patch for picture in pictures for patch in picture.patches()])
     with torch.no_grad():
-        features = encode_at(model, pixels, [b for row in budgets for b in row])
-    places = [[location(grid, p) for p in range(n)]] * size
+        features = torch.cat(encode_at(model, pixels, [b for row in budgets for b in row]))
+    places = [[location(grid, p) for p in range(n)]] * len(pictures)
     batch = answer_batch(places, [[TOKEN_GRIDS[b] for b in row] for row in budgets], questions)
     draw = torch.Generator().manual_seed(rng.getrandbits(62))
-    image = (batch.ids == V.IMAGE).nonzero()[:, 1].view(size, -1)
-    image_rows = image.gather(1, torch.randint(image.shape[1], (size, 48), generator=draw))
-    packed = packed_forward(model, batch.ids, torch.cat(features), batch.positions, batch.tokens, image_rows)
+    image = batch.ids == V.IMAGE
+    always = ~image
+    always[image] = torch.cat([cells_of_signs(*shown) for shown in zip(pictures, budgets, strict=True)])
+    thinned = thin(always, share, draw)
+    kept, prompt = thinned.kept, batch.ids.shape[1]
+    ids = batch.ids.gather(1, kept)
+    vision = features[torch.zeros_like(image).scatter(1, kept, True)[image]]
+    before, after = batch.positions[..., :prompt], batch.positions[..., prompt:]
+    positions = torch.cat([before.gather(2, kept.expand(3, -1, -1)), after], 2)
+    image_rows = torch.multinomial((ids == V.IMAGE).float(), 48, replacement=True, generator=draw)
+    log_copies = None if late else thinned.log_copies
+    packed = packed_forward(model, ids, vision, positions, batch.tokens, image_rows, log_copies=log_copies)
     scored = batch.labels != IGNORE
     logits = model.lm_head(packed.hidden[scored])
     loss = F.cross_entropy(logits, batch.labels[scored])
-    if progress < 0.9:
-        grounding = grounding_loss(packed, pictures, budgets, questions, batch.offsets, image_rows)
+    if not late:
+        grounding = grounding_loss(packed, pictures, budgets, questions, batch.offsets, thinned.rows, image_rows)
         loss = loss + GROUNDING_WEIGHT * grounding
     right = torch.ones_like(scored)
     right[scored] = logits.argmax(-1) == batch.labels[scored]
-    metrics: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+    return loss, count_right(right.all(-1), pictures, budgets, questions)
+
+
+def count_right(
+    right: torch.Tensor,
+    pictures: Sequence[Picture],
+    budgets: Sequence[Sequence[int]],
+    questions: Sequence[Sequence[Question]],
+) -> dict[str, tuple[float, int]]:
+    """(Right answers, questions) by kind and size of print; "-" marks print that the budgets do not resolve."""
+    counts: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
     for b, asked in enumerate(questions):
         for j, question in enumerate(asked):
             enough = all(budgets[b][p] >= pictures[b].signs[p][i].level for p, i in question.evidence)
             key = question.kind + ("" if enough else "-")
             if question.kind in ("number", "word") and enough:
                 key += str(question.level)
-            total, count = metrics[key]
-            metrics[key] = (total + float(right[b, j].all()), count + 1)
-    return loss, dict(metrics)
+            total, count = counts[key]
+            counts[key] = (total + float(right[b, j]), count + 1)
+    return dict(counts)

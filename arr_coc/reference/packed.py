@@ -122,6 +122,7 @@ def packed_forward(
     questions: torch.Tensor,
     image_rows: torch.Tensor | None = None,
     image_head: int = 3,
+    log_copies: torch.Tensor | None = None,
 ) -> Packed:
     """Run the language model on ``B`` prefixes of equal length, each with ``Q`` questions of ``T`` tokens.
 
@@ -141,6 +142,9 @@ def packed_forward(
         ``[B, R]``, prefix positions whose layer-0 scores in ``image_head`` are wanted.
     image_head
         Which head that is.
+    log_copies
+        ``[B, P]``, log of how many prefix positions each one stands for (see ``language.thin``): attention counts it
+        that many times. None: each for itself.
     """
     lm = model.model.language_model
     (b, p), (q, t) = ids.shape, questions.shape[1:]
@@ -148,6 +152,11 @@ def packed_forward(
     x = torch.cat([embedded, lm.embed_tokens(questions).view(b, q * t, -1)], 1)
     cos, sin = (c[:, None] for c in lm.rotary_emb(x, positions))
     causal = torch.ones(t, t, dtype=torch.bool).tril()
+    lowest = torch.finfo(x.dtype).min
+    over_picture = None
+    if log_copies is not None:
+        future = torch.ones(p, p, dtype=torch.bool).triu(1)
+        over_picture = log_copies[:, None, None].masked_fill(future, lowest)
     result = Packed(x)
     for depth, layer in enumerate(lm.layers):
         attention, last = layer.self_attn, depth == len(lm.layers) - 1
@@ -161,23 +170,28 @@ def packed_forward(
         skip = p if last else 0  # nothing reads the prefix after the last layer
         query = rotate(heads(attention.q_proj(z[:, skip:])), cos[:, :, skip:], sin[:, :, skip:])
         asked = query[:, :, p - skip :]
-        over_prefix = asked @ k[:, :, :p].transpose(2, 3)
+        over_prefix = asked @ k[:, :, :p].transpose(2, 3) * size**-0.5
+        if log_copies is not None:
+            over_prefix = over_prefix + log_copies[:, None, None]
         blocks = asked.reshape(b, h, q, t, size) @ k[:, :, p:].reshape(b, h, q, t, size).transpose(3, 4)
-        over_question = blocks.masked_fill(~causal, torch.finfo(x.dtype).min).view(b, h, q * t, t)
-        scores = torch.cat([over_prefix, over_question], -1) * size**-0.5
+        over_question = (blocks * size**-0.5).masked_fill(~causal, lowest).view(b, h, q * t, t)
+        scores = torch.cat([over_prefix, over_question], -1)
         result.question_scores.append(scores)
         if depth == 0 and image_rows is not None:
             rows = query[:, image_head].gather(1, image_rows[..., None].expand(-1, -1, size))
             image = (rows @ k[:, image_head, :p].transpose(1, 2)) * size**-0.5
-            future = torch.arange(p) > image_rows[..., None]
-            result.image_scores = image.masked_fill(future, torch.finfo(x.dtype).min)
+            if log_copies is not None:
+                image = image + log_copies[:, None]
+            result.image_scores = image.masked_fill(torch.arange(p) > image_rows[..., None], lowest)
         mass = scores.softmax(-1)
         own = mass[..., p:].view(b, h, q, t, t) @ v[:, :, p:].reshape(b, h, q, t, size)
         read = mass[..., :p] @ v[:, :, :p] + own.view(b, h, q * t, size)
         if last:
             x = x[:, p:]
         else:
-            picture = F.scaled_dot_product_attention(query[:, :, :p], k[:, :, :p], v[:, :, :p], is_causal=True)
+            picture = F.scaled_dot_product_attention(
+                query[:, :, :p], k[:, :, :p], v[:, :, :p], over_picture, is_causal=over_picture is None
+            )
             read = torch.cat([picture, read], 2)
         x = x + attention.o_proj(read.transpose(1, 2).reshape(b, -1, h * size))
         x = x + layer.mlp(layer.post_attention_layernorm(x))

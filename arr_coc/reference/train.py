@@ -47,7 +47,7 @@ class TrainConfig:
 
     seed: int = 0
     tower_steps: int = 5600
-    language_steps: int = 3600
+    language_steps: int = 6000
     tower_lr: float = 2e-3
     language_lr: float = 1e-3
     processes: int = 1
@@ -169,7 +169,8 @@ def look_at_run(config: TrainConfig, out: Path) -> dict[str, int]:
         if checkpoint is None:
             continue
         state = read_state(checkpoint)
-        theirs = {**mine, **state["config"], "checkpoint_every": config.checkpoint_every}
+        irrelevant = {"checkpoint_every"} | ({"language_steps", "language_lr"} if stage == "tower" else set())
+        theirs = {**mine, **{k: v for k, v in state["config"].items() if k not in irrelevant}}
         if theirs != mine:
             different = ", ".join(f"{k}={v}" for k, v in theirs.items() if mine.get(k) != v)
             raise ValueError(

@@ -14,7 +14,7 @@ from arr_coc.reference import train as training
 from arr_coc.reference import vocabulary as V
 from arr_coc.reference.model import build_model
 from arr_coc.reference.processor import build_processor
-from arr_coc.reference.questions import ask, location
+from arr_coc.reference.questions import location
 from arr_coc.reference.world import draw_picture
 
 
@@ -56,13 +56,70 @@ def test_training_and_processor_cut_the_same_tokens():
     assert words.endswith(sample["question"])
 
 
-def test_every_question_fits_its_row():
-    longest = 0
-    for i in range(150):
-        rng = random.Random(i)
-        question = ask(rng, draw_picture(rng, "train", (2, 2)), "compare")
-        longest = max(longest, len(question.text.split()) if question else 0)
-    assert longest + 1 == language.QUESTION_LENGTH
+def test_rows_are_as_long_as_the_longest_question_and_its_answer():
+    picture = draw_picture(random.Random(1), "train", (2, 2))
+    questions = language.draw_questions(random.Random(1), picture, [400] * 4, 6)
+    batch = language.answer_batch([[("top", "left")]], [[(8, 8)]], [questions])
+    assert batch.tokens.shape[2] == 1 + max(len(q.text.split()) for q in questions)
+    assert (batch.labels != language.IGNORE).sum(-1).eq(2).all()  # the answer, and the end
+
+
+def test_thinning_keeps_what_must_stay_and_counts_the_rest():
+    always = torch.rand(3, 200, generator=torch.Generator().manual_seed(0)) < torch.tensor([0.1, 0.3, 0.5])[:, None]
+    kept, log_copies, rows = language.thin(always, 0.25, torch.Generator().manual_seed(1))
+    for b in range(3):
+        ground = ~always[b, kept[b]]
+        assert set(always[b].nonzero()[:, 0].tolist()) <= set(kept[b].tolist())
+        assert torch.equal(kept[b], kept[b].unique())
+        assert log_copies[b, ~ground].eq(0).all()
+        assert log_copies[b, ground].exp().sum().item() == pytest.approx(int((~always[b]).sum()), rel=1e-5)
+        assert torch.equal(rows[b, kept[b]], torch.arange(kept.shape[1]))
+    # The one with most that must stay keeps a quarter of its ground, and all are equally long.
+    most = int(always[2].sum())
+    assert kept.shape[1] == pytest.approx(most + 0.25 * (200 - most), abs=2)
+
+
+def test_thinning_nothing_changes_nothing():
+    always = torch.rand(2, 50, generator=torch.Generator().manual_seed(0)) < 0.4
+    kept, log_copies, rows = language.thin(always, 1.0, torch.Generator().manual_seed(1))
+    assert torch.equal(kept, torch.arange(50).expand(2, -1)) and log_copies.eq(0).all() and torch.equal(rows, kept)
+
+
+def test_a_thinned_prompt_estimates_the_whole_one(monkeypatch):
+    """The shipped model's loss on the same pictures and questions, with a quarter of the ground and with all of it."""
+    trained, _ = reference.load()
+    monkeypatch.setattr(language, "LANGUAGE_TOKENS", 10**6)
+    monkeypatch.setattr(language, "VISION_TOKENS", 3600)
+
+    def losses(share: float) -> torch.Tensor:
+        monkeypatch.setattr(language, "GROUND_KEPT", share)
+        with torch.no_grad():
+            return torch.stack([language.language_loss(trained, 0, 0, step, 0.5)[0] for step in (1, 2)])
+
+    whole = losses(1.0)
+    assert (losses(0.25) - whole).abs().max() < 0.02 * whole.mean()
+
+
+def test_copies_count_in_attention(model):
+    """The stock language model with the log of the copies added to its attention mask gives the same."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.tensor([[V.BOS, *[V.IMAGE] * 6, V.VISION_END]])
+    asked = torch.tensor([[[V.TOKEN["what"], V.TOKEN["color"], V.TOKEN["?"]]]])
+    positions, rows = torch.arange(8 + 3).expand(3, 1, -1), torch.tensor([[3, 6]])
+    vision, log_copies = torch.randn(6, 128, generator=generator), torch.tensor([[0, 0, 1.5, 0, 0.7, 0, 2.0, 0]])
+    language_model = model.model.language_model
+    with torch.no_grad():
+        mine = packed.packed_forward(model, ids, vision, positions, asked, rows, log_copies=log_copies)
+        embedded = language_model.embed_tokens(torch.cat([ids, asked[0]], 1))
+        embedded[0, 1:7] = vision
+        mask = torch.full((11, 11), -1e9).triu(1)
+        mask[:, :8] += log_copies
+        stock = language_model(inputs_embeds=embedded, attention_mask=mask[None, None], position_ids=positions)
+        plain = packed.packed_forward(model, ids, vision, positions, asked, rows)
+    assert torch.allclose(mine.hidden[0, 0], stock.last_hidden_state[0, 8:], atol=1e-4)
+    assert not torch.allclose(mine.hidden, plain.hidden, atol=1e-2)
+    seen = plain.image_scores > -1e9
+    assert torch.allclose((mine.image_scores - plain.image_scores)[seen], log_copies.expand(1, 2, -1)[seen], atol=1e-5)
 
 
 def test_a_batch_depends_on_seed_rank_and_step_alone(model):
