@@ -25,6 +25,7 @@ from torch import Tensor
 
 from allocator import Policy, make_policy, policy_names
 from allocator.registry import policy_class
+from arr_coc.balancing import Balancer, balance_config
 from arr_coc.config import ArrCocConfig, nearest, resolve_limit
 from arr_coc.knowing import Scorer, make_scorer
 from arr_coc.knowing.detail import scene_detail_loss
@@ -145,18 +146,26 @@ class PolicyPlanner:
 
     def __init__(self, config: ArrCocConfig, contexts: Contexts, policy: Policy):
         self.config, self.contexts, self.policy = config, contexts, policy
+        self.balancer = Balancer(balance_config(config.tensions))
         self.price, self.explore = config.price, False
 
     def plan(self, scene: Scene) -> Plan:
         began = time.perf_counter()
         contexts, covariates, scores = self.contexts(scene)
         known = time.perf_counter()
+        balance = self.balancer(scene, scores, self.price)
+        balanced = time.perf_counter()
         limit = resolve_limit(self.config.limit, scene.costs) if self.config.limit is not None else None
         decision = self.policy.select(
-            contexts, covariates, scene.costs, limit, self.price / int(scene.costs[:, -1].sum()), explore=self.explore
+            contexts, covariates, scene.costs, limit, balance.price / int(scene.costs[:, -1].sum()),
+            balance.temperature, balance.coverage, explore=self.explore,
+        )  # fmt: skip
+        timings = {
+            "knowing": known - began, "balancing": balanced - known, "attending": time.perf_counter() - balanced,
+        }  # fmt: skip
+        return Plan(
+            _budgets(self.config, decision), decision, scores, {"price": balance.price, **balance.log}, timings
         )
-        timings = {"knowing": known - began, "attending": time.perf_counter() - known}
-        return Plan(_budgets(self.config, decision), decision, scores, {"price": self.price}, timings)
 
 
 def _budgets(config: ArrCocConfig, decision: Decision) -> list[int]:
@@ -193,16 +202,19 @@ def make_planner(config: ArrCocConfig, model: Any = None, processor: Any = None)
     return PolicyPlanner(config, contexts, build_policy(config, contexts))
 
 
-def build_policy(config: ArrCocConfig, contexts: Contexts) -> Policy:
-    """A fresh policy of ``config.policy`` over these contexts, with the score heuristic as its prior mean."""
-    prior = contexts.prior_mean()
+def build_policy(config: ArrCocConfig, contexts: Contexts, prior: bool = True) -> Policy:
+    """A fresh policy of ``config.policy`` over these contexts.
+
+    Its prior mean is the score heuristic, or without ``prior`` zero at the same precision.
+    """
+    mean = contexts.prior_mean()
     if config.policy == "heuristic":
-        return make_policy("heuristic", prior_mean=prior)
+        return make_policy("heuristic", prior_mean=mean)
     options = {"nu": POSTERIOR_SCALE} if config.policy == "thompson" else {}
     return make_policy(
         config.policy, dim=len(contexts.slots), arms=len(config.budgets), covariates=len(contexts.covariates),
-        prior_mean=prior, prior_precision=np.where(prior != 0, HEURISTIC_PRECISION, SLOT_PRECISION), seed=config.seed,
-        **options,
+        prior_mean=mean if prior else None, seed=config.seed,
+        prior_precision=np.where(mean != 0, HEURISTIC_PRECISION, SLOT_PRECISION), **options,
     )  # fmt: skip
 
 

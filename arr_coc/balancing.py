@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from .config import TENSIONS
 
 if TYPE_CHECKING:
     from .scene import Scene
@@ -65,6 +67,12 @@ class BalanceConfig:
             most = 1.0 if field.name == "coverage" else 4.0
             if not (isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= most):
                 raise ValueError(f"BalanceConfig({field.name}={value!r}) must be a number from 0 (off) to {most:g}.")
+
+
+def balance_config(tensions: Iterable[str]) -> BalanceConfig:
+    """The default strength for the tensions named, none for the others."""
+    off: dict[str, Any] = {name: 0.0 for name in TENSIONS if name not in set(tensions)}
+    return BalanceConfig(**off)
 
 
 @dataclass(frozen=True)

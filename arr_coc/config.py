@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 POSITIONS = ("auto", "keep", "compact")
+TENSIONS = ("price", "temperature", "coverage")
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
@@ -60,6 +61,9 @@ class ArrCocConfig:
     confidence
         Whether the planner also reads how sure the model is of the answer that its glance gives (a full-depth pass
         over the glance tokens instead of one that stops at the last attention read).
+    tensions
+        Which tensions of :mod:`arr_coc.balancing` act: ``"price"`` (compress or particularise), ``"temperature"``
+        (exploit or explore, while learning) and ``"coverage"`` (focus or diversify).
     realizer
         How a patch is brought to its budget: ``"rescale"`` before the vision tower, ``"pool"`` or ``"select"`` after.
     positions
@@ -83,6 +87,7 @@ class ArrCocConfig:
     price: float = 0.2
     scorers: tuple[str, ...] = ("propositional", "perspectival", "participatory")
     confidence: bool = True
+    tensions: tuple[str, ...] = ()
     realizer: str = "rescale"
     positions: str = "auto"
     seed: int = 0
@@ -90,6 +95,10 @@ class ArrCocConfig:
     def __post_init__(self) -> None:
         self.budgets = _budgets(self.budgets)
         self.scorers = _names("scorers", self.scorers)
+        self.tensions = _names("tensions", self.tensions)
+        for tension in self.tensions:
+            if tension not in TENSIONS:
+                raise ValueError(f"tensions={self.tensions!r} holds {tension!r}. {nearest(tension, TENSIONS)}")
         if not _is_int(self.patch_side) or self.patch_side < 1:
             raise ValueError(f"patch_side={self.patch_side!r} must be a positive int, for example 20.")
         for name in ("policy", "realizer", "positions"):

@@ -127,7 +127,7 @@ class Allocation:
     decision
         Summary of the policy's decision (policy, spent, propensity), empty where there was none.
     timings
-        Seconds by stage: glance, knowing, attending, encode, splice, generate. ``encode``, ``splice`` and
+        Seconds by stage: glance, knowing, balancing, attending, encode, splice, generate. ``encode``, ``splice`` and
         ``generate`` are those of the whole call, shared by all questions of the batch.
     """
 

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class Answer:
     seconds
         Wall time of the call, an equal part for each question of the batch. Image preprocessing is not in it.
     timings
-        Seconds by stage: glance, knowing, attending, encode, splice, generate; empty for an untouched call.
+        Seconds by stage: glance, knowing, balancing, attending, encode, splice, generate; empty for an untouched call.
     scores
         Per scorer one number per patch.
     boxes
@@ -87,6 +88,8 @@ class Bench:
         Whether the wrapper's own planner holds a learned policy.
     shares
         Measured tokens over full tokens of methods that already ran, for methods that match another's tokens.
+    folder
+        The run's, where methods that learn keep their checkpoints.
     """
 
     def __init__(
@@ -97,10 +100,12 @@ class Bench:
         seed: int = 0,
         learned: bool = False,
         shares: Mapping[str, float] | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.arr, self.reward, self.max_new_tokens, self.seed = arr, reward, max_new_tokens, seed
         self.learned = learned
         self.shares = dict(shares or {})
+        self.folder = folder
 
     @property
     def budgets(self) -> tuple[int, ...]:

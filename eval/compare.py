@@ -11,7 +11,7 @@ from scipy import stats
 
 from .records import Record, read_run
 from .report import markdown_table
-from .statistics import paired_difference
+from .statistics import Difference, paired_difference
 from .summary import by_method
 
 
@@ -37,7 +37,10 @@ def compare(paths: Sequence[str | Path]) -> str:
     cells = [[label, *_cells(label, [run[0] for run in runs])] for label in labels]
     parts = ["# Runs side by side", markdown_table(header, cells)]
     if "learned" in labels:
-        header = ("learned minus", "points [95% CI]", "p (images)", "share of full, points [95% CI]", "questions")
+        header = (
+            "learned minus", "points [95% CI]", "p (images)", "share of full, points [95% CI]", "utility [95% CI]",
+            "questions",
+        )  # fmt: skip
         parts += ["## Learned against each method, paired within runs", markdown_table(header, _pooled(runs))]
     paired = _paired(runs[0], runs[1], labels)
     if paired:
@@ -87,29 +90,27 @@ def _pooled(runs: Sequence[tuple[Any, list[Record], Any]]) -> list[list[str]]:
                     for r in theirs
                     if r["question_id"] in learned
                 )
+    price = runs[0][0]["utility"]["price"]
     rows = []
     for label, found in pairs.items():
         if not found:
             continue
         clusters = [cluster for cluster, _, _ in found]
-        score = paired_difference(
-            np.array([a["score"] for _, a, _ in found]), np.array([b["score"] for _, _, b in found]), clusters
+        score, theirs = (np.array([pair[side]["score"] for pair in found]) for side in (1, 2))
+        spent, spent_by_them = (
+            np.array([pair[side]["tokens"] / pair[side]["full_tokens"] for pair in found]) for side in (1, 2)
         )
-        spent = paired_difference(
-            np.array([a["tokens"] / a["full_tokens"] for _, a, _ in found]),
-            np.array([b["tokens"] / b["full_tokens"] for _, _, b in found]),
-            clusters,
-        )
+        accuracy = paired_difference(score, theirs, clusters)
+        share = paired_difference(spent, spent_by_them, clusters)
+        utility = paired_difference(score - price * spent, theirs - price * spent_by_them, clusters)
         rows.append(
-            [
-                label,
-                f"{100 * score.value:+.1f} [{100 * score.low:+.1f}, {100 * score.high:+.1f}]",
-                f"{score.p:.3g}",
-                f"{100 * spent.value:+.1f} [{100 * spent.low:+.1f}, {100 * spent.high:+.1f}]",
-                f"{len(found):,}",
-            ]
+            [label, _points(accuracy), f"{accuracy.p:.3g}", _points(share), _points(utility), f"{len(found):,}"]
         )
     return rows
+
+
+def _points(difference: Difference) -> str:
+    return f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
 
 
 def _paired(
@@ -129,6 +130,5 @@ def _paired(
             np.array([b["score"] for _, b in pairs]),
             [a["image_id"] for a, _ in pairs],
         )
-        interval = f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-        rows.append([label, interval, f"{found.p:.3g}", f"{len(pairs):,}"])
+        rows.append([label, _points(found), f"{found.p:.3g}", f"{len(pairs):,}"])
     return rows

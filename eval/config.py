@@ -110,6 +110,8 @@ class EvalConfig:
         Questions answered in one call of generate.
     max_new_tokens
         Length of an answer, in tokens.
+    price
+        Reward units of full detail in the ``utility`` of a method, score less price times share of full detail.
     resamples
         Bootstrap resamples behind each interval.
     overlays
@@ -129,6 +131,7 @@ class EvalConfig:
     baselines: list[str] = field(default_factory=lambda: ["uniform-400"])
     batch_size: int = 8
     max_new_tokens: int = 8
+    price: float = 0.2
     resamples: int = 2000
     overlays: int = 9
     seed: int = 0
@@ -144,6 +147,8 @@ class EvalConfig:
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be an int >= {least}.")
+        if not 0 <= self.price < float("inf"):
+            raise ValueError(f"price={self.price} must be a finite number >= 0 (reward units of full detail).")
         if not self.methods:
             raise ValueError("methods is empty; list at least one, for instance [full, uniform-64].")
         ArrCocConfig.from_dict(self.wrap)

@@ -113,6 +113,17 @@ def markdown(metrics: Mapping[str, Any], config: Mapping[str, Any], folder: Path
             "tokens at which uniform budgets reach the method's accuracy.",
             markdown_table(header, cells),
         ]
+    utility = metrics["utility"]
+    for base, found in utility["differences"].items():
+        cells = [
+            [label, f"{100 * utility['methods'][label][0]:.1f}", *_difference(difference)]
+            for label, difference in found.items()
+        ]
+        parts += [
+            f"## Score less {utility['price']:g} times the share of full detail",
+            f"What a learner maximises at that price; {base} has {100 * utility['methods'][base][0]:.1f}.",
+            markdown_table(("method", "utility", f"minus {base}, points [95% CI]", "p (images)"), cells),
+        ]
     parts += ["## By kind of question", _kinds(metrics)]
     if (folder / "kinds.png").exists():
         parts.append("![accuracy by kind of question](kinds.png)")

@@ -59,7 +59,8 @@ def run(config: EvalConfig, arr: ArrCoc | None = None, progress: bool = True) ->
     began = time.perf_counter()
     try:
         arr = load(config) if arr is None else arr
-        bench = Bench(arr, reward, config.max_new_tokens, config.seed, learned=config.policy is not None or not own)
+        learned = config.policy is not None or not own
+        bench = Bench(arr, reward, config.max_new_tokens, config.seed, learned, folder=folder.path)
         skipped = _answer_all(bench, methods, task, folder, config, progress)
         uniform = [method.label for method in methods if isinstance(method, Uniform)]
         metrics = summarise(folder.records, config, [m.label for m in methods], uniform) | {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,12 @@ from .config import EvalConfig
 from .records import Record
 from .statistics import at_tokens, curve_area, mean_interval, paired_difference, spread, tokens_at
 
-STAGES = {"glance": ("glance",), "plan": ("knowing", "attending"), "encode": ("encode",), "LM": ("splice", "generate")}
+STAGES = {
+    "glance": ("glance",),
+    "plan": ("knowing", "balancing", "attending"),
+    "encode": ("encode",),
+    "LM": ("splice", "generate"),
+}
 """The columns of time, and the wrapper's stages behind each."""
 
 
@@ -36,7 +41,8 @@ def summarise(
     dict
         ``methods`` (accuracy with interval, tokens, share of full detail, milliseconds by stage, kinds of question),
         ``differences`` (per baseline and method), ``matched`` (per method: against the uniform curve at its own
-        tokens, and the tokens at which that curve reaches its accuracy) and ``area`` under the uniform curve.
+        tokens, and the tokens at which that curve reaches its accuracy), ``utility`` (score less the price of the
+        tokens, per method and against each baseline) and ``area`` under the uniform curve.
 
     Raises
     ------
@@ -83,9 +89,32 @@ def summarise(
             for base in config.baselines
             if base in table
         },
+        "utility": _utility(table, scores, images, config),
         "matched": matched,
         "area": curve_area(means),
     }
+
+
+def _utility(
+    table: Mapping[str, Sequence[Record]], scores: Mapping[str, np.ndarray], images: Sequence[str], config: EvalConfig
+) -> dict[str, Any]:
+    """Score minus price times share of full detail, what learners maximise: methods that spend differently compare."""
+    options = {"resamples": config.resamples, "seed": config.seed}
+    net = {
+        label: scores[label] - config.price * np.array([r["tokens"] / r["full_tokens"] for r in rows])
+        for label, rows in table.items()
+    }
+    found: dict[str, Any] = {"price": config.price, "methods": {}, "differences": {}}
+    for label, values in net.items():
+        found["methods"][label] = mean_interval(values, images, **options).to_list()
+    for base in config.baselines:
+        if base in net:
+            pairs = {k: paired_difference(v, net[base], images, **options) for k, v in net.items() if k != base}
+            # Counts of right and wrong mean nothing where tokens are subtracted.
+            found["differences"][base] = {
+                k: {"value": d.value, "low": d.low, "high": d.high, "p": d.p} for k, d in pairs.items()
+            }
+    return found
 
 
 def by_method(records: Sequence[Record]) -> dict[str, list[Record]]:

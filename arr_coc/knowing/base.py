@@ -115,7 +115,7 @@ def make_scorer(name: str, **options: Any) -> Scorer:
     Parameters
     ----------
     name
-        One of :func:`scorer_names`.
+        One of :func:`scorer_names`; ``"name:variant"`` is short for the option ``variant``.
     options
         The scorer's own options, for instance ``make_scorer("participatory", variant="embedding")``.
 
@@ -126,6 +126,8 @@ def make_scorer(name: str, **options: Any) -> Scorer:
     TypeError
         If a registered factory returns something that is not a :class:`Scorer`.
     """
+    if ":" in name and name not in _registered:
+        name, options["variant"] = name.split(":", 1)
     if name in _BUILT_IN:
         module, cls = _BUILT_IN[name].split(":")
         factory: Factory = getattr(importlib.import_module(f"{__package__}.{module}"), cls)

@@ -52,7 +52,10 @@ def grounding_loss(
     rows_of: torch.Tensor,
     image_rows: torch.Tensor,
 ) -> torch.Tensor:
-    """-log attention mass on the known evidence, for the heads that shall ground.
+    """-log attention on the known evidence, for the heads that shall ground: on each word, on any of the cells.
+
+    Words are all needed ("top" alone names three patches of nine), so their log masses are averaged, not their masses
+    summed. A sum is content with one of them, and routing by place then stays at chance.
 
     At "?": layer 0 head 0 reads the words that name the (last) referent, head 1 the kind of question, head 2 the other
     referent of a comparison; layers 1 and 2 read the evidence cells, head 0 those of the last referent and head 1
@@ -99,10 +102,14 @@ def grounding_loss(
         allowed = torch.zeros(scores.shape, dtype=torch.bool)
         for r, (_, _, keys) in enumerate(rows):
             allowed[r, keys] = True
-        total = total - (scores.masked_fill(~allowed, -1e9).logsumexp(-1) - scores.logsumexp(-1)).mean()
+        if layer == 0:
+            mass = (scores.log_softmax(-1) * allowed).sum(-1) / allowed.sum(-1)
+        else:
+            mass = scores.masked_fill(~allowed, -1e9).logsumexp(-1) - scores.logsumexp(-1)
+        total = total - mass.mean()
     assert packed.image_scores is not None  # language_loss asked for them
     starts = rows_of.gather(1, torch.tensor(offsets))  # [B, N]
     patch = torch.searchsorted(starts, image_rows, right=True) - 1
     first = starts.gather(1, patch)[..., None]
     place = packed.image_scores.gather(2, torch.cat([first - 3, first - 2], -1))
-    return total - 2 * (place.logsumexp(-1) - packed.image_scores.logsumexp(-1)).mean()
+    return total - 2 * (place.mean(-1) - packed.image_scores.logsumexp(-1)).mean()

@@ -47,7 +47,7 @@ class TrainConfig:
 
     seed: int = 0
     tower_steps: int = 5600
-    language_steps: int = 6000
+    language_steps: int = 4200
     tower_lr: float = 2e-3
     language_lr: float = 1e-3
     processes: int = 1

@@ -67,7 +67,7 @@ def test_ask_prints_answer_grid_tokens_and_times(loaded: Any, sign: Path) -> Non
     rows = [[int(cell) for cell in line.split()] for line in lines if line.startswith("  ")]
     assert [len(row) for row in rows] == [2, 2] and set(sum(rows, [])) <= {64, 128, 256, 400}
     assert lines[0].strip() and f"visual tokens: {sum(map(sum, rows)):,} of 1,600 at full detail" in result.stdout
-    for stage in ("glance", "knowing", "attending", "encode", "splice", "generate"):
+    for stage in ("glance", "knowing", "balancing", "attending", "encode", "splice", "generate"):
         assert stage in lines[-1]
 
 

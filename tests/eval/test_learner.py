@@ -1,0 +1,73 @@
+"""The method that learns inside a run: real answers of the reference model, private to the run, resumable."""
+
+import json
+
+import pytest
+
+import arr_coc
+from arr_coc import ArrCocConfig
+from eval.config import EvalConfig, TaskConfig
+from eval.run import run
+
+
+@pytest.fixture(scope="module")
+def arr():
+    model, processor = arr_coc.reference.load()
+    with arr_coc.wrap(model, processor, ArrCocConfig(price=0.2)) as arr:
+        yield arr
+
+
+def test_learners_learn_in_the_run_and_leave_the_wrapper_alone(arr, tmp_path):
+    planner = arr.planner
+    learner = {"method": "learner", "episodes": 8}
+    config = EvalConfig(
+        out=str(tmp_path / "run"), task=TaskConfig(limit=4), batch_size=4, max_new_tokens=4, resamples=100, overlays=0,
+        baselines=["learned"],
+        methods=[
+            {**learner, "label": "learned"},
+            {**learner, "label": "no prior", "prior": False},
+            {**learner, "label": "tense", "tensions": ["price", "coverage"], "scorers": ["participatory:embedding"]},
+        ],
+    )  # fmt: skip
+    metrics = run(config, arr, progress=False)
+    assert arr.planner is planner and not planner.explore and planner.policy.rounds == 0
+    logs = {label: tmp_path / "run" / "learning" / label for label in ("learned", "no prior", "tense")}
+    answered = {label: (folder / "log.jsonl").read_text().splitlines() for label, folder in logs.items()}
+    assert {label: len(lines) for label, lines in answered.items()} == dict.fromkeys(logs, 8)
+    asked = {label: [json.loads(line)["question"] for line in lines] for label, lines in answered.items()}
+    assert asked["learned"] == asked["no prior"] == asked["tense"]
+    utility = metrics["utility"]
+    for label, found in metrics["methods"].items():
+        # The share of a question, not of the run, is what a learner is charged.
+        rows = [json.loads(r) for r in (tmp_path / "run" / "questions.jsonl").read_text().splitlines()]
+        mine = [r for r in rows if r["method"] == label]
+        net = sum(r["score"] - 0.2 * r["tokens"] / r["full_tokens"] for r in mine) / len(mine)
+        assert utility["methods"][label][0] == pytest.approx(net)
+        assert found["tokens"]["mean"] > 0
+    assert set(utility["differences"]["learned"]) == {"no prior", "tense"}
+    assert "Score less 0.2 times" in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_tensions_act_on_the_plan_and_are_logged(arr, monkeypatch):
+    from arr_coc.attending import make_planner
+    from arr_coc.balancing import Balancer
+
+    seen = []
+    monkeypatch.setattr(
+        Balancer, "__call__", lambda self, *a, call=Balancer.__call__: seen.append(call(self, *a)) or seen[-1]
+    )
+    (sample,) = arr_coc.reference.generate(1, seed=3, kinds=["number"], grid=(2, 2))
+    inputs = arr.processor(images=sample["image"], text=sample["question"])
+    own = arr.planner
+    try:
+        for tensions in ((), ("price", "coverage")):
+            config = ArrCocConfig(price=0.2, tensions=tensions)
+            arr.planner = make_planner(config, arr.model, arr.processor)
+            arr.model.generate(**inputs, max_new_tokens=1)
+            assert arr.last[0].tension["price"] == pytest.approx(seen[-1].price)
+            assert {"compress", "explore", "diversify"} <= set(arr.last[0].tension)
+    finally:
+        arr.planner = own
+    off, on = seen
+    assert off.price == 0.2 and not off.coverage.any() and off.temperature == 1.0
+    assert on.price != 0.2 and on.coverage.any() and on.temperature == 1.0
