@@ -28,8 +28,7 @@ PRINTED = ("number", "word")
 MIX = "all"
 """The row of questions as the world asks them."""
 GROUPS: tuple[tuple[int | None, tuple[str, ...]], ...] = (
-    (None, (MIX,)),
-    (None, tuple(kind for kind in KINDS if kind not in PRINTED)),
+    (None, (MIX, *(kind for kind in KINDS if kind not in PRINTED))),
     *((level, PRINTED) for level in LEVELS),
 )
 """Rows that share pictures, by the size of their print (None: as the world draws it)."""
