@@ -57,8 +57,9 @@ Two stages, all on pictures drawn on the fly (split "train"), with AdamW at peak
 
 1. *Tower*: dense labels of the generator say what every visual token covers (colour, shape, letter, digits, word,
    count); the tower learns to write a code for it. Crowded canvases first, then patches of the world at all budgets.
-2. *Language model*, tower frozen: a dozen questions share each picture, under budgets as allocations give them.
-   Besides the answers, chosen attention heads are supervised towards the words and cells that hold the evidence.
+2. *Language model*, tower frozen: sixteen questions share each picture, under budgets as allocations give them. Until
+   the last tenth a random quarter of the cells without a sign stands for all of them. Besides the answers, chosen
+   attention heads are supervised towards every word that names the sign, and the cells that hold the evidence.
 
 The generator's labels (dense labels and grounding) serve training only. Neither the model nor the processor, nor any
 policy that is learned or judged on it, sees them in use.
