@@ -1,4 +1,4 @@
-"""What goes into a policy and what comes out: `Problem`, `Choice`, `Decision`."""
+"""What comes out of a policy: `Choice` and `Decision`."""
 
 from __future__ import annotations
 
@@ -10,49 +10,6 @@ import numpy as np
 import torch
 
 from allocator.checks import FloatArray, IntArray, floats, ints, number
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Problem:
-    """One validated question put to a policy: N patches, K arms.
-
-    Attributes
-    ----------
-    contexts : FloatArray, shape [N, d]
-    covariates : FloatArray, shape [m]
-        Facts about the whole image or question; they shift the reward, not the choice.
-    costs : IntArray, shape [N, K]
-        What each arm really spends on each patch (tokens).
-    limit : int or None
-        Bound on the summed cost.
-    price : float
-        Reward units per unit of cost.
-    temperature : float
-        Scale of exploration; 0 is greedy.
-    coverage : FloatArray, shape [N, K]
-        Additive value outside the model (zero if not given).
-    values : FloatArray, shape [N, K], or None
-        Given values, for the methods that do not learn them.
-    floor : IntArray, shape [N]
-        Least cost each patch must be given (where it has an arm that dear).
-    open : ndarray of bool, shape [N, K]
-        False where an arm is below the floor, or repeats the positive cost of an earlier arm of its patch: then it is
-        that same arm.
-    twin : IntArray, shape [N, K]
-        The arm that each arm really is: itself, or that earlier arm.
-    """
-
-    contexts: FloatArray
-    covariates: FloatArray
-    costs: IntArray
-    limit: int | None
-    price: float
-    temperature: float
-    coverage: FloatArray
-    values: FloatArray | None
-    floor: IntArray
-    open: np.ndarray
-    twin: IntArray
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -71,7 +71,8 @@ class ShareTracker:
         if len(members) != len(decision.costs):
             raise ValueError(f"{len(members)} groups were given for a decision on {len(decision.costs)} patches")
         spent = np.bincount(members, weights=decision.costs, minlength=len(self.shares))
-        self.queues = np.maximum(0.0, self.queues + self.shares - spent / max(1.0, spent.sum()))
+        if spent.any():  # where nothing is spent nobody falls behind
+            self.queues = np.maximum(0.0, self.queues + self.shares - spent / spent.sum())
         self.spent = self.spent + spent
 
     def _members(self, groups: Array) -> np.ndarray:

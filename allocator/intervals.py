@@ -52,13 +52,14 @@ def summarise(
     norms: FloatArray | None,
     weights: FloatArray,
     *,
+    base: FloatArray | None = None,
     interval: str = "bootstrap",
     confidence: float = 0.95,
     term_range: float | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Estimate:
-    """Value and interval of mean(terms), or of sum(terms) / sum(norms).
+    """Value and interval of mean(base) + mean(terms), or of mean(base) + sum(terms) / sum(norms).
 
     Parameters
     ----------
@@ -70,31 +71,39 @@ def summarise(
         Denominators of a self-normalised estimator.
     weights : FloatArray, shape [T]
         For the effective sample size.
+    base : FloatArray, shape [T], optional
+        What a model already says of each round, zero if None.
     interval : {"bootstrap", "empirical-bernstein"}
         Percentile bootstrap over rounds, or the finite-sample bound of Maurer & Pontil 2009 (theorem 4).
     confidence : float
         Two-sided level.
     term_range : float, optional
-        A priori range of one term (e.g. cap x reward range); the empirical-Bernstein bound needs it.
+        A priori range of base + term (e.g. cap x reward range); the empirical-Bernstein bound needs it.
     resamples, seed : int
         Of the bootstrap.
 
     Raises
     ------
     ValueError
-        If the bound is asked of a self-normalised estimator or without its range, or all weights are zero.
+        If the bound is asked of a self-normalised estimator, without its range or with one that the terms exceed, if
+        all weights are zero, or for fewer than two rounds.
     """
     n = len(terms)
+    if n < 2:
+        raise ValueError(f"off-policy evaluation needs at least 2 logged rounds, got {n}")
+    start = np.zeros(n) if base is None else base
     alpha = 1.0 - number("confidence", confidence, low=0.0, high=1.0)
     if norms is not None and abs(norms.sum()) < 1e-12:
         raise ValueError("the weights sum to zero: the log never did what the target would do")
-    value = float(terms.mean() if norms is None else terms.sum() / norms.sum())
+    value = float(start.mean() + (terms.mean() if norms is None else terms.sum() / norms.sum()))
     if interval == "bootstrap":
         generator = np.random.default_rng(seed)
         draws = np.empty(count("resamples", resamples))
         for b in range(len(draws)):
             rows = generator.integers(n, size=n)
-            draws[b] = terms[rows].mean() if norms is None else terms[rows].sum() / (norms[rows].sum() or np.nan)
+            # A ratio is drawn as a ratio: its denominator varies with the rounds as much as its numerator.
+            ratio = terms[rows].mean() if norms is None else terms[rows].sum() / (norms[rows].sum() or np.nan)
+            draws[b] = start[rows].mean() + ratio
         low, high = (float(x) for x in np.nanquantile(draws, [alpha / 2, 1 - alpha / 2]))
     elif interval == "empirical-bernstein":
         if norms is not None:
@@ -103,9 +112,15 @@ def summarise(
             raise ValueError(
                 "the empirical-Bernstein bound needs term_range, the a priori range of w r (use clipped_ips)"
             )
+        term_range, whole = number("term_range", term_range, low=0.0), start + terms
+        if float(np.ptp(whole)) > term_range:
+            raise ValueError(
+                f"term_range is {term_range:g}, but the terms already span {float(np.ptp(whole)):g}; give the "
+                "a priori range, or clip the weights"
+            )
         log_term = math.log(4.0 / alpha)  # two sides, each of level alpha / 2
-        width = math.sqrt(2.0 * float(terms.var(ddof=1)) * log_term / n)
-        width += 7.0 * number("term_range", term_range, low=0.0) * log_term / (3.0 * (n - 1))
+        width = math.sqrt(2.0 * float(whole.var(ddof=1)) * log_term / n)
+        width += 7.0 * term_range * log_term / (3.0 * (n - 1))
         low, high = value - width, value + width
     else:
         raise ValueError(f"interval must be 'bootstrap' or 'empirical-bernstein', got {interval!r}")

@@ -60,7 +60,8 @@ def importance_weights(decisions: Sequence[Decision], target: Sequence[Array]) -
     Raises
     ------
     ValueError
-        If a decision was logged without its propensity, or a target is not a distribution.
+        If a decision was logged without its propensity, a target is not a distribution, or the target may play an arm
+        that the log never plays: nothing in the log tells what that arm is worth.
     """
     weights = np.zeros(len(decisions))
     for t, (decision, given) in enumerate(_pairs(decisions, target)):
@@ -104,6 +105,13 @@ def _pairs(decisions: Sequence[Decision], target: Sequence[Array]) -> Iterable[t
         probabilities = floats(f"target of round {t}", given, shape)
         if probabilities.min() < 0 or not np.allclose(probabilities.sum(axis=1), 1.0, atol=1e-6):
             raise ValueError(f"target of round {t} must hold one distribution over the arms per patch")
+        if decision.probabilities is not None and ((probabilities > 0) & (decision.probabilities == 0)).any():
+            patch, arm = np.argwhere((probabilities > 0) & (decision.probabilities == 0))[0].tolist()
+            raise ValueError(
+                f"in round {t} the target may give patch {patch} arm {arm}, which policy {decision.policy!r} never "
+                "plays there; name the first of the arms that cost the same, log with more exploration, or leave "
+                "the round out"
+            )
         yield decision, probabilities
 
 
@@ -159,15 +167,13 @@ def dr(rewards: Array, weights: Array, logged_values: Array, target_values: Arra
         See `allocator.intervals.summarise`.
     """
     r, w, q, q_pi = _modelled(rewards, weights, logged_values, target_values)
-    return summarise("dr", q_pi + w * (r - q), None, w, **interval)
+    return summarise("dr", w * (r - q), None, w, base=q_pi, **interval)
 
 
 def sndr(rewards: Array, weights: Array, logged_values: Array, target_values: Array, **interval: Any) -> Estimate:
-    """Self-normalised doubly robust: the correction is divided by mean(w). Parameters as in `dr`."""
+    """Self-normalised doubly robust, mean(q_pi) + sum(w (r - q)) / sum(w). Parameters as in `dr`."""
     r, w, q, q_pi = _modelled(rewards, weights, logged_values, target_values)
-    if abs(w.mean()) < 1e-12:
-        raise ValueError("the weights sum to zero: the log never did what the target would do")
-    return summarise("sndr", q_pi + w * (r - q) / w.mean(), None, w, **interval)
+    return summarise("sndr", w * (r - q), w, w, base=q_pi, **interval)
 
 
 def switch_dr(
@@ -176,7 +182,7 @@ def switch_dr(
     """DR where w <= tau, the model alone elsewhere (Wang, Agarwal & Dudik 2017). Parameters as in `dr`."""
     r, w, q, q_pi = _modelled(rewards, weights, logged_values, target_values)
     kept = np.where(w <= number("tau", tau, low=0.0), w, 0.0)
-    return summarise("switch_dr", q_pi + kept * (r - q), None, kept, **interval)
+    return summarise("switch_dr", kept * (r - q), None, kept, base=q_pi, **interval)
 
 
 def pi(rewards: Array, decisions: Sequence[Decision], target: Sequence[Array], **interval: Any) -> Estimate:
@@ -208,8 +214,6 @@ def _renamed(method: str, estimate: Estimate) -> Estimate:
 
 def _checked(rewards: Array, weights: Array) -> tuple[FloatArray, FloatArray]:
     r = floats("rewards", rewards, (None,))
-    if len(r) < 2:
-        raise ValueError(f"off-policy evaluation needs at least 2 logged rounds, got {len(r)}")
     return r, floats("weights", weights, (len(r),))
 
 

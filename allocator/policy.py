@@ -19,10 +19,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
-from allocator.checks import Array, FloatArray, IntArray, count, floats, number
-from allocator.decision import Choice, Decision, Problem, plain
-from allocator.knapsack import allowed_arms, as_costs, check_limit, floor_costs, solve
+from allocator.checks import Array, FloatArray, IntArray, count, floats
+from allocator.decision import Choice, Decision, plain
+from allocator.knapsack import solve
 from allocator.posterior import LARGEST
+from allocator.problem import Problem, pose
 from allocator.registry import make_policy
 from allocator.storage import read_state, write_state
 
@@ -141,9 +142,22 @@ class Policy:
         TypeError, ValueError
             For malformed input or an infeasible limit; nothing is changed then.
         """
-        problem = self._problem(
-            contexts, covariates, costs, limit, price, temperature if explore else 0.0, coverage, values, floor
+        return self._decide(
+            pose(
+                self,
+                contexts,
+                covariates,
+                costs,
+                limit,
+                price,
+                temperature if explore else 0.0,
+                coverage,
+                values=values,
+                floor=floor,
+            )
         )
+
+    def _decide(self, problem: Problem) -> Decision:
         net = self._score(problem) - problem.price * problem.costs + problem.coverage
         # An arm that is really an earlier arm is worth what that one is; the oracle's tie-break then never picks it.
         net = np.take_along_axis(net, problem.twin, axis=1)
@@ -206,63 +220,6 @@ class Policy:
                 raise ValueError(f"decision has {decision.contexts.shape[1]} context features, the policy {self.dim}")
         self._learn(decisions, checked)
         self.rounds += len(checked)
-
-    def _problem(
-        self,
-        contexts: Array | None,
-        covariates: Array | None,
-        costs: Array | None,
-        limit: float | None,
-        price: float,
-        temperature: float,
-        coverage: Array | None,
-        values: Array | None,
-        floor: Array | None,
-    ) -> Problem:
-        if contexts is None and self.needs_model:
-            raise ValueError(f"policy {self.name!r} needs contexts [N, {self.dim}]")
-        x = None if contexts is None else floats("contexts", contexts, (None, self.dim))
-        given = None if values is None else floats("values", values, (None, self.arms))
-        rows = [
-            len(a) for a in (x, given, costs if costs is not None and np.ndim(costs) == 2 else None) if a is not None
-        ]
-        if not rows:
-            raise ValueError("the number of patches is unknown: give contexts [N, d], values [N, K] or costs [N, K]")
-        columns = [np.shape(a)[-1] for a in (given, costs) if a is not None and np.ndim(a) > 0]
-        if self.arms is None and not columns:
-            raise ValueError("the number of arms is unknown: give arms= to make_policy, or costs, or values")
-        shape = (rows[0], self.arms or columns[0])
-        x = np.zeros((shape[0], 0)) if x is None else x
-        if given is not None:
-            given = floats("values", given, shape)
-        tokens = as_costs(np.zeros(shape[1], dtype=np.int64) if costs is None else costs, shape)
-        if len(x) != shape[0]:
-            raise ValueError(f"contexts has {len(x)} rows, but there are {shape[0]} patches")
-        z = np.zeros(0) if covariates is None else floats("covariates", covariates, (None,))
-        if self.needs_model and len(z) != self.covariates:
-            raise ValueError(
-                f"covariates must have shape [{self.covariates}], got [{len(z)}]; make_policy(covariates=) sets it"
-            )
-        floors = np.zeros(shape[0], dtype=np.int64) if floor is None else floor_costs(floor, shape[0])
-        allowed = allowed_arms(tokens, floors)
-        own = np.arange(shape[1])
-        twin = np.broadcast_to(own, shape)
-        if self.collapse and tokens.any():
-            same = (tokens[:, :, None] == tokens[:, None, :]) & (tokens[:, :, None] > 0)
-            twin = np.where(same, own, own[:, None]).min(axis=2)
-        return Problem(
-            contexts=x,
-            covariates=z,
-            costs=tokens,
-            limit=check_limit(limit, int(np.where(allowed, tokens, tokens.max()).min(axis=1).sum()), shape[0]),
-            price=number("price", price, low=0.0),
-            temperature=number("temperature", temperature, low=0.0),
-            coverage=np.zeros(shape) if coverage is None else floats("coverage", coverage, shape),
-            values=given,
-            floor=floors,
-            open=(twin == own) & allowed,
-            twin=twin,
-        )
 
     # State.
 

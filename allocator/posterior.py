@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from allocator.checks import Array, count, floats, number
+from allocator.linalg import cholesky, tensor
 from allocator.scoring import block_sigma, stack_factors
 
 LARGEST = 1e100  # squares of larger entries would overflow the statistics within a run
-_JITTERS = (0.0, 1e-12, 1e-10, 1e-8, 1e-6)  # added to A's diagonal, relative to its mean, until Cholesky succeeds
 
 
 class Posterior:
@@ -72,7 +72,7 @@ class Posterior:
         self._forget_caches()
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.tensor(array, dtype=torch.float64, device=self.device)
+        return tensor(array, self.device)
 
     def _forget_caches(self) -> None:
         self._cholesky: Tensor | None = None
@@ -82,7 +82,9 @@ class Posterior:
     @property
     def A(self) -> Tensor:
         """Posterior precision A0 + S, shape [p, p], in units of the noise precision."""
-        return self.gram + torch.diag(self.precision)
+        matrix = self.gram.clone()
+        matrix.diagonal().add_(self.precision)
+        return matrix
 
     @property
     def b(self) -> Tensor:
@@ -99,19 +101,7 @@ class Posterior:
             If A is not positive definite even with the largest jitter.
         """
         if self._cholesky is None:
-            matrix = self.A
-            scale = float(matrix.diagonal().mean())
-            for jitter in _JITTERS:
-                # In place and cumulative: each total exceeds `jitter` by a hundredth, which does not matter.
-                matrix.diagonal().add_(scale * jitter)
-                factor, failed = torch.linalg.cholesky_ex(matrix)
-                if not failed:
-                    self._cholesky = factor
-                    break
-            else:
-                raise ValueError(
-                    "the posterior is numerically singular; raise the prior precision or rescale the features"
-                )
+            self._cholesky = cholesky(self.A)
         return self._cholesky
 
     @property
@@ -155,13 +145,13 @@ class Posterior:
                 raise ValueError(f"weights must not be negative, got {weight.min():g}")
         if self.forgetting < 1.0:
             weight = weight * self.forgetting ** np.arange(n - 1, -1, -1)
-        weighted = torch.from_numpy(rows * weight[:, None]).to(self.device)
+        weighted = self._tensor(rows * weight[:, None])
         if self.forgetting < 1.0:
             self.gram *= self.forgetting**n
             self.moment *= self.forgetting**n
         # Through one GEMM: rank n at once instead of n outer products.
-        self.gram.addmm_(weighted.T, torch.from_numpy(rows).to(self.device))
-        self.moment.addmv_(weighted.T, torch.from_numpy(y).to(self.device))
+        self.gram.addmm_(weighted.T, self._tensor(rows))
+        self.moment.addmv_(weighted.T, self._tensor(y))
         self.rounds += n
         self._forget_caches()
 
@@ -185,7 +175,7 @@ class Posterior:
         """Draw theta ~ N(A^-1 b, scale^2 A^-1), shape [p]; scale 0 returns the mean without touching the generator."""
         if scale == 0.0:
             return self.mean
-        noise = torch.from_numpy(generator.standard_normal(self.dim)).to(self.device)
+        noise = self._tensor(generator.standard_normal(self.dim))
         return self.mean + scale * torch.linalg.solve_triangular(self.cholesky.T, noise[:, None], upper=True)[:, 0]
 
     def sigma(self, features: Tensor) -> Tensor:
@@ -220,16 +210,24 @@ class Posterior:
     def merge(self, other: Posterior) -> None:
         """Add another worker's data: equals one posterior that saw all of it, up to rounding.
 
+        With forgetting each worker's data keep the age they have in their own stream, as if the streams had run side
+        by side; one stream after the other would have aged the first.
+
         Raises
         ------
         ValueError
-            If the priors differ; this posterior is then unchanged.
+            If the priors or the forgetting differ; this posterior is then unchanged.
         """
         if self.dim != other.dim or not (
             torch.equal(self.precision.cpu(), other.precision.cpu())
             and torch.equal(self.prior_mean.cpu(), other.prior_mean.cpu())
         ):
             raise ValueError("only posteriors with the same dimension, prior mean and prior precision can be merged")
+        if self.forgetting != other.forgetting:
+            raise ValueError(
+                f"only posteriors with the same forgetting can be merged, got {self.forgetting:g} and "
+                f"{other.forgetting:g}"
+            )
         self.gram += other.gram.to(self.device)
         self.moment += other.moment.to(self.device)
         self.rounds += other.rounds

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from allocator.linalg import cholesky
+
 
 def stack_factors(covariances: Tensor) -> Tensor:
     """Stack the Cholesky factors of per-arm covariances side by side.
@@ -23,8 +25,7 @@ def stack_factors(covariances: Tensor) -> Tensor:
     Tensor, shape [d, K * d], float32
         W = [L_1 | ... | L_K] with P_k = L_k L_k'.
     """
-    factors = torch.linalg.cholesky(covariances)
-    return factors.permute(1, 0, 2).reshape(covariances.shape[1], -1).to(torch.float32)
+    return cholesky(covariances).permute(1, 0, 2).reshape(covariances.shape[1], -1).to(torch.float32)
 
 
 def block_sigma(contexts: Tensor, stacked: Tensor, arms: int) -> Tensor:

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from allocator.checks import FloatArray, IntArray, count, floats, number
-from allocator.decision import Decision, Problem
+from allocator.decision import Decision
+from allocator.linalg import tensor
 from allocator.policy import Policy
 from allocator.posterior import Posterior
+from allocator.problem import Problem
 
 
 @dataclass(kw_only=True, eq=False)
@@ -139,5 +140,5 @@ class Aggregated(Policy):
 
     def _sigmas(self, problem: Problem) -> FloatArray:
         """Posterior norm of every (patch, arm) above the floor, [N, K-1]."""
-        features = torch.from_numpy(np.ascontiguousarray(self._encode(problem.contexts))).to(self.posterior.device)
+        features = tensor(self._encode(problem.contexts), self.posterior.device)
         return self.posterior.block_sigma(features, self.slots[0]).cpu().numpy()

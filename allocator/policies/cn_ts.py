@@ -13,10 +13,10 @@ from allocator.registry import register_policy
 @register_policy("cn_ts")
 @dataclass(kw_only=True, eq=False)
 class CNTS(CNUCB):
-    """Hwang, Chai & Oh 2023, algorithm 2: the largest of M draws N(f, (nu s)^2) per base arm, then the oracle.
+    """Hwang, Chai & Oh 2023, algorithm 2: the largest of M draws N(f, nu^2 lambda s^2) per base arm, then the oracle.
 
     Keeping the best of M draws makes the scores optimistic with constant probability for a whole super-arm at once.
-    The standard deviation is nu s (not its square).
+    The standard deviation is nu sqrt(lambda) s (not its square), lambda being the `ridge`.
 
     Parameters
     ----------
@@ -35,4 +35,5 @@ class CNTS(CNUCB):
         count("samples", self.samples)
 
     def _explore(self, mean: FloatArray, deviation: FloatArray) -> FloatArray:
-        return mean + deviation * self.generator.standard_normal((self.samples, *mean.shape)).max(axis=0)
+        best = self.generator.standard_normal((self.samples, *mean.shape)).max(axis=0)
+        return mean + self.ridge**0.5 * deviation * best

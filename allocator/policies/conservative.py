@@ -10,9 +10,11 @@ from torch import Tensor
 
 from allocator.checks import floats, number
 from allocator.decision import Decision
+from allocator.linalg import tensor
 from allocator.policies.aggregated import Aggregated
 from allocator.policies.wrapped import Wrapped
 from allocator.policy import Policy
+from allocator.problem import Problem
 from allocator.registry import register_policy
 
 
@@ -26,7 +28,8 @@ class Conservative(Wrapped):
 
         (sum_t Phi_t + Phi_c)' theta - (1 - alpha) (sum_t Phi^b_t + Phi^b)' theta
 
-    is not negative: one vector of differences carries the whole history. An exploring `select` counts as a play.
+    is not negative, else the baseline's super-arm: one vector of differences carries the whole history. An exploring
+    `select` counts as a play.
 
     Parameters
     ----------
@@ -67,30 +70,37 @@ class Conservative(Wrapped):
         self.model = self.policy
         self.balance = torch.zeros(self.model.posterior.dim, dtype=torch.float64)
 
-    def select(self, *args: Any, **options: Any) -> Decision:
-        """As `Policy.select`; returns the baseline's super-arm where the candidate is not yet safe."""
+    def _decide(self, problem: Problem) -> Decision:
         before = self.generator.bit_generator.state
-        candidate = super().select(*args, **options)
+        candidate = super()._decide(problem)
         try:
-            fallback = self.safe.select(*args, **options)
+            fallback = self.safe._decide(problem)
         except (TypeError, ValueError):
             self.generator.bit_generator.state = before
             raise
-        mine, other = (torch.from_numpy(self.model._phi(decision)) for decision in (candidate, fallback))
+        mine, other = (tensor(self.model._phi(decision)) for decision in (candidate, fallback))
         at_stake = self.balance + mine - (1.0 - self.alpha) * other
         posterior = self.model.posterior
         bound = at_stake @ posterior.mean.cpu() - self.confidence_width * float(
             posterior.sigma(at_stake[None].to(posterior.device))
         )
+        drawn = candidate.log_propensity != 0.0
         played = mine
         if bound < 0:
             played = other
-            propensity = None if self.randomised else fallback.log_propensity
             features = self._features(fallback.contexts, fallback.covariates, fallback.index)
-            candidate = replace(fallback, policy=self.name, log_propensity=propensity, features=features)
-        if options.get("explore", True) and options.get("temperature", 1.0) > 0:
+            decision = replace(fallback, policy=self.name, features=features)
+        else:
+            decision = candidate
+        if drawn:
+            # Whether a drawn candidate is safe depends on the draw: patches are no longer independent, and the
+            # baseline's super-arm stands for every candidate that was not safe, whose probabilities nobody adds up.
+            unknown = bound < 0 or bool((candidate.index == fallback.index).all())
+            log_propensity = None if unknown else candidate.log_propensity
+            decision = replace(decision, log_propensity=log_propensity, probabilities=None)
+        if problem.temperature > 0:
             self.balance = self.balance + played - (1.0 - self.alpha) * other
-        return candidate
+        return decision
 
     def _learn(self, decisions: Any, rewards: Any) -> None:
         self.policy.update_many(decisions, rewards)
@@ -103,4 +113,4 @@ class Conservative(Wrapped):
             raise ValueError(f"state of policy {self.name!r} lacks the tensor 'balance'")
         balance = floats("balance", tensors.pop("balance"), tuple(self.balance.shape))
         super()._load_tensors(tensors)
-        self.balance = torch.from_numpy(balance.copy())
+        self.balance = tensor(balance)

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from allocator.checks import FloatArray, IntArray, count, number
-from allocator.decision import Decision, Problem
+from allocator.decision import Decision
+from allocator.linalg import tensor
 from allocator.policy import Policy
 from allocator.posterior import Posterior
+from allocator.problem import Problem
 
 
 @dataclass(kw_only=True, eq=False)
@@ -27,7 +29,8 @@ class Disjoint(Policy):
     prior_precision : float
         Ridge strength of every arm.
     forgetting : float
-        Discount of all arms per round.
+        Discount of all arms per round. D-LinUCB (Russac, Vernade & Cappe 2019) bounds with A^-1 A~ A^-1, where A~
+        discounts by gamma^2; that norm is at most the A^-1 norm used here, so the bound stays valid, a little wider.
     device : str
         Where the posteriors live.
     **options
@@ -51,7 +54,7 @@ class Disjoint(Policy):
         ]
 
     def _contexts(self, problem: Problem) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(problem.contexts)).to(self.device)
+        return tensor(problem.contexts, self.device)
 
     def _score(self, problem: Problem) -> FloatArray:
         means = torch.stack([posterior.mean for posterior in self.posteriors], dim=1)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from allocator.checks import FloatArray, number
-from allocator.decision import Choice, Problem
+from allocator.decision import Choice
 from allocator.knapsack import solve
 from allocator.policies.aggregated import Aggregated
+from allocator.problem import Problem
 from allocator.registry import register_policy
 from allocator.sampling import sample_allocation
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from allocator.checks import FloatArray, count
-from allocator.decision import Choice, Decision, Problem
+from allocator.decision import Choice, Decision
 from allocator.policies.aggregated import Aggregated
+from allocator.problem import Problem
 from allocator.registry import register_policy
 from allocator.sampling import sample_allocation
 

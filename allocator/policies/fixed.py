@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from allocator.checks import FloatArray, ints
-from allocator.decision import Choice, Problem
+from allocator.decision import Choice
 from allocator.policy import Policy
+from allocator.problem import Problem
 from allocator.registry import register_policy
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from allocator.checks import FloatArray, floats
-from allocator.decision import Problem
 from allocator.policy import Policy
+from allocator.problem import Problem
 from allocator.registry import register_policy
 
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 
 from allocator.checks import FloatArray, number
-from allocator.decision import Problem
 from allocator.policies.disjoint import Disjoint
+from allocator.problem import Problem
 from allocator.registry import register_policy
 
 

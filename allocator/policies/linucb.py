@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from allocator.checks import FloatArray, number
-from allocator.decision import Problem
 from allocator.policies.disjoint import Disjoint
+from allocator.problem import Problem
 from allocator.registry import register_policy
 
 

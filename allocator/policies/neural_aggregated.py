@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from allocator.checks import FloatArray, count, floats, number
+from allocator.checks import FloatArray, count, floats, ints, number
 from allocator.decision import Decision
+from allocator.linalg import tensor
 from allocator.policies.aggregated import Aggregated
 
 _LAYERS = ("hidden.weight", "hidden.bias")
@@ -64,9 +65,7 @@ class NeuralAggregated(Aggregated):
         d = count("dim", self.dim)
         self.hidden = torch.nn.utils.skip_init(torch.nn.Linear, d, self.width, dtype=torch.float64)
         with torch.no_grad():
-            self.hidden.weight.copy_(
-                torch.from_numpy(self.generator.standard_normal((self.width, d)) * (2 / d) ** 0.5)
-            )
+            self.hidden.weight.copy_(tensor(self.generator.standard_normal((self.width, d)) * (2 / d) ** 0.5))
             self.hidden.bias.zero_()
         self.replay = []
 
@@ -84,7 +83,7 @@ class NeuralAggregated(Aggregated):
 
     def _encode(self, contexts: FloatArray) -> FloatArray:
         with torch.no_grad():
-            hidden = torch.relu(self.hidden(torch.from_numpy(np.ascontiguousarray(contexts)))).numpy()
+            hidden = torch.relu(self.hidden(tensor(contexts))).numpy()
         return np.hstack([contexts, hidden / self.width**0.5])
 
     def _phi(self, decision: Decision) -> FloatArray:
@@ -111,12 +110,12 @@ class NeuralAggregated(Aggregated):
     def _train(self) -> None:
         """Fit encoder and a throw-away last layer to the standardised replay."""
         y = np.array([reward for *_, reward in self.replay])
-        target = torch.from_numpy((y - y.mean()) / (y.std() + 1e-8))
+        target = tensor((y - y.mean()) / (y.std() + 1e-8))
         sizes = np.array([len(index) for _, _, index, _ in self.replay])
         starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        x = torch.from_numpy(np.concatenate([x for x, *_ in self.replay]))
-        arms = torch.from_numpy(np.concatenate([index for _, _, index, _ in self.replay]))
-        z = torch.from_numpy(np.stack([np.concatenate([[1.0], z]) for _, z, *_ in self.replay]))
+        x = tensor(np.concatenate([x for x, *_ in self.replay]))
+        arms = tensor(np.concatenate([index for _, _, index, _ in self.replay]))
+        z = tensor(np.stack([np.concatenate([[1.0], z]) for _, z, *_ in self.replay]))
         head = torch.zeros(self.slots[0] + 1, self.slots[1], dtype=torch.float64, requires_grad=True)
         shift = torch.zeros(z.shape[1], dtype=torch.float64, requires_grad=True)
         optimiser = torch.optim.Adam([*self.hidden.parameters(), head, shift], lr=self.rate)
@@ -124,11 +123,11 @@ class NeuralAggregated(Aggregated):
             chosen = self.generator.choice(len(y), size=min(self.batch, len(y)), replace=False)
             owner = np.repeat(np.arange(len(chosen)), sizes[chosen])
             before = np.cumsum(sizes[chosen]) - sizes[chosen]
-            rows = torch.from_numpy(np.arange(len(owner)) + (starts[chosen] - before)[owner])
+            rows = tensor(np.arange(len(owner)) + (starts[chosen] - before)[owner])
             encoded = torch.cat([x[rows], torch.relu(self.hidden(x[rows])) / self.width**0.5], dim=1)
             picked = head * (torch.arange(len(head)) > 0)[:, None]  # the floor's features are zero
             gains = (encoded * picked[arms[rows]]).sum(dim=1)
-            fitted = (z[chosen] @ shift).index_add(0, torch.from_numpy(owner), gains)
+            fitted = (z[chosen] @ shift).index_add(0, tensor(owner), gains)
             loss = torch.nn.functional.mse_loss(fitted, target[chosen]) + 1e-3 * head.square().mean()
             optimiser.zero_grad()
             loss.backward()
@@ -147,9 +146,9 @@ class NeuralAggregated(Aggregated):
         tensors["hidden.weight"] = self.hidden.weight.detach().clone()
         tensors["hidden.bias"] = self.hidden.bias.detach().clone()
         if self.replay:
-            tensors["replay.contexts"] = torch.from_numpy(np.concatenate([x for x, *_ in self.replay]))
-            tensors["replay.covariates"] = torch.from_numpy(np.stack([z for _, z, *_ in self.replay]))
-            tensors["replay.index"] = torch.from_numpy(np.concatenate([index for _, _, index, _ in self.replay]))
+            tensors["replay.contexts"] = tensor(np.concatenate([x for x, *_ in self.replay]))
+            tensors["replay.covariates"] = tensor(np.stack([z for _, z, *_ in self.replay]))
+            tensors["replay.index"] = tensor(np.concatenate([index for _, _, index, _ in self.replay]))
             tensors["replay.sizes"] = torch.tensor([len(index) for _, _, index, _ in self.replay])
             tensors["replay.rewards"] = torch.tensor([reward for *_, reward in self.replay], dtype=torch.float64)
         return tensors
@@ -168,14 +167,15 @@ class NeuralAggregated(Aggregated):
         if kept:
             if set(kept) != {"contexts", "covariates", "index", "sizes", "rewards"}:
                 raise ValueError(f"the replay tensors of policy {self.name!r} are incomplete: {sorted(kept)}")
-            ends = np.cumsum(kept["sizes"].numpy())
+            ends = np.cumsum(ints("replay.sizes", kept["sizes"], (None,)))
             contexts = floats("replay.contexts", kept["contexts"], (int(ends[-1]), self.dim))
-            for j, end in enumerate(ends.tolist()):
-                rows = slice(end - int(kept["sizes"][j]), end)
-                z, index = kept["covariates"][j].numpy(), kept["index"][rows].numpy()
-                replay.append((contexts[rows], z, index, float(kept["rewards"][j])))
+            covariates = floats("replay.covariates", kept["covariates"], (len(ends), self.covariates))
+            arms = ints("replay.index", kept["index"], (int(ends[-1]),))
+            rewards = floats("replay.rewards", kept["rewards"], (len(ends),))
+            for rows, z, reward in zip(np.split(np.arange(ends[-1]), ends[:-1]), covariates, rewards, strict=True):
+                replay.append((contexts[rows], z, arms[rows], float(reward)))
         super()._load_tensors(tensors)
         with torch.no_grad():
             for name, array in zip(_LAYERS, weights, strict=True):
-                getattr(self.hidden, name.split(".")[1]).copy_(torch.from_numpy(array))
+                getattr(self.hidden, name.split(".")[1]).copy_(tensor(array))
         self.replay = replay

@@ -1,8 +1,10 @@
 """Neural bandits with gradient features, learned from one reward per patch.
 
 The reward of (patch i, arm k) is f(u; W) with u = x_i (x) phi_k. Uncertainty is linear in the gradient g = df/dW:
-s^2 = g' Z^-1 g with Z = lambda I + sum g g' over the arms played (Zhou, Li & Gu 2020). The network has one hidden
-layer, so the gradient is written down instead of traced, and it starts as the zero function.
+s^2 = g' Z^-1 g with Z = lambda I + sum g g' over the arms played (Zhou, Li & Gu 2020). The paper's network carries a
+factor sqrt(m) and divides by m again (g / sqrt(m), loss / m); here the 1 / sqrt(m) is in the second layer's start, so
+both are gone. The network has one hidden layer, so the gradient is written down instead of traced, and it starts as
+the zero function.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ import torch
 from torch import Tensor
 
 from allocator.checks import FloatArray, IntArray, count, floats, number
-from allocator.decision import Decision, Problem
+from allocator.decision import Decision
+from allocator.linalg import tensor
 from allocator.policy import Policy
 from allocator.posterior import Posterior
+from allocator.problem import Problem
 
 
 @dataclass(kw_only=True, eq=False)
@@ -89,8 +93,8 @@ class NeuralSemi(Policy):
         first = self.generator.standard_normal((half, size)) * (2 / size) ** 0.5
         second = self.generator.standard_normal(half) / self.width**0.5
         self.weights = [
-            torch.from_numpy(np.vstack([first, first])),
-            torch.from_numpy(np.concatenate([second, -second])),
+            tensor(np.vstack([first, first])),
+            tensor(np.concatenate([second, -second])),
         ]
         self.start = [weight.clone() for weight in self.weights]
         parameters = self.width * (size + 1)
@@ -107,7 +111,7 @@ class NeuralSemi(Policy):
 
     def _joint(self, contexts: FloatArray) -> Tensor:
         """u of every (patch, arm), [N K, d q]."""
-        return torch.from_numpy(np.einsum("nd,kq->nkdq", contexts, self.phi).reshape(-1, self.start[0].shape[1]))
+        return tensor(np.einsum("nd,kq->nkdq", contexts, self.phi).reshape(-1, self.start[0].shape[1]))
 
     def _forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """f [n] and the hidden activations [n, width]."""
@@ -150,7 +154,7 @@ class NeuralSemi(Policy):
             if len(rows):
                 self.inputs.append(rows)
                 self.targets.append(reward[known])
-                u = torch.from_numpy(rows)
+                u = tensor(rows)
                 gradient = self._gradient(u, self._forward(u)[1])
                 if self.matrix is not None:
                     self.matrix.update(gradient.numpy(), np.zeros(len(rows)))
@@ -164,11 +168,11 @@ class NeuralSemi(Policy):
         x, y = np.concatenate(self.inputs)[-self.memory :], np.concatenate(self.targets)[-self.memory :]
         self.inputs, self.targets = [x], [y]
         self.scale = (float(y.mean()), float(y.std()) or 1.0)
-        u, target = torch.from_numpy(x), torch.from_numpy((y - self.scale[0]) / self.scale[1])
+        u, target = tensor(x), tensor((y - self.scale[0]) / self.scale[1])
         weights = [weight.clone().requires_grad_() for weight in self.weights]
         optimiser = torch.optim.Adam(weights, lr=self.rate)
         for _ in range(self.steps):
-            rows = torch.from_numpy(self.generator.integers(len(y), size=min(self.batch, len(y))))
+            rows = tensor(self.generator.integers(len(y), size=min(self.batch, len(y))))
             fitted = torch.relu(u[rows] @ weights[0].T) @ weights[1]
             pull = sum((w - w0).square().sum() for w, w0 in zip(weights, self.start, strict=True))
             loss = torch.nn.functional.mse_loss(fitted, target[rows]) + self.ridge / len(y) * pull
@@ -187,8 +191,8 @@ class NeuralSemi(Policy):
             "scale": torch.tensor(self.scale, dtype=torch.float64),
         }
         if self.inputs:
-            tensors["inputs"] = torch.from_numpy(np.concatenate(self.inputs))
-            tensors["targets"] = torch.from_numpy(np.concatenate(self.targets))
+            tensors["inputs"] = tensor(np.concatenate(self.inputs))
+            tensors["targets"] = tensor(np.concatenate(self.targets))
         if self.matrix is not None:
             tensors |= {f"matrix.{name}": tensor for name, tensor in self.matrix.state_dict().items()}
         return tensors
@@ -204,7 +208,7 @@ class NeuralSemi(Policy):
             raise ValueError(
                 f"policy {self.name!r} needs the tensors {sorted(shapes)}, the state holds {sorted(tensors)}"
             )
-        loaded = {name: torch.from_numpy(floats(name, rest[name], shape).copy()) for name, shape in shapes.items()}
+        loaded = {name: tensor(floats(name, rest[name], shape)) for name, shape in shapes.items()}
         inputs = floats("inputs", replay["inputs"], (None, shapes["first"][1])) if replay else None
         if self.matrix is not None:
             self.matrix.load_state_dict(matrix)

@@ -13,7 +13,9 @@ from allocator.registry import register_policy
 @register_policy("neural_ts")
 @dataclass(kw_only=True, eq=False)
 class NeuralTS(NeuralSemi):
-    """Zhang, Zhou, Li & Gu 2021, algorithm 1: value ~ N(f, nu^2 g' Z^-1 g), independently per patch and arm.
+    """Zhang, Zhou, Li & Gu 2021, algorithm 1: value ~ N(f, nu^2 lambda g' Z^-1 g), independently per patch and arm.
+
+    The factor lambda (`ridge`) makes the deviation before any data nu |g|, whatever the ridge.
 
     Parameters
     ----------
@@ -24,4 +26,4 @@ class NeuralTS(NeuralSemi):
     randomised: ClassVar[bool] = True
 
     def _explore(self, mean: FloatArray, deviation: FloatArray) -> FloatArray:
-        return mean + deviation * self.generator.standard_normal(mean.shape)
+        return mean + self.ridge**0.5 * deviation * self.generator.standard_normal(mean.shape)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from allocator.checks import FloatArray
-from allocator.decision import Problem
 from allocator.policy import Policy
+from allocator.problem import Problem
 from allocator.registry import register_policy
 
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from allocator.checks import FloatArray, IntArray, count, floats, number
-from allocator.decision import Decision, Problem
+from allocator.decision import Decision
+from allocator.linalg import tensor
 from allocator.policy import Policy
 from allocator.posterior import Posterior
+from allocator.problem import Problem
 
 
 @dataclass(kw_only=True, eq=False)
@@ -71,7 +72,7 @@ class SemiLinear(Policy):
 
     def _score(self, problem: Problem) -> FloatArray:
         joint = np.einsum("nd,kq->nkqd", problem.contexts, self.phi).reshape(-1, self.posterior.dim)
-        features = torch.from_numpy(joint).to(self.posterior.device)
+        features = tensor(joint, self.posterior.device)
         values = features @ self.posterior.mean
         if problem.temperature > 0:
             values = values + self.alpha * problem.temperature * self.posterior.sigma(features)

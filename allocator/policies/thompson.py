@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from allocator.checks import FloatArray, number
-from allocator.decision import Problem
 from allocator.policies.aggregated import Aggregated
+from allocator.problem import Problem
 from allocator.registry import register_policy
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from allocator.checks import FloatArray, number
-from allocator.decision import Problem
 from allocator.policies.aggregated import Aggregated
+from allocator.problem import Problem
 from allocator.registry import register_policy
 
 

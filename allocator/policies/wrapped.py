@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from allocator.decision import Choice, Problem
+from allocator.decision import Choice
 from allocator.policy import Policy
+from allocator.problem import Problem
 from allocator.registry import make_policy
 
 
@@ -33,6 +34,8 @@ class Wrapped(Policy):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.policy = self._build(self.inner, self.inner_options)
+        if isinstance(self.policy, Wrapped):
+            raise ValueError(f"policy {self.name!r} cannot wrap {self.inner!r}: modifiers do not nest")
         self.policy.generator = self.generator  # one stream of draws, saved once
         self.feedback = self.policy.feedback  # type: ignore[misc]
         self.randomised = self.policy.randomised  # type: ignore[misc]

@@ -112,7 +112,7 @@ def test_written_gradients_equal_autograd_and_the_diagonal_shortcut(name):
 def test_neural_bandits_start_as_the_zero_function_and_the_full_matrix_is_exact():
     policy = make_policy("neural_ucb", dim=D, arms=K, width=4, full=True, train_every=1000)
     x = np.random.default_rng(0).normal(size=(N, D))
-    assert (policy.select(x, explore=False).values == 0).all()
+    assert np.abs(policy.select(x, explore=False).values).max() < 1e-12
     semi_played(policy, rounds=4)
     u = policy._joint(x)
     g = policy._gradient(u, policy._forward(u)[1])
@@ -259,6 +259,41 @@ def test_conservative_play_keeps_its_promise_and_still_learns():
     assert np.mean(late) > 0.5  # it does leave the baseline
     with pytest.raises(ValueError, match="must be a linear aggregated one"):
         make_policy("conservative", dim=2, arms=2, inner="linucb")
+    with pytest.raises(ValueError, match="modifiers do not nest"):
+        make_policy("windowed", dim=2, arms=2, inner="conservative")
+
+
+def test_conservative_propensities_are_those_of_what_is_played():
+    """A drawn candidate is played only if it is safe: then its propensity holds, else nobody knows the baseline's."""
+    options = {"inner": "boltzmann", "inner_options": {"tau": 0.5}, "baseline_options": {"arm": 0}, "alpha": 0.05}
+    policy = make_policy("conservative", dim=2, arms=3, confidence_width=0.02, **options)
+    rng, chooser = np.random.default_rng(0), make_policy("random", arms=3, seed=5)
+    for _ in range(60):
+        x = rng.random((2, 2))
+        decision = chooser.select(x)
+        policy.update(decision, 0.5 + float(np.array([0.0, 0.1, -0.2])[decision.index].sum()))
+    x, counts, claimed, rounds = np.full((2, 2), 0.5), {}, {}, 1500
+    for _ in range(rounds):
+        policy.balance.zero_()
+        decision = policy.select(x)
+        key = tuple(decision.index.tolist())
+        counts[key], claimed[key] = counts.get(key, 0) + 1, decision.propensity
+        assert decision.probabilities is None and decision.policy == "conservative"
+    assert len(counts) < 9  # some candidates were not safe
+    assert claimed.pop((0, 0)) is None and len(claimed) > 1
+    for key, p in claimed.items():
+        assert counts[key] / rounds == pytest.approx(p, abs=4.5 * np.sqrt(p / rounds))
+    greedy = policy.select(x, explore=False)
+    assert greedy.propensity == 1.0
+
+
+def test_the_drift_test_raises_false_alarms_as_seldom_as_it_says():
+    """The average run length of the docstring, by simulation on stationary rewards."""
+    for binary, drift, slack, rounds, most in ((False, 0.6, 0.02, 20000, 3), (True, 8.0, 0.1, 20000, 6)):
+        rng = np.random.default_rng(0)
+        policy = make_policy("windowed", dim=1, arms=2, inner="random", drift=drift, slack=slack)
+        rewards = (rng.random(rounds) < 0.5) * 1.0 if binary else 0.5 + 0.05 * rng.standard_normal(rounds)
+        assert sum(policy._drifted(float(reward)) for reward in rewards) <= most
 
 
 def test_shares_keep_a_poor_group_from_starving():
@@ -286,6 +321,9 @@ def test_the_share_tracker_resumes_and_refuses():
     twin.load_state_dict(tracker.state_dict())
     assert twin.state_dict() == tracker.state_dict()
     before = tracker.state_dict()
+    free = make_policy("fixed", allocation=[0, 0]).select(np.ones((2, 1)), costs=[0, 9])
+    tracker.update([0, 1], free)
+    assert tracker.state_dict() == before  # where nothing is spent nobody falls behind
     with pytest.raises(ValueError, match="groups must be 0 to 1"):
         tracker.update([0, 2], decision)
     with pytest.raises(ValueError, match="3 groups were given"):

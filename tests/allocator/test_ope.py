@@ -88,7 +88,7 @@ def test_a_limited_log_keeps_exact_propensities_for_ips():
 
 @pytest.mark.parametrize("interval", ["bootstrap", "empirical-bernstein"])
 def test_intervals_cover_the_truth(interval):
-    options = {"term_range": 3.5} if interval == "empirical-bernstein" else {"resamples": 200}
+    options = {"term_range": 6.0} if interval == "empirical-bernstein" else {"resamples": 200}
     hits, widths = 0, []
     for seed in range(40):
         decisions, r, target, truth = logged(rounds=150, patches=1, seed=seed)
@@ -136,5 +136,30 @@ def test_refusals():
         ope.ips(r, np.ones(4), interval="empirical-bernstein")
     with pytest.raises(ValueError, match="is self-normalised"):
         ope.snips(r, np.ones(4), interval="empirical-bernstein", term_range=1.0)
-    with pytest.raises(ValueError, match="at least 2 logged rounds"):
-        ope.ips(r[:1], np.ones(1))
+    with pytest.raises(ValueError, match="'sndr' is self-normalised"):
+        ope.sndr(r, np.ones(4), r, r, interval="empirical-bernstein", term_range=9.0)
+    with pytest.raises(ValueError, match="term_range is 0.1, but the terms already span"):
+        ope.ips(r, np.arange(4.0), interval="empirical-bernstein", term_range=0.1)
+    for estimate in (lambda: ope.ips(r[:1], np.ones(1)), lambda: ope.dm(r[:1])):
+        with pytest.raises(ValueError, match="at least 2 logged rounds"):
+            estimate()
+
+
+def test_a_target_that_the_log_never_plays_is_refused():
+    """Collapsed arms: the log never plays the second arm of 182 tokens, so nothing says what it earns."""
+    costs = np.array([[64, 128, 182, 182]])
+    policy = make_policy("random", arms=4)
+    decisions = [policy.select(np.ones((1, 1)), costs=costs) for _ in range(5)]
+    for weights in (ope.importance_weights, ope.slate_weights):
+        weights(decisions, [[2]] * 5)
+        with pytest.raises(ValueError, match="in round 0 the target may give patch 0 arm 3, which policy 'random'"):
+            weights(decisions, [[3]] * 5)
+
+
+def test_a_self_normalised_interval_knows_that_its_denominator_varies():
+    """The bootstrap must redraw the weights with the rewards: with a constant reward the ratio has no error at all."""
+    w = np.random.default_rng(0).exponential(size=300)
+    r, zero = np.full(300, 2.0), np.zeros(300)
+    for found in (ope.snips(r, w), ope.sndr(r, w, zero, zero)):
+        assert found.value == pytest.approx(2.0) and found.high - found.low < 1e-9
+    assert ope.ips(r, w).high - ope.ips(r, w).low > 0.3

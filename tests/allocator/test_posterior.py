@@ -1,5 +1,7 @@
 """The posterior against textbook formulas, and its promises about state."""
 
+from collections import deque
+
 import numpy as np
 import pytest
 import torch
@@ -77,6 +79,24 @@ def test_sound_after_very_many_updates_with_forgetting():
     np.testing.assert_allclose(posterior.mean[:7], theta[:7], atol=0.05)
 
 
+@pytest.mark.parametrize(("rows", "calls"), [(1000, 1000), (1, 30000)])
+def test_a_million_discounted_updates_equal_the_sum_of_those_that_still_count(rows, calls):
+    """Rounding must not pile up: what is older than 40,000 rounds weighs 1e-17 at gamma = .999."""
+    rng = np.random.default_rng(0)
+    posterior = Posterior(4, forgetting=0.999)
+    recent: deque = deque(maxlen=max(1, 40000 // rows))
+    for _ in range(calls):
+        x = rng.normal(size=(rows, 4))
+        y = x[:, 0]
+        posterior.update(x, y)
+        recent.append(x)
+    x = np.concatenate(list(recent))
+    weight = 0.999 ** np.arange(len(x) - 1, -1, -1)
+    np.testing.assert_allclose(posterior.gram, (x * weight[:, None]).T @ x, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(posterior.moment, (x * weight[:, None]).T @ x[:, 0], rtol=1e-9, atol=1e-9)
+    assert posterior.rounds == rows * calls
+
+
 def test_draws_have_the_posterior_moments():
     posterior, _, _ = filled(dim=3)
     rng = np.random.default_rng(1)
@@ -137,6 +157,8 @@ def test_merge_refuses_another_prior():
     before = snapshot(posterior)
     with pytest.raises(ValueError, match="same dimension, prior mean and prior precision"):
         posterior.merge(Posterior(6, precision=2.0))
+    with pytest.raises(ValueError, match="same forgetting can be merged, got 1 and 0.9"):
+        posterior.merge(Posterior(6, forgetting=0.9))
     assert same(before, snapshot(posterior))
 
 
