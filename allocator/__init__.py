@@ -11,7 +11,7 @@ under a limit or at a price, and learns from one scalar reward (full-bandit) or 
 from allocator import policies
 from allocator.decision import Decision
 from allocator.fairness import ShareTracker
-from allocator.knapsack import KnapsackSolution, solve, solve_knapsack
+from allocator.knapsack import KnapsackSolution, solve, solve_knapsack, solve_many
 from allocator.policy import Policy
 from allocator.posterior import Posterior
 from allocator.pricing import PriceTracker
@@ -31,4 +31,5 @@ __all__ = [
     "register_policy",
     "solve",
     "solve_knapsack",
+    "solve_many",
 ]

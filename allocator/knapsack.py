@@ -13,18 +13,18 @@ with its proven gap.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from allocator.checks import Array, FloatArray, IntArray, count, floats, ints, number
+from allocator.mckp import MAX_CELLS, BoolArray, best_arm, dynamic_programme, pick, relax
 
 Method = Literal["auto", "exact", "lagrange"]
-BoolArray = NDArray[np.bool_]
 
-_MAX_CELLS = 20_000_000  # (patch, arm, capacity) cells that "auto" lets the dynamic programme visit: about 0.1 s
 _TIE = 1e-12  # two sums that differ by less than this share of the values' scale count as tied
 
 
@@ -93,35 +93,121 @@ def solve(
     TypeError, ValueError
         For malformed input, a negative cost, or a limit below the cheapest allocation.
     """
+    return _solve([_checked(values, costs, limit, floor)], method)[0]
+
+
+def solve_many(
+    values: Sequence[Array],
+    costs: Array | Sequence[Array],
+    limit: float | None | Sequence[float | None] = None,
+    *,
+    floor: Array | None = None,
+    method: Method = "auto",
+) -> list[KnapsackSolution]:
+    """Solve the knapsacks of many images together: the solutions of `solve`, for a fraction of its time each.
+
+    Parameters
+    ----------
+    values : sequence of array-like, each shape [N_b, K]
+        One table per image; the numbers of patches may differ.
+    costs : array-like of int, shape [K], or sequence of such arrays, each shape [K] or [N_b, K]
+        Shared by all images, or one entry per image.
+    limit : float, optional, or sequence of them
+        Shared (each image on its own may spend so much), or one entry per image.
+    floor : int, optional, or sequence of int or of array-like, each shape [N_b]
+        Shared, or one entry per image.
+    method : {"auto", "exact", "lagrange"}
+        As in `solve`.
+
+    Returns
+    -------
+    list of KnapsackSolution
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `solve`; the message names the image.
+    """
+    shared = len(costs) > 0 and np.ndim(costs[0]) == 0
+    problems = []
+    for image, table in enumerate(values):
+        try:
+            own_costs = costs if shared else _entry("costs", costs, image, len(values))
+            own_limit, own_floor = (
+                _entry(name, given, image, len(values)) if hasattr(given, "__len__") else given
+                for name, given in (("limit", limit), ("floor", floor))
+            )
+            problems.append(_checked(table, own_costs, own_limit, own_floor))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"image {image}: {error}") from None
+    if len({table.shape[1] for table, *_ in problems}) > 1:
+        raise ValueError("all images must have the same number of arms")
+    return _solve(problems, method) if problems else []
+
+
+def _entry(name: str, given: Any, image: int, images: int) -> Any:
+    if len(given) != images:
+        raise ValueError(f"{name} needs one entry for each of the {images} images, got {len(given)}")
+    return given[image]
+
+
+_Problem = tuple[FloatArray, IntArray, BoolArray, int | None]
+
+
+def _checked(values: Array, costs: Array, limit: float | None, floor: Array | None) -> _Problem:
     values = floats("values", values, (None, None))
     costs = as_costs(costs, values.shape)
     allowed = allowed_arms(costs, floor_costs(floor, len(costs)) if floor is not None else costs.min(axis=1))
-    low = np.where(allowed, costs, np.iinfo(np.int64).max).min(axis=1)
-    limit = check_limit(limit, int(low.sum()), len(costs))
+    least = int(np.where(allowed, costs, np.iinfo(np.int64).max).min(axis=1).sum())
+    return values, costs, allowed, check_limit(limit, least, len(costs))
+
+
+def _solve(problems: list[_Problem], method: Method) -> list[KnapsackSolution]:
     if method not in ("auto", "exact", "lagrange"):
         raise ValueError(f"method must be 'auto', 'exact' or 'lagrange', got {method!r}")
+    indices = [best_arm(np.where(allowed, values, -np.inf), costs) for values, costs, allowed, _ in problems]
+    prices, gaps = np.zeros(len(problems)), np.zeros(len(problems))
+    tight = [
+        at
+        for at, ((_, costs, _, limit), index) in enumerate(zip(problems, indices, strict=True))
+        if limit is not None and pick(costs, index).sum() > limit
+    ]
+    if tight:
+        found, prices[tight], gaps[tight] = _limited([problems[at] for at in tight], method)
+        for at, index in zip(tight, found, strict=True):
+            indices[at] = index[: len(indices[at])]
+    solutions = []
+    for (values, costs, *_), index, price, gap in zip(problems, indices, prices, gaps, strict=True):
+        value, cost = float(pick(values, index).sum()), int(pick(costs, index).sum())
+        solutions.append(KnapsackSolution(index=index, value=value, cost=cost, price=float(price), gap=float(gap)))
+    return solutions
 
-    index = _best_arm(np.where(allowed, values, -np.inf), costs)
-    if limit is None or _pick(costs, index).sum() <= limit:
-        return _solution(values, costs, index, price=0.0, gap=0.0)
 
-    extra = costs - low[:, None]
-    capacity = limit - int(low.sum())
-    index, price, bound = _lagrange(values, extra, allowed, capacity)
-    incumbent = float(_pick(values, index).sum())
-    slack = _TIE * float(np.abs(values).sum())
+def _limited(problems: list[_Problem], method: Method) -> tuple[IntArray, FloatArray, FloatArray]:
+    """Allocation [B, N], price [B] and gap [B] of instances whose limit binds."""
+    shape = (len(problems), max(len(values) for values, *_ in problems), problems[0][0].shape[1])
+    values, extra, allowed = np.zeros(shape), np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
+    allowed[..., 0] = True  # what pads an instance has one free, worthless arm
+    capacity = np.zeros(len(problems), dtype=np.int64)
+    for at, (table, costs, open_arms, limit) in enumerate(problems):
+        low = np.where(open_arms, costs, np.iinfo(np.int64).max).min(axis=1)
+        rows = slice(len(table))
+        values[at, rows], extra[at, rows], allowed[at, rows] = table, costs - low[:, None], open_arms
+        capacity[at] = (limit or 0) - int(low.sum())
+
+    index, price, bound = relax(values, extra, allowed, capacity)
+    gap = np.maximum(0.0, bound - pick(values, index).sum(axis=1))
     if method == "lagrange":
-        return _solution(values, costs, index, price, gap=max(0.0, bound - incumbent))
+        return index, price, gap
 
     # An arm whose reduced cost alone pushes the bound below the incumbent is in no solution that could replace it.
-    reduced = np.where(allowed, values - price * extra, -np.inf)
-    loss = reduced.max(axis=1, keepdims=True) - reduced
-    keep = loss <= bound - incumbent + slack
-    keep[np.arange(len(index)), index] = True
-    found = _dynamic_programme(values, extra, keep, capacity, slack, _MAX_CELLS if method == "auto" else None)
-    if found is None:
-        return _solution(values, costs, index, price, gap=max(0.0, bound - incumbent))
-    return _solution(values, costs, found, price, gap=0.0)
+    slack = _TIE * np.abs(values).sum(axis=(1, 2))
+    reduced = np.where(allowed, values - price[:, None, None] * extra, -np.inf)
+    keep = reduced.max(axis=-1, keepdims=True) - reduced <= (gap + slack)[:, None, None]
+    np.put_along_axis(keep, index[..., None], True, axis=-1)
+    most = math.inf if method == "exact" else MAX_CELLS
+    exact, solved = dynamic_programme(values, extra, keep, capacity, slack, most)
+    return np.where(solved[:, None], exact, index), price, np.where(solved, 0.0, gap)
 
 
 def as_costs(costs: Array, shape: tuple[int, int]) -> IntArray:
@@ -159,117 +245,3 @@ def floor_costs(floor: Array, patches: int) -> IntArray:
 def allowed_arms(costs: IntArray, floor: IntArray) -> BoolArray:
     """Arms at or above the floor, [N, K]; where a patch has none, its dearest."""
     return costs >= np.minimum(floor, costs.max(axis=1))[:, None]
-
-
-def _pick(table: NDArray, index: IntArray) -> NDArray:
-    return table[np.arange(len(index)), index]
-
-
-def _solution(values: FloatArray, costs: IntArray, index: IntArray, price: float, gap: float) -> KnapsackSolution:
-    return KnapsackSolution(index, float(_pick(values, index).sum()), int(_pick(costs, index).sum()), price, gap)
-
-
-def _best_arm(values: FloatArray, costs: IntArray) -> IntArray:
-    """Best arm of each patch; ties go to the cheaper, then to the lower index."""
-    tied = values == values.max(axis=1, keepdims=True)
-    return np.where(tied, costs, np.iinfo(np.int64).max).argmin(axis=1)
-
-
-def _lagrange(values: FloatArray, extra: IntArray, allowed: BoolArray, capacity: int) -> tuple[IntArray, float, float]:
-    """Solve the dual by its sorted hull edges, then fill what capacity is left.
-
-    Returns
-    -------
-    index : IntArray, shape [N]
-        A feasible allocation.
-    price : float
-        The optimal multiplier.
-    bound : float
-        The dual value: no feasible allocation is worth more.
-    """
-    rows = np.arange(len(values))
-    start = _best_arm(np.where(allowed & (extra == 0), values, -np.inf), extra)
-    arms = [start]
-    slopes: list[FloatArray] = []
-    for _ in range(values.shape[1] - 1):
-        here = arms[-1]
-        gain = values - values[rows, here][:, None]
-        step = extra - extra[rows, here][:, None]
-        up = allowed & (step > 0) & (gain > 0)
-        slope = np.divide(gain, step, out=np.full(values.shape, -1.0), where=up)
-        best = slope.argmax(axis=1)
-        steepest = slope[rows, best]
-        if steepest.max() <= 0:
-            break
-        arms.append(np.where(steepest > 0, best, here))
-        # Rounding must not let a patch's later edge overtake its earlier one in the sort below.
-        slopes.append(steepest if not slopes else np.minimum(steepest, slopes[-1]))
-
-    path = np.stack(arms)
-    steepness = np.stack(slopes).ravel()
-    step = np.diff(extra[rows, path], axis=0).ravel()
-    order = np.argsort(-steepness, kind="stable")
-    order = order[steepness[order] > 0]
-    spent = np.cumsum(step[order])
-    cut = int(np.searchsorted(spent, capacity, side="right"))  # edges before `cut` fit; `cut` is the break edge
-    price = float(steepness[order[cut]])
-    taken = np.bincount(order[:cut] % len(rows), minlength=len(rows))
-    index = path[taken, rows]
-    bound = float((np.where(allowed, values - price * extra, -np.inf)).max(axis=1).sum() + price * capacity)
-
-    left = capacity - int(extra[rows, index].sum())
-    while left > 0:
-        fits = allowed & (extra - extra[rows, index][:, None] <= left)
-        gain = np.where(fits, values - values[rows, index][:, None], 0.0)
-        row, arm = divmod(int(gain.argmax()), gain.shape[1])
-        if gain[row, arm] <= 0:
-            break
-        left -= int(extra[row, arm] - extra[row, index[row]])
-        index[row] = arm
-    return index, price, bound
-
-
-def _dynamic_programme(
-    values: FloatArray, extra: IntArray, keep: BoolArray, capacity: int, slack: float, max_cells: int | None
-) -> IntArray | None:
-    """Exact optimum over the kept arms, or None if that takes more than `max_cells` cells.
-
-    best[c] is the value of the best choice of the patches so far that costs exactly c units; one unit is the greatest
-    common divisor of all cost differences.
-    """
-    least = np.where(keep, extra, np.iinfo(np.int64).max).min(axis=1)
-    capacity -= int(least.sum())
-    steps = np.where(keep, extra - least[:, None], 0)
-    unit = int(np.gcd.reduce(steps, axis=None)) or 1
-    steps //= unit
-    index = np.where(keep, 0, 1).argmin(axis=1)
-    core = np.flatnonzero(keep.sum(axis=1) > 1)
-    width = min(capacity // unit, int(steps.max(axis=1).sum())) + 1
-    if max_cells is not None and int(keep[core].sum()) * width > max_cells:
-        return None
-
-    best = np.full(width, -np.inf)
-    best[0] = 0.0
-    reach = 1  # best[reach:] is still unreachable, so it is never touched
-    choices = np.zeros((len(core), width), dtype=np.int16)
-    for choice, row in zip(choices, core.tolist(), strict=True):
-        arms = [arm for arm in np.argsort(steps[row], kind="stable").tolist() if keep[row, arm]]
-        grown = min(width, reach + int(steps[row].max()))
-        after = np.full(width, -np.inf)
-        for arm in arms:
-            step = int(steps[row, arm])
-            stop = min(grown, reach + step)
-            if step >= stop:
-                continue
-            trial = best[: stop - step] + values[row, arm]
-            better = trial > after[step:stop]  # strict: of two equal arms the earlier, cheaper one stays
-            np.copyto(after[step:stop], trial, where=better)
-            np.copyto(choice[step:stop], arm, where=better)
-        best, reach = after, grown
-
-    at = int((best >= best.max() - slack).argmax())  # the cheapest of the tied totals
-    for position in range(len(core) - 1, -1, -1):
-        row = core[position]
-        index[row] = choices[position, at]
-        at -= int(steps[row, index[row]])
-    return index

@@ -10,28 +10,22 @@ A method is a small subclass of `Policy` that overrides one or two of four hooks
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from torch import Tensor
 
 from allocator.checks import Array, FloatArray, IntArray, count, floats
-from allocator.decision import Choice, Decision, plain
-from allocator.knapsack import solve
+from allocator.decision import Choice, Decision
+from allocator.knapsack import KnapsackSolution, solve, solve_many
 from allocator.posterior import LARGEST
 from allocator.problem import Problem, pose
-from allocator.registry import make_policy
-from allocator.storage import read_state, write_state
-
-VERSION = 1  # of the saved format
+from allocator.resumable import Resumable
 
 
 @dataclass(kw_only=True, eq=False)
-class Policy:
+class Policy(Resumable):
     """Base of all methods.
 
     Parameters
@@ -77,14 +71,7 @@ class Policy:
         return np.zeros(problem.costs.shape)
 
     def _choose(self, problem: Problem, net: FloatArray) -> Choice:
-        found = solve(net, problem.costs, problem.limit, floor=problem.floor)
-        drawn = self.randomised and problem.temperature > 0
-        return Choice(
-            index=found.index,
-            log_propensity=None if drawn else 0.0,
-            shadow_price=found.price,
-            gap=found.gap,
-        )
+        return self._answer(problem, solve(net, problem.costs, problem.limit, floor=problem.floor))
 
     def _features(self, contexts: FloatArray, covariates: FloatArray, index: IntArray) -> FloatArray | None:
         return None
@@ -157,11 +144,62 @@ class Policy:
             )
         )
 
-    def _decide(self, problem: Problem) -> Decision:
+    def select_many(self, questions: Sequence[Mapping[str, Any]], **shared: Any) -> list[Decision]:
+        """Choose for several images, whose numbers of patches may differ; the decisions of one `select` after another.
+
+        Parameters
+        ----------
+        questions : sequence of mappings
+            Arguments of `select` for each image, e.g. {"contexts": x, "limit": 800}.
+        **shared
+            Arguments that are the same for all, unless a question has its own.
+
+        Returns
+        -------
+        list of Decision
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in `select`, naming the image; then nothing was chosen and nothing is changed.
+        """
+        problems = []
+        for image, question in enumerate(questions):
+            given = {**shared, **question}
+            if not given.pop("explore", True):
+                given["temperature"] = 0.0
+            try:
+                problems.append(pose(self, **given))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"image {image}: {error}") from None
+        if type(self)._choose is not Policy._choose or type(self)._decide is not Policy._decide:
+            return [self._decide(problem) for problem in problems]
+        nets = [self._net(problem) for problem in problems]  # in order: a method may draw
+        columns = ([getattr(problem, name) for problem in problems] for name in ("costs", "limit", "floor"))
+        costs, limits, floors = columns
+        found = solve_many(nets, costs, limits, floor=floors) if problems else []
+        answers = zip(problems, nets, found, strict=True)
+        return [self._decision(problem, net, self._answer(problem, solution)) for problem, net, solution in answers]
+
+    def _net(self, problem: Problem) -> FloatArray:
         net = self._score(problem) - problem.price * problem.costs + problem.coverage
         # An arm that is really an earlier arm is worth what that one is; the oracle's tie-break then never picks it.
-        net = np.take_along_axis(net, problem.twin, axis=1)
-        choice = self._choose(problem, net)
+        return np.take_along_axis(net, problem.twin, axis=1)
+
+    def _answer(self, problem: Problem, found: KnapsackSolution) -> Choice:
+        drawn = self.randomised and problem.temperature > 0
+        return Choice(
+            index=found.index,
+            log_propensity=None if drawn else 0.0,
+            shadow_price=found.price,
+            gap=found.gap,
+        )
+
+    def _decide(self, problem: Problem) -> Decision:
+        net = self._net(problem)
+        return self._decision(problem, net, self._choose(problem, net))
+
+    def _decision(self, problem: Problem, net: FloatArray, choice: Choice) -> Decision:
         spent = problem.costs[np.arange(len(choice.index)), choice.index]
         if (spent < np.minimum(problem.floor, problem.costs.max(axis=1))).any():
             raise ValueError(f"the allocation of policy {self.name!r} gives a patch less than its floor")
@@ -220,93 +258,3 @@ class Policy:
                 raise ValueError(f"decision has {decision.contexts.shape[1]} context features, the policy {self.dim}")
         self._learn(decisions, checked)
         self.rounds += len(checked)
-
-    # State.
-
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments as plain data."""
-        return {item.name: plain(getattr(self, item.name)) for item in fields(self) if item.init}
-
-    def _tensors(self) -> dict[str, Tensor]:
-        return {}
-
-    def _load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        if tensors:
-            raise ValueError(f"policy {self.name!r} has no tensors, the state holds {sorted(tensors)}")
-
-    def _extra(self) -> dict[str, Any]:
-        return {}
-
-    def _load_extra(self, extra: dict[str, Any]) -> None:
-        if extra:
-            raise ValueError(f"policy {self.name!r} has no extra state, got {sorted(extra)}")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs to continue to the bit: plain data, and copies of the tensors."""
-        return {
-            "policy": self.name,
-            "version": VERSION,
-            "config": self.config(),
-            "generator": self.generator.bit_generator.state,
-            "rounds": self.rounds,
-            "extra": self._extra(),
-            "tensors": self._tensors(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned.
-
-        Raises
-        ------
-        ValueError
-            If the state is another method's, another configuration's or damaged; the policy is unchanged then.
-        """
-        wanted = {"policy", "version", "config", "generator", "rounds", "extra", "tensors"}
-        if set(state) != wanted:
-            raise ValueError(f"policy state must hold {sorted(wanted)}, got {sorted(state)}")
-        if state["policy"] != self.name or state["version"] != VERSION:
-            raise ValueError(
-                f"state of policy {state['policy']!r} (format {state['version']}) does not fit "
-                f"policy {self.name!r} (format {VERSION})"
-            )
-        free = {"seed", "device"}
-        mine = {key: value for key, value in self.config().items() if key not in free}
-        theirs = {key: value for key, value in state["config"].items() if key not in free}
-        if mine != theirs:
-            keys = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
-            raise ValueError(f"the state was saved with other options: {keys} differ; build the policy with those")
-        generator = np.random.default_rng()
-        try:
-            generator.bit_generator.state = state["generator"]
-        except (TypeError, ValueError, KeyError) as error:
-            raise ValueError(f"the state's generator is damaged: {error}") from None
-        self._load_tensors(dict(state["tensors"]))
-        self._load_extra(dict(state["extra"]))
-        # In place: a wrapper and its inner policy draw from one generator.
-        self.generator.bit_generator.state = generator.bit_generator.state
-        self.rounds = int(state["rounds"])
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the state to one safetensors file, atomically: a killed run leaves the old file or the new one.
-
-        The tensors are safetensors; everything else is JSON in the file's metadata header.
-        """
-        return write_state(path, self.state_dict())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Policy:
-        """Rebuild the policy that `save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        ValueError
-            If the file is not a saved policy, or not one of this class.
-        """
-        state = read_state(path)
-        policy = make_policy(state["policy"], **state["config"])
-        if not isinstance(policy, cls):
-            raise ValueError(f"{path} holds a {policy.name!r} policy, not a {cls.__name__}")
-        policy.load_state_dict(state)
-        return policy

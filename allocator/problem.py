@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -57,8 +57,8 @@ class Problem:
 class Sizes(Protocol):
     """What `pose` has to know of a policy; see `Policy`."""
 
-    name: str
-    needs_model: bool
+    name: ClassVar[str]
+    needs_model: ClassVar[bool]
     dim: int | None
     arms: int | None
     covariates: int

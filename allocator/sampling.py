@@ -65,16 +65,6 @@ def sample_allocation(
     return _backward(log_q, steps, tables, generator)
 
 
-def count_allocations(costs: IntArray, limit: int | None) -> float:
-    """Natural logarithm of the number of allocations within the limit (costs [N, K]; arms count separately)."""
-    patches, arms = costs.shape
-    if limit is None or costs.max(axis=1).sum() <= limit:
-        return patches * float(np.log(arms))
-    low = costs.min(axis=1)
-    tables = _forward(np.zeros(costs.shape), costs - low[:, None], limit - int(low.sum()) + 1)
-    return float(np.logaddexp.reduce(tables[-1]))
-
-
 def _draw_rows(probabilities: FloatArray, uniform: FloatArray) -> IntArray:
     """Inverse-CDF draw per row; rounding of the last cumulative sum never selects an arm of probability zero."""
     cumulative = np.cumsum(probabilities, axis=1)

@@ -98,6 +98,26 @@ class TestContract:
         for left, right in zip(a, b, strict=True):
             assert_same_decision(left, right)
 
+    def test_many_questions_are_answered_as_one_by_one(self, name):
+        """Ragged: 5 patches, then 2, then 5 without a limit; bad input in any of them changes nothing."""
+        one, many = build(name), build(name)
+        play(one, 4)
+        play(many, 4)
+        given = np.random.default_rng(0).normal(size=(N, K)) if name == "oracle" else None
+        questions = [problem(1), problem(2), {**problem(3), "limit": None, "explore": False}]
+        if name != "fixed":
+            questions.insert(1, {**problem(4), "contexts": np.ones((2, D)), "costs": COSTS[:2], "limit": 500})
+        for question in questions:
+            question["values"] = None if given is None else given[: len(question["contexts"])]
+        before = frozen(many)
+        with pytest.raises(ValueError, match="image [34]: limit 1 is infeasible"):
+            many.select_many([*questions, {**questions[0], "limit": 1}], price=1e-4)
+        assert frozen(many) == before
+        answers = many.select_many(questions, price=1e-4)
+        for question, answer in zip(questions, answers, strict=True):
+            assert_same_decision(one.select(**question, price=1e-4), answer)
+        assert frozen(one) == frozen(many) and many.select_many([]) == []
+
     def test_a_resumed_run_continues_to_the_bit(self, name, tmp_path):
         whole = build(name)
         play(whole, 7)

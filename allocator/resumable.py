@@ -1,0 +1,121 @@
+"""State of a policy: everything a resumed run needs to continue to the bit, in memory and in one file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from allocator.decision import plain
+from allocator.registry import make_policy
+from allocator.storage import read_state, write_state
+
+if TYPE_CHECKING:
+    from allocator.policy import Policy
+
+VERSION = 1  # of the saved format
+
+
+class Resumable:
+    """The part of `allocator.policy.Policy` that saves and restores it.
+
+    A method with state of its own overrides `_tensors` and `_load_tensors` (tensors), or `_extra` and `_load_extra`
+    (plain data). A loader checks everything before it changes anything.
+    """
+
+    name: ClassVar[str]
+    generator: np.random.Generator
+    rounds: int
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments as plain data."""
+        options = fields(self)  # type: ignore[arg-type]  # every method is a dataclass
+        return {item.name: plain(getattr(self, item.name)) for item in options if item.init}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def _load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        if tensors:
+            raise ValueError(f"policy {self.name!r} has no tensors, the state holds {sorted(tensors)}")
+
+    def _extra(self) -> dict[str, Any]:
+        return {}
+
+    def _load_extra(self, extra: dict[str, Any]) -> None:
+        if extra:
+            raise ValueError(f"policy {self.name!r} has no extra state, got {sorted(extra)}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs to continue to the bit: plain data, and copies of the tensors."""
+        return {
+            "policy": self.name,
+            "version": VERSION,
+            "config": self.config(),
+            "generator": self.generator.bit_generator.state,
+            "rounds": self.rounds,
+            "extra": self._extra(),
+            "tensors": self._tensors(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises
+        ------
+        ValueError
+            If the state is another method's, another configuration's or damaged; the policy is unchanged then.
+        """
+        wanted = {"policy", "version", "config", "generator", "rounds", "extra", "tensors"}
+        if set(state) != wanted:
+            raise ValueError(f"policy state must hold {sorted(wanted)}, got {sorted(state)}")
+        if state["policy"] != self.name or state["version"] != VERSION:
+            raise ValueError(
+                f"state of policy {state['policy']!r} (format {state['version']}) does not fit "
+                f"policy {self.name!r} (format {VERSION})"
+            )
+        free = {"seed", "device"}
+        mine = {key: value for key, value in self.config().items() if key not in free}
+        theirs = {key: value for key, value in state["config"].items() if key not in free}
+        if mine != theirs:
+            keys = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+            raise ValueError(f"the state was saved with other options: {keys} differ; build the policy with those")
+        generator = np.random.default_rng()
+        try:
+            generator.bit_generator.state = state["generator"]
+        except (TypeError, ValueError, KeyError) as error:
+            raise ValueError(f"the state's generator is damaged: {error}") from None
+        self._load_tensors(dict(state["tensors"]))
+        self._load_extra(dict(state["extra"]))
+        # In place: a wrapper and its inner policy draw from one generator.
+        self.generator.bit_generator.state = generator.bit_generator.state
+        self.rounds = int(state["rounds"])
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the state to one safetensors file, atomically: a killed run leaves the old file or the new one.
+
+        The tensors are safetensors; everything else is JSON in the file's metadata header.
+        """
+        return write_state(path, self.state_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Policy:
+        """Rebuild the policy that `save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If the file is not a saved policy, or not one of this class.
+        """
+        state = read_state(path)
+        policy = make_policy(state["policy"], **state["config"])
+        if not isinstance(policy, cls):
+            raise ValueError(f"{path} holds a {policy.name!r} policy, not a {cls.__name__}")
+        policy.load_state_dict(state)
+        return policy
