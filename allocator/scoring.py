@@ -11,6 +11,8 @@ from torch import Tensor
 
 from allocator.linalg import cholesky
 
+_CACHED = 2**17  # float32 entries of the product that stay in a core's cache until their norms are taken
+
 
 def stack_factors(covariances: Tensor) -> Tensor:
     """Stack the Cholesky factors of per-arm covariances side by side.
@@ -44,4 +46,11 @@ def block_sigma(contexts: Tensor, stacked: Tensor, arms: int) -> Tensor:
     Tensor, shape [n, arms], float32
         sqrt(x' P_k x).
     """
-    return torch.linalg.vector_norm((contexts @ stacked).view(len(contexts), arms, -1), dim=2)
+    n, width = len(contexts), stacked.shape[1]
+    rows = max(1, n if contexts.is_cuda else _CACHED // width)
+    sigma = torch.empty(n, arms, dtype=contexts.dtype, device=contexts.device)
+    for start in range(0, n, rows):
+        part = contexts[start : start + rows]
+        product = (part @ stacked).view(len(part), arms, -1)
+        torch.linalg.vector_norm(product, dim=2, out=sigma[start : start + rows])
+    return sigma

@@ -14,10 +14,11 @@ import numpy as np
 
 from allocator.bench import speed
 from allocator.bench.peers import PEERS
-from allocator.bench.report import machine, markdown, plot, write_atomically
-from allocator.bench.tasks import TASKS
+from allocator.bench.report import machine, markdown, plot
+from allocator.bench.tasks import TASKS, noise_floor
 from allocator.environments import Trace, simulate
 from allocator.registry import make_policy
+from allocator.storage import replace_file
 from allocator.streams import Classification
 
 POINTS = 60  # of a stored regret curve
@@ -61,7 +62,9 @@ def _run(arguments: argparse.Namespace, record: dict[str, Any], out: Path) -> No
                 line = f"{name:15s} {label:30s} seed {seed + 1}/{arguments.seeds} regret {regret:9.2f} {spent:6.1f} s"
                 print(line, file=sys.stderr, flush=True)
             done[label] = found
-            write_atomically(out / "results.json", json.dumps(record, indent=1))
+            replace_file(out / "results.json", json.dumps(record))
+        if name.startswith("cn-"):
+            record["noise_floor"][name] = [noise_floor(name, seed, rounds) for seed in range(arguments.seeds)]
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -84,7 +87,7 @@ def main(argv: list[str] | None = None) -> Path:
         parser.error("--seeds must be at least 1")
     arguments.out.mkdir(parents=True)
     command = "python -m allocator.bench " + shlex.join(sys.argv[1:] if argv is None else argv)
-    record: dict[str, Any] = {"command": command, "machine": machine(), "tasks": {}}
+    record: dict[str, Any] = {"command": command, "machine": machine(), "tasks": {}, "noise_floor": {}}
     _run(arguments, record, arguments.out)
     if not arguments.no_speed:
         record["speed"] = {
@@ -92,10 +95,9 @@ def main(argv: list[str] | None = None) -> Path:
             "oracle": speed.oracle(),
             "decision": speed.decisions(),
         }
-    write_atomically(arguments.out / "results.json", json.dumps(record, indent=1))
-    write_atomically(arguments.out / "results.md", markdown(record))
-    if record["tasks"]:
-        plot(record, arguments.out / "regret.png")
+    replace_file(arguments.out / "results.json", json.dumps(record) + "\n")
+    replace_file(arguments.out / "results.md", markdown(record))
+    plot(record, arguments.out)
     return arguments.out
 
 

@@ -1,11 +1,12 @@
-"""From records to a table and a picture."""
+"""From records to tables and pictures."""
 
 from __future__ import annotations
 
-import json
+import importlib.metadata
 import math
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,78 +15,150 @@ import torch
 
 from allocator.extras import optional
 
+GROUPS = {
+    "classification": ("digits", "breast_cancer", "wine", "iris"),
+    "combinatorial": ("cn-h1", "cn-h2", "cn-h3"),
+    "full-bandit": ("additive", "additive-binary", "concave", "product", "drifting"),
+}
+_PEERS = ("contextualbandits", "mabwiser", "vowpalwabbit", "obp", "ortools", "scipy", "scikit-learn", "jax")
 
-def interval(finals: list[float]) -> tuple[float, float]:
-    """Mean and half-width of its 95 % interval over seeds (normal; 0 for one seed)."""
-    n = len(finals)
-    return float(np.mean(finals)), 1.96 * float(np.std(finals, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half-width of its 95 % t interval over seeds (0 for one seed)."""
+    n = len(values)
+    if n < 2:
+        return float(np.mean(values)), 0.0
+    quantile = float(optional("scipy.stats", "scipy").t.ppf(0.975, n - 1))
+    return float(np.mean(values)), quantile * float(np.std(values, ddof=1)) / math.sqrt(n)
 
 
 def machine() -> dict[str, Any]:
-    """Where the figures were measured."""
+    """Where the figures were measured, and with what."""
+    versions = {"numpy": np.__version__, "torch": torch.__version__}
+    for package in _PEERS:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "processor": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "load at the start": round(os.getloadavg()[0], 1),
+        "versions": versions,
     }
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """A killed run leaves the old file or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Markdown lines of rows with the same kind of content."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    lines = ["| " + " | ".join(keys) + " |", "|" + "---|" * len(keys)]
+    for row in rows:
+        cells = [f"{row[key]:.4g}" if isinstance(row.get(key), float) else str(row.get(key, "")) for key in keys]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """The record as tables: regret per task and method, then speed."""
-    lines = ["# Allocator benchmark", "", f"`{record['command']}`", "", f"{json.dumps(record['machine'])}", ""]
+    """The record as tables: ours beside the peers, every method of every task, then speed and off-policy values."""
+    about = record["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    lines = ["# Allocator benchmark", "", f"`{record['command']}`", ""]
+    lines += [
+        f"{about['processor']}, {about['cores']} cores, {about['threads']} thread(s), GPU: {about['gpu'] or 'none'}, "
+        f"load {about['load at the start']} at the start, Python {about['python']}; {versions}.",
+        "",
+    ]
+    if record["tasks"]:
+        lines += ["Mean over seeds with 95 % t intervals; regret is that of expected rewards.", ""]
+    contests = [row for name, methods in record["tasks"].items() if (row := contest(name, methods))]
+    if contests:
+        lines += ["## Ours beside the peers, on the same streams", "", *table(contests)]
     for task, methods in record["tasks"].items():
-        lines += [f"## {task}", "", "| method | regret | reward | seeds | CPU ms per round |", "|---|---|---|---|---|"]
+        lines += [f"## {task}", "", f"{next(iter(methods.values()))['rounds']} rounds.", ""]
+        if task in record["noise_floor"]:
+            mean, half = interval(record["noise_floor"][task])
+            lines += [f"Regret counted against the best noisy rewards is {mean:.1f} ± {half:.1f} higher.", ""]
         ranked = sorted(methods.items(), key=lambda item: interval(item[1]["regret"])[0])
-        for label, found in ranked:
-            regret, half = interval(found["regret"])
-            reward, half_reward = interval(found["reward"])
-            cpu = 1e3 * float(np.mean(found["cpu_seconds"])) / found["rounds"]
-            lines.append(
-                f"| {label} | {regret:.1f} ± {half:.1f} | {reward:.1f} ± {half_reward:.1f} "
-                f"| {len(found['regret'])} | {cpu:.2f} |"
-            )
-        lines.append("")
+        lines += table([_row(label, found) for label, found in ranked])
     for name, rows in record.get("speed", {}).items():
-        keys = list(dict.fromkeys(key for row in rows for key in row))
-        lines += [f"## speed: {name}", "", "| " + " | ".join(keys) + " |", "|" + "---|" * len(keys)]
-        for row in rows:
-            cells = [f"{row[key]:.3g}" if isinstance(row.get(key), float) else str(row.get(key, "")) for key in keys]
-            lines.append("| " + " | ".join(cells) + " |")
-        lines.append("")
-    return "\n".join(lines)
+        lines += [f"## {name}", "", *table(rows)]
+    return "\n".join(lines).rstrip() + "\n"
 
 
-def plot(record: dict[str, Any], path: Path) -> None:
-    """Cumulative regret, one panel per task; the band is the 95 % interval over seeds."""
+def _row(label: str, found: dict[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {"method": label}
+    for what in ("regret", "reward"):
+        mean, half = interval(found[what])
+        row[what] = f"{mean:.1f} ± {half:.1f}"
+    row["seeds"] = len(found["regret"])
+    row["CPU ms per round"] = 1e3 * float(np.mean(found["cpu_seconds"])) / found["rounds"]
+    return row
+
+
+def contest(task: str, methods: dict[str, Any]) -> dict[str, Any] | None:
+    """The best method of each side by mean reward, and their difference paired over seeds; None without peers."""
+    best = {}
+    for label, found in methods.items():
+        side = "peer" if label.startswith("peer: ") else "ours"
+        if side not in best or np.mean(found["reward"]) > np.mean(best[side][1]["reward"]):
+            best[side] = (label, found)
+    if len(best) < 2:
+        return None
+    (ours, a), (peer, b) = best["ours"], best["peer"]
+    seeds = min(len(a["reward"]), len(b["reward"]))
+    mean, half = interval(np.subtract(a["reward"][:seeds], b["reward"][:seeds]).tolist())
+    return {
+        "task": task,
+        "our best": ours,
+        "reward": "{:.1f} ± {:.1f}".format(*interval(a["reward"])),
+        "best peer": peer.removeprefix("peer: "),
+        "its reward": "{:.1f} ± {:.1f}".format(*interval(b["reward"])),
+        "ours - peer": f"{mean:+.1f} ± {half:.1f}",
+    }
+
+
+def plot(record: dict[str, Any], folder: Path) -> None:
+    """Cumulative regret, one picture per group and one panel per task; the band is the 95 % interval over seeds."""
     optional("matplotlib").use("Agg")
     pyplot = optional("matplotlib.pyplot", "matplotlib")
-    tasks = record["tasks"]
-    columns = min(3, len(tasks))
-    rows = math.ceil(len(tasks) / columns)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(5 * columns, 3.6 * rows), squeeze=False)
-    for axis in axes.ravel()[len(tasks) :]:
-        axis.set_axis_off()
-    for axis, (task, methods) in zip(axes.ravel(), tasks.items(), strict=False):
-        for label, found in methods.items():
-            if label == "random":
-                continue
-            curves = np.array(found["curves"])
-            middle = curves.mean(axis=0)
-            half = 1.96 * curves.std(axis=0) / math.sqrt(len(curves))
-            (line,) = axis.plot(found["at"], middle, label=label)
-            axis.fill_between(found["at"], middle - half, middle + half, color=line.get_color(), alpha=0.2)
-        axis.set(title=task, xlabel="round", ylabel="cumulative regret")
-        axis.legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    for group, names in GROUPS.items():
+        tasks = {name: record["tasks"][name] for name in names if name in record["tasks"]}
+        if not tasks:
+            continue
+        columns = min(3, len(tasks)) if len(tasks) != 4 else 2
+        rows = math.ceil(len(tasks) / columns)
+        figure, axes = pyplot.subplots(rows, columns, figsize=(5.2 * columns, 4 * rows), squeeze=False)
+        for axis in axes.ravel()[len(tasks) :]:
+            axis.set_axis_off()
+        for axis, (task, methods) in zip(axes.ravel(), tasks.items(), strict=False):
+            _panel(axis, task, methods)
+        figure.tight_layout()
+        figure.savefig(folder / f"regret-{group}.png", dpi=110)
+        pyplot.close(figure)
+
+
+def _panel(axis: Any, task: str, methods: dict[str, Any]) -> None:
+    top = 0.0
+    for at, (label, found) in enumerate(methods.items()):
+        bands = [interval(column) for column in np.array(found["curves"]).T.tolist()]
+        middle, half = np.array(bands).T
+        style = "--" if label.startswith("peer: ") else ":" if label == "random" else "-"
+        color = "grey" if label == "random" else f"C{(at - 1) % 10}"
+        axis.plot(found["at"], middle, style, label=label, color=color)
+        axis.fill_between(found["at"], middle - half, middle + half, color=color, alpha=0.2, linewidth=0)
+        if label != "random":
+            top = max(top, float((middle + half).max()))
+    # Random play is far above: it is cut off so that the learners can be told apart.
+    axis.set(title=task, xlabel="round", ylabel="cumulative regret", ylim=(0, 1.05 * top or None))
+    axis.legend(fontsize=7)
