@@ -8,10 +8,10 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint wheel clean
+.PHONY: help install quickstart test lint wheel bench-peers clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 # Rebuilt when the dependencies change. The stamp is written last, so an interrupted install is simply repeated.
 $(READY): pyproject.toml
@@ -37,6 +37,15 @@ test: lint  ## lint, then the whole test suite
 wheel: $(READY)  ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build --no-isolation
 
+# The peers bring their own dependencies, and one of them compiles: an environment apart, outside `make test`.
+.venv-peers/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --disable-pip-version-check --no-input --progress-bar off -e '.[peers,jax]'
+	@touch $@
+
+bench-peers: .venv-peers/.ready  ## benchmark the allocator beside its peer libraries, into runs/allocator-<date>
+	OMP_NUM_THREADS=1 .venv-peers/bin/python -m allocator.bench --peers --out runs/allocator-$$(date +%Y%m%d-%H%M%S)
+
 clean:  ## remove .venv, caches and builds (runs/ is kept)
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +

@@ -108,7 +108,7 @@ def _row(label: str, found: dict[str, Any]) -> dict[str, Any]:
 
 def contest(task: str, methods: dict[str, Any]) -> dict[str, Any] | None:
     """The best method of each side by mean reward, and their difference paired over seeds; None without peers."""
-    best = {}
+    best: dict[str, tuple[str, dict[str, Any]]] = {}
     for label, found in methods.items():
         side = "peer" if label.startswith("peer: ") else "ours"
         if side not in best or np.mean(found["reward"]) > np.mean(best[side][1]["reward"]):

@@ -14,17 +14,20 @@ from allocator.streams import Classification, CNTask
 
 Method = tuple[str, str, dict[str, Any]]  # label, registered name, options
 
-FULL: list[Method] = [
+SHORT: list[Method] = [
     ("random", "random", {}),
     ("thompson", "thompson", {}),
     ("ucb", "ucb", {"alpha": 0.03}),
     ("epsilon_greedy", "epsilon_greedy", {}),
     ("boltzmann", "boltzmann", {"tau": 0.02}),
-    ("explore_then_commit", "explore_then_commit", {"exploration": 150}),
+]
+FULL: list[Method] = [
+    *SHORT,
+    ("explore_then_commit", "explore_then_commit", {"exploration": 100}),
     ("neural_linear", "neural_linear", {}),
 ]
 DRIFT: list[Method] = [
-    *FULL[:2],
+    *SHORT[:2],
     ("thompson, forgetting .99", "thompson", {"forgetting": 0.99}),
     ("windowed 200 + drift test", "windowed", {"window": 200, "drift": 1.0}),
 ]
@@ -73,18 +76,26 @@ def _labelled(name: str) -> Callable[[int], Environment]:
 
 
 TASKS: dict[str, Task] = {
-    "digits": Task(build=_labelled("digits"), rounds=5391, methods=CLASSES, labelled=True),
-    "breast_cancer": Task(build=_labelled("breast_cancer"), rounds=1707, methods=CLASSES, labelled=True),
-    "wine": Task(build=_labelled("wine"), rounds=534, methods=CLASSES, labelled=True),
     "iris": Task(build=_labelled("iris"), rounds=450, methods=CLASSES, labelled=True),
+    "wine": Task(build=_labelled("wine"), rounds=534, methods=CLASSES, labelled=True),
+    "breast_cancer": Task(build=_labelled("breast_cancer"), rounds=1707, methods=CLASSES, labelled=True),
+    "digits": Task(build=_labelled("digits"), rounds=5391, methods=CLASSES, labelled=True),
     "cn-h1": Task(build=lambda seed: CNTask(task="h1", seed=seed), rounds=2000, methods=LINEAR),
-    "cn-h2": Task(build=lambda seed: CNTask(task="h2", seed=seed), rounds=1000, methods=CURVED),
-    "cn-h3": Task(build=lambda seed: CNTask(task="h3", seed=seed), rounds=800, methods=CURVED),
-    "additive": Task(build=lambda seed: Additive(seed=seed), rounds=600, methods=FULL),
-    "additive-binary": Task(build=lambda seed: Additive(seed=seed, binary=True), rounds=1000, methods=FULL),
-    "concave": Task(build=lambda seed: Concave(seed=seed), rounds=500, methods=FULL),
-    "product": Task(build=lambda seed: Product(seed=seed), rounds=500, methods=FULL),
-    "drifting": Task(build=lambda seed: Drifting(seed=seed, period=400), rounds=1200, methods=DRIFT),
+    "cn-h2": Task(build=lambda seed: CNTask(task="h2", seed=seed), rounds=600, methods=CURVED),
+    "cn-h3": Task(build=lambda seed: CNTask(task="h3", seed=seed), rounds=500, methods=LINEAR),
+    "additive": Task(build=lambda seed: Additive(seed=seed), rounds=400, methods=FULL),
+    "additive-binary": Task(build=lambda seed: Additive(seed=seed, binary=True), rounds=500, methods=SHORT),
+    "concave": Task(build=lambda seed: Concave(seed=seed), rounds=250, methods=SHORT),
+    "product": Task(build=lambda seed: Product(seed=seed), rounds=300, methods=FULL),
+    "drifting": Task(build=lambda seed: Drifting(seed=seed, period=400), rounds=800, methods=DRIFT),
+}
+# On the longest streams the slowest methods play this many seeds at most, unless --all-seeds.
+SLOW = {
+    ("digits", "neural_ucb"): 3,
+    ("digits", "lints nu .1"): 3,
+    ("digits", "peer: mabwiser LinUCB"): 3,
+    ("digits", "peer: contextualbandits LinUCB alpha .5"): 3,
+    ("cn-h1", "cn_ucb"): 5,
 }
 
 

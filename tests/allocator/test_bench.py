@@ -5,7 +5,10 @@ import json
 import pytest
 
 from allocator.bench.__main__ import main
-from allocator.bench.report import markdown
+from allocator.bench.off_policy import ours
+from allocator.bench.peers import PEERS
+from allocator.bench.report import GROUPS, contest, interval, markdown
+from allocator.bench.tasks import SLOW, TASKS, noise_floor
 from allocator.extras import optional
 
 
@@ -18,10 +21,56 @@ def test_a_small_run_writes_record_table_and_picture(tmp_path):
     found = record["tasks"]["wine"]["linucb alpha .25"]
     assert len(found["regret"]) == 2 and found["regret"][0] + found["reward"][0] == pytest.approx(12)
     assert found["curves"][1][-1] == pytest.approx(found["regret"][1])
-    assert "linucb alpha .25" in (out / "results.md").read_text() and (out / "regret.png").stat().st_size > 5000
+    assert "linucb alpha .25" in (out / "results.md").read_text()
+    for group in ("classification", "combinatorial"):
+        assert (out / f"regret-{group}.png").stat().st_size > 5000
+    assert not (out / "regret-full-bandit.png").exists()
     assert markdown(record) == (out / "results.md").read_text()
     with pytest.raises(SystemExit):
         main(["--out", str(out), "--tasks", "wine"])
+
+
+def test_every_task_is_drawn_and_every_exception_to_the_seeds_exists():
+    drawn = [name for names in GROUPS.values() for name in names]
+    assert sorted(drawn) == sorted(TASKS)
+    for name, label in SLOW:
+        assert label in PEERS or label in [method[0] for method in TASKS[name].methods]
+
+
+def test_the_contest_pairs_the_best_of_each_side_by_seed():
+    def found(rewards):
+        return {"reward": rewards}
+
+    methods = {
+        "a": found([1.0, 2.0, 3.0]),
+        "b": found([2.0, 3.0, 4.0]),
+        "peer: c": found([2.0, 2.0]),
+        "peer: d": found([0.0, 0.0, 0.0]),
+    }
+    row = contest("task", methods)
+    assert (row["our best"], row["best peer"]) == ("b", "c")
+    mean, half = interval([0.0, 1.0])
+    assert row["ours - peer"] == f"{mean:+.1f} ± {half:.1f}" and half == pytest.approx(12.706 * 0.5, rel=1e-4)
+    assert contest("task", {"a": found([1.0])}) is None
+
+
+def test_published_regret_counts_the_noise_of_the_best():
+    """Hwang et al. count against the best noisy rewards: 4.7 on h1 in 2,000 rounds for the oracle itself."""
+    assert noise_floor("cn-h1", seed=0, rounds=200) == pytest.approx(0.48, rel=0.25)
+
+
+def test_off_policy_values_equal_those_of_obp():
+    """Golden values by obp 0.4.1: `allocator.bench.off_policy.theirs()` in an environment that has it."""
+    golden = {
+        "ips": 0.9006308888603634,
+        "snips": 0.9075473528595481,
+        "dm": 0.31104164833365516,
+        "dr": 0.8944649091833341,
+        "sndr": 0.8989453528699367,
+        "switch_dr": 0.8371657011296912,
+        "ips of a slate": 1.291211949239444,
+    }
+    assert ours() == pytest.approx(golden, rel=1e-9)
 
 
 def test_missing_extras_say_what_to_install():
