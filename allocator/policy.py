@@ -254,7 +254,11 @@ class Policy(Resumable):
                 raise ValueError("contexts or reward are too large to square without overflow; rescale them to 1")
             if self.arms is not None and (decision.index.min() < 0 or decision.index.max() >= self.arms):
                 raise ValueError(f"decision uses arm {int(decision.index.max())}, but the policy has {self.arms} arms")
-            if self.dim is not None and decision.contexts.shape[1] not in (0, self.dim):
-                raise ValueError(f"decision has {decision.contexts.shape[1]} context features, the policy {self.dim}")
+            seen, sizes = (decision.contexts.shape[1], len(decision.covariates)), (self.dim, self.covariates)
+            if seen != sizes if self.needs_model else self.dim is not None and seen[0] not in (0, self.dim):
+                raise ValueError(
+                    f"decision has {seen[0]} context features and {seen[1]} covariates, the policy {sizes[0]} and "
+                    f"{sizes[1]}"
+                )
         self._learn(decisions, checked)
         self.rounds += len(checked)

@@ -24,7 +24,7 @@ class Resumable:
     """The part of `allocator.policy.Policy` that saves and restores it.
 
     A method with state of its own overrides `_tensors` and `_load_tensors` (tensors), or `_extra` and `_load_extra`
-    (plain data). A loader checks everything before it changes anything.
+    (plain data). A loader that fails may leave a part loaded; the old state is then put back.
     """
 
     name: ClassVar[str]
@@ -80,7 +80,9 @@ class Resumable:
             )
         free = {"seed", "device"}
         mine = {key: value for key, value in self.config().items() if key not in free}
-        theirs = {key: value for key, value in state["config"].items() if key not in free}
+        # A state may be older than an option; it was saved as if by the option's default.
+        theirs = {item.name: plain(item.default) for item in fields(self) if item.name in mine}  # type: ignore[arg-type]
+        theirs |= {key: value for key, value in state["config"].items() if key not in free}
         if mine != theirs:
             keys = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
             raise ValueError(f"the state was saved with other options: {keys} differ; build the policy with those")
@@ -89,11 +91,18 @@ class Resumable:
             generator.bit_generator.state = state["generator"]
         except (TypeError, ValueError, KeyError) as error:
             raise ValueError(f"the state's generator is damaged: {error}") from None
-        self._load_tensors(dict(state["tensors"]))
-        self._load_extra(dict(state["extra"]))
+        tensors, extra = self._tensors(), self._extra()
+        try:
+            self._load_tensors(dict(state["tensors"]))
+            self._load_extra(dict(state["extra"]))
+            rounds = int(state["rounds"])
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            self._load_tensors(tensors)
+            self._load_extra(extra)
+            raise error if isinstance(error, ValueError) else ValueError(f"the state is damaged: {error}") from None
         # In place: a wrapper and its inner policy draw from one generator.
         self.generator.bit_generator.state = generator.bit_generator.state
-        self.rounds = int(state["rounds"])
+        self.rounds = rounds
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the state to one safetensors file, atomically: a killed run leaves the old file or the new one.

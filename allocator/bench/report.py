@@ -83,7 +83,8 @@ def markdown(record: dict[str, Any]) -> str:
         lines += ["Mean over seeds with 95 % t intervals; regret is that of expected rewards.", ""]
     contests = [row for name, methods in record["tasks"].items() if (row := contest(name, methods))]
     if contests:
-        lines += ["## Ours beside the peers, on the same streams", "", *table(contests)]
+        lines += ["## Ours beside the peers, on the same streams", ""]
+        lines += ["The best of each side by mean reward, among those that played all seeds.", "", *table(contests)]
     for task, methods in record["tasks"].items():
         lines += [f"## {task}", "", f"{next(iter(methods.values()))['rounds']} rounds.", ""]
         if task in record["noise_floor"]:
@@ -107,17 +108,19 @@ def _row(label: str, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def contest(task: str, methods: dict[str, Any]) -> dict[str, Any] | None:
-    """The best method of each side by mean reward, and their difference paired over seeds; None without peers."""
+    """The best of each side that played all seeds, and the difference paired over seeds; None without peers."""
     best: dict[str, tuple[str, dict[str, Any]]] = {}
+    seeds = max(len(found["reward"]) for found in methods.values())
     for label, found in methods.items():
+        if len(found["reward"]) < seeds:
+            continue
         side = "peer" if label.startswith("peer: ") else "ours"
         if side not in best or np.mean(found["reward"]) > np.mean(best[side][1]["reward"]):
             best[side] = (label, found)
     if len(best) < 2:
         return None
     (ours, a), (peer, b) = best["ours"], best["peer"]
-    seeds = min(len(a["reward"]), len(b["reward"]))
-    mean, half = interval(np.subtract(a["reward"][:seeds], b["reward"][:seeds]).tolist())
+    mean, half = interval(np.subtract(a["reward"], b["reward"]).tolist())
     return {
         "task": task,
         "our best": ours,

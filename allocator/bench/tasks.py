@@ -89,13 +89,16 @@ TASKS: dict[str, Task] = {
     "product": Task(build=lambda seed: Product(seed=seed), rounds=300, methods=FULL),
     "drifting": Task(build=lambda seed: Drifting(seed=seed, period=400), rounds=800, methods=DRIFT),
 }
-# On the longest streams the slowest methods play this many seeds at most, unless --all-seeds.
+# The slowest methods play this many seeds at most, unless --all-seeds: a core is not free.
 SLOW = {
-    ("digits", "neural_ucb"): 3,
-    ("digits", "lints nu .1"): 3,
-    ("digits", "peer: mabwiser LinUCB"): 3,
-    ("digits", "peer: contextualbandits LinUCB alpha .5"): 3,
-    ("cn-h1", "cn_ucb"): 5,
+    ("digits", "neural_ucb"): 2,
+    ("digits", "lints nu .1"): 2,
+    ("digits", "peer: mabwiser LinUCB"): 2,
+    ("digits", "peer: contextualbandits LinUCB alpha .5"): 2,
+    ("cn-h1", "random"): 2,
+    ("cn-h1", "cn_ucb"): 3,
+    ("product", "neural_linear"): 5,
+    ("additive", "neural_linear"): 5,
 }
 
 

@@ -102,6 +102,13 @@ class Aggregated(Policy):
         chosen = (index[None, :] == np.arange(1, self.slots[0] + 1)[:, None]).astype(np.float64)
         return np.concatenate([(chosen @ self._encode(contexts)).ravel(), [1.0], covariates])
 
+    def _posteriors(self) -> list[Posterior]:
+        return [self.posterior]
+
+    def _total(self, decision: Decision) -> FloatArray:
+        """Features of the super-arm's whole reward, for the posteriors side by side."""
+        return self._phi(decision)
+
     def _phi(self, decision: Decision) -> FloatArray:
         """Phi of any decision, also one that another method took."""
         if decision.features is not None and decision.features.shape == (self.posterior.dim,):

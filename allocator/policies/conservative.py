@@ -12,6 +12,9 @@ from allocator.checks import floats, number
 from allocator.decision import Decision
 from allocator.linalg import tensor
 from allocator.policies.aggregated import Aggregated
+from allocator.policies.disjoint import Disjoint
+from allocator.policies.neural_aggregated import NeuralAggregated
+from allocator.policies.semi_linear import SemiLinear
 from allocator.policies.wrapped import Wrapped
 from allocator.policy import Policy
 from allocator.problem import Problem
@@ -42,7 +45,7 @@ class Conservative(Wrapped):
     baseline_options : dict, optional
         Its options.
     **options
-        See `Wrapped`; the inner policy must be an aggregated one.
+        See `Wrapped`; the inner policy must be a linear one.
 
     Attributes
     ----------
@@ -56,19 +59,21 @@ class Conservative(Wrapped):
     baseline_options: Any = None
     balance: Tensor = field(init=False, repr=False)
     safe: Policy = field(init=False, repr=False)
-    model: Aggregated = field(init=False, repr=False)
+    model: Aggregated | SemiLinear | Disjoint = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         number("alpha", self.alpha, low=0.0, high=1.0)
         number("confidence_width", self.confidence_width, low=0.0)
         self.safe = self._build(self.baseline, self.baseline_options)
-        if not isinstance(self.policy, Aggregated) or type(self.policy)._encode is not Aggregated._encode:
-            raise ValueError(f"the inner policy must be a linear aggregated one, {self.inner!r} is not")
+        if not isinstance(self.policy, Aggregated | SemiLinear | Disjoint) or isinstance(
+            self.policy, NeuralAggregated
+        ):
+            raise ValueError(f"the inner policy must be a linear one, {self.inner!r} is not")
         if self.safe.randomised:
             raise ValueError(f"the baseline must be deterministic, {self.baseline!r} is not")
         self.model = self.policy
-        self.balance = torch.zeros(self.model.posterior.dim, dtype=torch.float64)
+        self.balance = torch.zeros(sum(item.dim for item in self.model._posteriors()), dtype=torch.float64)
 
     def _decide(self, problem: Problem) -> Decision:
         before = self.generator.bit_generator.state
@@ -78,12 +83,8 @@ class Conservative(Wrapped):
         except (TypeError, ValueError):
             self.generator.bit_generator.state = before
             raise
-        mine, other = (tensor(self.model._phi(decision)) for decision in (candidate, fallback))
-        at_stake = self.balance + mine - (1.0 - self.alpha) * other
-        posterior = self.model.posterior
-        bound = at_stake @ posterior.mean.cpu() - self.confidence_width * float(
-            posterior.sigma(at_stake[None].to(posterior.device))
-        )
+        mine, other = (tensor(self.model._total(decision)) for decision in (candidate, fallback))
+        bound = self._lower_bound(self.balance + mine - (1.0 - self.alpha) * other)
         drawn = candidate.log_propensity != 0.0
         played = mine
         if bound < 0:
@@ -101,6 +102,16 @@ class Conservative(Wrapped):
         if problem.temperature > 0:
             self.balance = self.balance + played - (1.0 - self.alpha) * other
         return decision
+
+    def _lower_bound(self, direction: Tensor) -> float:
+        """Mean of direction' theta minus its deviation times the width; independent posteriors add their variances."""
+        mean, variance, start = 0.0, 0.0, 0
+        for posterior in self.model._posteriors():
+            part = direction[start : start + posterior.dim].to(posterior.device)
+            mean += float(part @ posterior.mean)
+            variance += float(posterior.sigma(part[None])) ** 2
+            start += posterior.dim
+        return mean - self.confidence_width * variance**0.5
 
     def _learn(self, decisions: Any, rewards: Any) -> None:
         self.policy.update_many(decisions, rewards)

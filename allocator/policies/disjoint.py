@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from allocator.checks import FloatArray, IntArray, count, number
+from allocator.checks import FloatArray, IntArray, count, floats, number
 from allocator.decision import Decision
 from allocator.linalg import tensor
 from allocator.policy import Policy
@@ -26,6 +26,8 @@ class Disjoint(Policy):
     ----------
     dim, arms : int
         Context dimension d and number of arms K.
+    prior_mean : array-like, shape [K, d], optional
+        theta0 of every arm; zero if None.
     prior_precision : float
         Ridge strength of every arm.
     forgetting : float
@@ -40,6 +42,7 @@ class Disjoint(Policy):
     feedback: ClassVar[Literal["none", "full", "semi"]] = "semi"
     needs_model: ClassVar[bool] = True
 
+    prior_mean: Any = None
     prior_precision: float = 1.0
     forgetting: float = 1.0
     device: str = "cpu"
@@ -49,9 +52,9 @@ class Disjoint(Policy):
         super().__post_init__()
         number("forgetting", self.forgetting, low=1e-6, high=1.0)
         dim = count("dim", self.dim)
-        self.posteriors = [
-            Posterior(dim, precision=self.prior_precision, device=self.device) for _ in range(count("arms", self.arms))
-        ]
+        shape = (count("arms", self.arms), dim)
+        means = np.zeros(shape) if self.prior_mean is None else floats("prior_mean", self.prior_mean, shape)
+        self.posteriors = [Posterior(dim, precision=self.prior_precision, mean=m, device=self.device) for m in means]
 
     def _contexts(self, problem: Problem) -> Tensor:
         return tensor(problem.contexts, self.device)
@@ -62,6 +65,15 @@ class Disjoint(Policy):
 
     def _features(self, contexts: FloatArray, covariates: FloatArray, index: IntArray) -> FloatArray:
         return contexts
+
+    def _posteriors(self) -> list[Posterior]:
+        return self.posteriors
+
+    def _total(self, decision: Decision) -> FloatArray:
+        """Features of the super-arm's whole reward, one block per arm."""
+        total = np.zeros((len(self.posteriors), self.posteriors[0].dim))
+        np.add.at(total, decision.index, decision.contexts)
+        return total.ravel()
 
     def _learn(self, decisions: Sequence[Decision], rewards: list[FloatArray]) -> None:
         for decision, reward in zip(decisions, rewards, strict=True):

@@ -34,6 +34,8 @@ class SemiLinear(Policy):
         phi. None: the method's own default.
     alpha : float
         Width of the confidence bound.
+    prior_mean : array-like, shape [q, d], optional
+        theta0, one row per column of phi; zero if None.
     prior_precision : float
         Ridge strength.
     forgetting : float
@@ -49,6 +51,7 @@ class SemiLinear(Policy):
 
     arm_features: Any = None
     alpha: float = 0.25
+    prior_mean: Any = None
     prior_precision: float = 1.0
     forgetting: float = 1.0
     device: str = "cpu"
@@ -62,9 +65,9 @@ class SemiLinear(Policy):
         number("forgetting", self.forgetting, low=1e-6, high=1.0)
         given = self._default_features() if self.arm_features is None else self.arm_features
         self.phi = floats("arm_features", given, (arms, None))
-        self.posterior = Posterior(
-            count("dim", self.dim) * self.phi.shape[1], precision=self.prior_precision, device=self.device
-        )
+        shape = (self.phi.shape[1], count("dim", self.dim))
+        mean = None if self.prior_mean is None else floats("prior_mean", self.prior_mean, shape).ravel()
+        self.posterior = Posterior(shape[0] * shape[1], precision=self.prior_precision, mean=mean, device=self.device)
 
     def _default_features(self) -> FloatArray:
         """phi where the caller gives none: floor-relative slots, so the floor is worth 0 for certain."""
@@ -80,6 +83,13 @@ class SemiLinear(Policy):
 
     def _features(self, contexts: FloatArray, covariates: FloatArray, index: IntArray) -> FloatArray:
         return np.einsum("nd,nq->nqd", contexts, self.phi[index]).reshape(len(index), -1)
+
+    def _posteriors(self) -> list[Posterior]:
+        return [self.posterior]
+
+    def _total(self, decision: Decision) -> FloatArray:
+        """Features of the super-arm's whole reward: those of its patches add up."""
+        return self._features(decision.contexts, decision.covariates, decision.index).sum(axis=0)
 
     def _learn(self, decisions: Sequence[Decision], rewards: list[FloatArray]) -> None:
         rows = [self._features(decision.contexts, decision.covariates, decision.index) for decision in decisions]

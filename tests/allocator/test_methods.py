@@ -257,10 +257,57 @@ def test_conservative_play_keeps_its_promise_and_still_learns():
             played.append((decision.index != 2).any())
         late.append(np.mean(played[-50:]))
     assert np.mean(late) > 0.5  # it does leave the baseline
-    with pytest.raises(ValueError, match="must be a linear aggregated one"):
-        make_policy("conservative", dim=2, arms=2, inner="linucb")
+    with pytest.raises(ValueError, match="must be a linear one, 'neural_linear' is not"):
+        make_policy("conservative", dim=2, arms=2, inner="neural_linear")
     with pytest.raises(ValueError, match="modifiers do not nest"):
         make_policy("windowed", dim=2, arms=2, inner="conservative")
+
+
+@pytest.mark.parametrize("inner", ["linucb", "c2ucb", "linucb_hybrid", "ucb"])
+def test_the_conservative_condition_is_that_of_the_paper(inner):
+    """Kazerouni et al., algorithm 2, with the sums over all rounds written out for the joint model."""
+    semi = inner != "ucb"
+    policy = make_policy("conservative", dim=2, arms=3, inner=inner, confidence_width=0.1, baseline_options={"arm": 1})
+    rng, history, fell_back = np.random.default_rng(0), [], []
+    for _ in range(40):
+        x = rng.random((3, 2))
+        candidate = policy.policy.select(x)
+        decision = policy.select(x)
+        base = make_policy("uniform", arms=3, arm=1).select(x)
+
+        def phi(d):
+            total = policy.model._total(d)
+            return np.asarray(total)
+
+        at_stake = phi(candidate) - 0.9 * phi(base)
+        at_stake = at_stake + sum((phi(d) - 0.9 * phi(b) for d, b in history), np.zeros_like(at_stake))
+        A = torch.block_diag(*(p.A for p in policy.model._posteriors())).numpy()
+        theta = np.linalg.solve(A, torch.cat([p.b for p in policy.model._posteriors()]).numpy())
+        safe = at_stake @ theta - 0.1 * np.sqrt(at_stake @ np.linalg.solve(A, at_stake)) >= 0
+        np.testing.assert_array_equal(decision.index, candidate.index if safe else base.index)
+        fell_back.append(not safe)
+        history.append((decision, base))
+        gains = x.sum(axis=1) * np.array([0.1, 0.5, 0.6])[decision.index]
+        policy.update(decision, gains if semi else gains.sum())
+    assert 0 < np.mean(fell_back) < 1
+
+
+@pytest.mark.parametrize(("name", "rows"), [("linucb", 3), ("lints", 3), ("c2ucb", 2), ("linucb_hybrid", 5)])
+def test_semi_bandits_take_a_prior_mean(name, rows):
+    theta0 = np.random.default_rng(0).normal(size=(rows, D))
+    policy = make_policy(name, dim=D, arms=K, prior_mean=theta0, prior_precision=1e9)
+    x, _, _ = semi_played(policy)
+    got = policy.select(x[:2], explore=False).values
+    if name in ("linucb", "lints"):
+        want = x[:2] @ theta0.T
+    elif name == "c2ucb":
+        want = np.hstack([np.zeros((2, 1)), x[:2] @ theta0.T])
+    else:
+        phi = np.hstack([np.ones((K, 1)), np.linspace(0, 1, K)[:, None], np.eye(K)])
+        want = x[:2] @ theta0.T @ phi.T
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    with pytest.raises(ValueError, match="prior_mean must have shape"):
+        make_policy(name, dim=D, arms=K, prior_mean=theta0[:1])
 
 
 def test_conservative_propensities_are_those_of_what_is_played():

@@ -1,6 +1,7 @@
 """The contract, for every registered method."""
 
 import copy
+import dataclasses
 import json
 import os
 
@@ -192,6 +193,8 @@ class TestContract:
             ({"config": {**state["config"], "covariates": M + 1}}, "other options: \\['covariates'\\]"),
             ({"generator": {"bit_generator": "MT19937"}}, "generator is damaged"),
             ({"tensors": {"surprise": torch.zeros(1)}}, "tensor|state must hold"),
+            ({"extra": {"surprise": 1}}, "extra state|needs"),
+            ({"rounds": None}, "state is damaged"),
         ):
             with pytest.raises(ValueError, match=message):
                 policy.load_state_dict({**state, **change})
@@ -215,6 +218,31 @@ class TestContract:
             policy.update(decision, reward_for(policy, decision, 1.0))
             replayed.update(logged, reward_for(policy, decision, 1.0))
         assert frozen(policy) == frozen(replayed)
+
+
+def test_a_state_older_than_an_option_loads_with_its_default():
+    for name, option in (("linucb", "prior_mean"), ("thompson", "collapse")):
+        policy = build(name)
+        play(policy, 3)
+        state = policy.state_dict()
+        del state["config"][option]
+        fresh = build(name)
+        fresh.load_state_dict(state)
+        assert frozen(fresh) == frozen(policy)
+        with pytest.raises(ValueError, match=f"other options: \\['{option}'\\]"):
+            fresh.load_state_dict({**state, "config": {**state["config"], option: 7}})
+
+
+@pytest.mark.parametrize("name", ["thompson", "neural_linear", "linucb", "cn_ucb"])
+def test_a_decision_of_another_size_is_refused_before_anything_is_learned(name):
+    policy = build(name)
+    decision = play(policy, 2)[-1]
+    before = frozen(policy)
+    for change in ({"contexts": np.ones((N, D + 1))}, {"covariates": np.ones(M + 1)}):
+        other = dataclasses.replace(decision, **change)
+        with pytest.raises(ValueError, match="context features and"):
+            policy.update_many([decision, other], [reward_for(policy, decision, 0.5)] * 2)
+        assert frozen(policy) == before
 
 
 def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
