@@ -92,7 +92,9 @@ def summarise(
     if n < 2:
         raise ValueError(f"off-policy evaluation needs at least 2 logged rounds, got {n}")
     start = np.zeros(n) if base is None else base
-    alpha = 1.0 - number("confidence", confidence, low=0.0, high=1.0)
+    if not 0.0 < number("confidence", confidence) < 1.0:
+        raise ValueError(f"confidence must be above 0 and below 1, got {confidence:g}")
+    alpha = 1.0 - confidence
     if norms is not None and abs(norms.sum()) < 1e-12:
         raise ValueError("the weights sum to zero: the log never did what the target would do")
     value = float(start.mean() + (terms.mean() if norms is None else terms.sum() / norms.sum()))

@@ -140,6 +140,8 @@ def test_refusals():
         ope.sndr(r, np.ones(4), r, r, interval="empirical-bernstein", term_range=9.0)
     with pytest.raises(ValueError, match="term_range is 0.1, but the terms already span"):
         ope.ips(r, np.arange(4.0), interval="empirical-bernstein", term_range=0.1)
+    with pytest.raises(ValueError, match="confidence must be above 0 and below 1, got 95"):
+        ope.ips(r, np.ones(4), confidence=95)
     for estimate in (lambda: ope.ips(r[:1], np.ones(1)), lambda: ope.dm(r[:1])):
         with pytest.raises(ValueError, match="at least 2 logged rounds"):
             estimate()

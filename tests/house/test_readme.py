@@ -72,13 +72,13 @@ def test_arr_coc_lines_are_valid_usage(line: str) -> None:
 
 
 def test_other_lines_exist() -> None:
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for line in SHELL:
         words = line.split()
         if words[0] == "make":
             assert words[1] in targets
         if words[:2] == ["python", "-m"]:
-            assert (ROOT / words[2] / "__main__.py").is_file(), line
+            assert (ROOT / words[2].replace(".", "/") / "__main__.py").is_file(), line
         for word in words:
             if word.startswith("configs/"):
                 assert (ROOT / word).is_file(), line
