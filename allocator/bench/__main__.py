@@ -44,8 +44,10 @@ def _run(arguments: argparse.Namespace, record: dict[str, Any], out: Path) -> No
         if arguments.peers and task.labelled:
             methods += [(label, build, None) for label, build in PEERS.items()]
         at = np.unique(np.linspace(0, rounds - 1, min(POINTS, rounds)).astype(int))
-        done = record["tasks"].setdefault(name, {})
+        done = record["tasks"].get(name, {})
         for label, method, options in methods:
+            if label in done or (arguments.methods and label not in arguments.methods):
+                continue
             fields = ("regret", "reward", "cpu_seconds", "curves")
             found: dict[str, Any] = {"rounds": rounds, "at": at.tolist(), **{field: [] for field in fields}}
             seeds = arguments.seeds if arguments.all_seeds else min(arguments.seeds, SLOW.get((name, label), 10**9))
@@ -64,8 +66,9 @@ def _run(arguments: argparse.Namespace, record: dict[str, Any], out: Path) -> No
                 line = f"{name:15s} {label:30s} seed {seed + 1}/{seeds} regret {regret:9.2f} {spent:6.1f} s"
                 print(line, file=sys.stderr, flush=True)
             done[label] = found
+            record["tasks"][name] = done
             replace_file(out / "results.json", json.dumps(record))
-        if name.startswith("cn-"):
+        if name.startswith("cn-") and done and name not in record["noise_floor"]:
             record["noise_floor"][name] = [noise_floor(name, seed, rounds) for seed in range(arguments.seeds)]
 
 
@@ -86,19 +89,26 @@ def main(argv: list[str] | None = None) -> Path:
         metavar="TASK",
         help=f"which of {', '.join(TASKS)} (default all; none: only the timings)",
     )
+    parser.add_argument("--methods", nargs="*", metavar="LABEL", help="play only the methods with these labels")
+    parser.add_argument("--resume", action="store_true", help="add to a record what it still lacks")
     parser.add_argument("--seeds", type=int, default=10, help="independent repetitions (default 10)")
     parser.add_argument("--all-seeds", action="store_true", help="spare the slow methods on long streams no seed")
     parser.add_argument("--rounds", type=int, help="play fewer rounds than the task defines")
     parser.add_argument("--peers", action="store_true", help="beside the peer libraries, which must be installed")
     parser.add_argument("--no-speed", action="store_true", help="skip the timings")
     arguments = parser.parse_args(argv)
-    if arguments.out.exists():
-        parser.error(f"{arguments.out} exists; a benchmark never overwrites a record, choose a new folder")
+    if arguments.out.exists() and not arguments.resume:
+        parser.error(
+            f"{arguments.out} exists; a benchmark never overwrites a record: choose a new folder, or --resume"
+        )
     if arguments.seeds < 1:
         parser.error("--seeds must be at least 1")
-    arguments.out.mkdir(parents=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     command = "python -m allocator.bench " + shlex.join(sys.argv[1:] if argv is None else argv)
-    record: dict[str, Any] = {"command": command, "machine": machine(), "tasks": {}, "noise_floor": {}}
+    record: dict[str, Any] = {"commands": [], "machine": machine(), "tasks": {}, "noise_floor": {}}
+    if (arguments.out / "results.json").exists():
+        record = json.loads((arguments.out / "results.json").read_text(encoding="utf-8"))
+    record["commands"].append(command)
     _run(arguments, record, arguments.out)
     if not arguments.no_speed:
         devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

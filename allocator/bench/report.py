@@ -73,7 +73,7 @@ def markdown(record: dict[str, Any]) -> str:
     """The record as tables: ours beside the peers, every method of every task, then speed and off-policy values."""
     about = record["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    lines = ["# Allocator benchmark", "", f"`{record['command']}`", ""]
+    lines = ["# Allocator benchmark", "", "```bash", *record["commands"], "```", ""]
     lines += [
         f"{about['processor']}, {about['cores']} cores, {about['threads']} thread(s), GPU: {about['gpu'] or 'none'}, "
         f"load {about['load at the start']} at the start, Python {about['python']}; {versions}.",

@@ -28,6 +28,13 @@ def test_a_small_run_writes_record_table_and_picture(tmp_path):
     assert markdown(record) == (out / "results.md").read_text()
     with pytest.raises(SystemExit):
         main(["--out", str(out), "--tasks", "wine"])
+    main(
+        ["--out", str(out), "--tasks", "wine", "iris", "--methods", "random", "--seeds", "1", "--rounds", "12"]
+        + ["--no-speed", "--resume"]
+    )
+    resumed = json.loads((out / "results.json").read_text())
+    assert resumed["tasks"]["wine"] == record["tasks"]["wine"] and list(resumed["tasks"]["iris"]) == ["random"]
+    assert len(resumed["commands"]) == 2
 
 
 def test_every_task_is_drawn_and_every_exception_to_the_seeds_exists():
