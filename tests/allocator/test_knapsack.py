@@ -168,6 +168,9 @@ def test_arms_that_collapse_on_a_ragged_patch_resolve_to_the_first():
     costs = np.array([[64, 128, 182, 182], [42, 42, 42, 42]])
     values = np.array([[0.0, 0.1, 0.9, 0.9], [0.0, 0.0, 0.0, 0.0]])
     assert solve_knapsack(values, costs, 300).tolist() == [2, 0]
+    twice = np.array([[0.0, 0.9, 0.9], [0.0, 0.5, 0.5], [0.0, 0.5, 0.5]])
+    for method in ("auto", "exact"):  # also where the limit binds
+        assert solve(twice, [0, 10, 10], 20, method=method).index.tolist() in ([1, 1, 0], [1, 0, 1])
 
 
 def test_sums_that_differ_only_by_rounding_are_ties():

@@ -1,5 +1,7 @@
 """Each modifier by what it is for: windows, drift tests, conservative play, shares."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -83,11 +85,13 @@ def test_the_conservative_condition_is_that_of_the_paper(inner):
         x = rng.random((3, 2))
         candidate = policy.policy.select(x)
         decision = policy.select(x)
-        base = make_policy("uniform", arms=3, arm=1).select(x)
+        base = dataclasses.replace(candidate, index=np.ones(3, dtype=np.int64))
+        base = dataclasses.replace(base, features=policy.policy._features(x, np.zeros(0), base.index))
 
         def phi(d):
-            total = policy.model._total(d)
-            return np.asarray(total)
+            if inner != "linucb":
+                return d.features if inner == "ucb" else d.features.sum(axis=0)
+            return np.concatenate([d.contexts[d.index == arm].sum(axis=0) for arm in range(3)])
 
         at_stake = phi(candidate) - 0.9 * phi(base)
         at_stake = at_stake + sum((phi(d) - 0.9 * phi(b) for d, b in history), np.zeros_like(at_stake))
