@@ -101,6 +101,7 @@ def test_the_conservative_condition_is_that_of_the_paper(inner):
         np.testing.assert_array_equal(decision.index, candidate.index if safe else base.index)
         fell_back.append(not safe)
         history.append((decision, base))
+        np.testing.assert_allclose(policy.balance, sum(phi(d) - 0.9 * phi(b) for d, b in history), atol=1e-9)
         gains = x.sum(axis=1) * np.array([0.1, 0.5, 0.6])[decision.index]
         policy.update(decision, gains if semi else gains.sum())
     assert 0 < np.mean(fell_back) < 1
