@@ -139,29 +139,30 @@ def plot(record: dict[str, Any], folder: Path) -> None:
         tasks = {name: record["tasks"][name] for name in names if name in record["tasks"]}
         if not tasks:
             continue
+        labels = dict.fromkeys(label for methods in tasks.values() for label in methods if label != "random")
+        colors = {label: f"C{at % 10}" for at, label in enumerate(sorted(labels))} | {"random": "grey"}
         columns = min(3, len(tasks)) if len(tasks) != 4 else 2
         rows = math.ceil(len(tasks) / columns)
-        figure, axes = pyplot.subplots(rows, columns, figsize=(5.2 * columns, 4 * rows), squeeze=False)
+        figure, axes = pyplot.subplots(rows, columns, figsize=(5.2 * columns, 4.6 * rows), squeeze=False)
         for axis in axes.ravel()[len(tasks) :]:
             axis.set_axis_off()
         for axis, (task, methods) in zip(axes.ravel(), tasks.items(), strict=False):
-            _panel(axis, task, methods)
+            _panel(axis, task, methods, colors)
         figure.tight_layout()
         figure.savefig(folder / f"regret-{group}.png", dpi=110)
         pyplot.close(figure)
 
 
-def _panel(axis: Any, task: str, methods: dict[str, Any]) -> None:
+def _panel(axis: Any, task: str, methods: dict[str, Any], colors: dict[str, str]) -> None:
     top = 0.0
-    for at, (label, found) in enumerate(methods.items()):
+    for label, found in methods.items():
         bands = [interval(column) for column in np.array(found["curves"]).T.tolist()]
         middle, half = np.array(bands).T
         style = "--" if label.startswith("peer: ") else ":" if label == "random" else "-"
-        color = "grey" if label == "random" else f"C{(at - 1) % 10}"
-        axis.plot(found["at"], middle, style, label=label, color=color)
-        axis.fill_between(found["at"], middle - half, middle + half, color=color, alpha=0.2, linewidth=0)
+        axis.plot(found["at"], middle, style, label=label, color=colors[label])
+        axis.fill_between(found["at"], middle - half, middle + half, color=colors[label], alpha=0.2, linewidth=0)
         if label != "random":
             top = max(top, float((middle + half).max()))
     # Random play is far above: it is cut off so that the learners can be told apart.
     axis.set(title=task, xlabel="round", ylabel="cumulative regret", ylim=(0, 1.05 * top or None))
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False)
