@@ -66,6 +66,7 @@ class ArrCocConfig:
         (exploit or explore, while learning) and ``"coverage"`` (focus or diversify).
     realizer
         How a patch is brought to its budget: ``"rescale"`` before the vision tower, ``"pool"`` or ``"select"`` after.
+        ``"auto"`` rescales where the tower was made for images of any size, and pools elsewhere.
     positions
         ``"keep"`` leaves every surviving token at its original position, ``"compact"`` closes the gaps. ``"auto"``
         compacts one-dimensional models, and keeps for M-RoPE models, save where an image is one patch that is
@@ -88,7 +89,7 @@ class ArrCocConfig:
     scorers: tuple[str, ...] = ("propositional", "perspectival", "participatory")
     confidence: bool = True
     tensions: tuple[str, ...] = ()
-    realizer: str = "rescale"
+    realizer: str = "auto"
     positions: str = "auto"
     seed: int = 0
 

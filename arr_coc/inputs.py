@@ -91,6 +91,19 @@ def with_mask(model: PreTrainedModel, inputs: Mapping[str, Any], for_generate: b
     return inputs
 
 
+def with_mask_for_gaps(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs with a mask of ones where budgeted features stand at explicit one-dimensional positions without one.
+
+    ``generate`` drops such a mask; without a cache transformers would then take the gaps between positions for the
+    borders of several sequences packed into one.
+    """
+    ids, positions = inputs.get("input_ids"), inputs.get("position_ids")
+    given = inputs.get("attention_mask") is not None or inputs.get("past_key_values") is not None
+    if ids is None or positions is None or positions.ndim != 2 or given or not inputs.get("mm_encoder_outputs"):
+        return inputs
+    return inputs | {"attention_mask": torch.ones_like(ids)}
+
+
 def question_texts(question: str | Sequence[str] | None, batch: int) -> list[str | None]:
     """One given question per sample, or ``None`` where it is to be read from the prompt.
 

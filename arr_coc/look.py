@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from .config import ArrCocConfig
 from .families import Family
 from .families.question import find_question
-from .patches import Patch, budget_grid, full_tokens, realised_costs
+from .patches import Patch, full_tokens, realised_costs
 from .realizing import Call, Grid, Realizer
 from .realizing.glance import Glance
 from .scene import Allocation, Plan, Planner, Scene
@@ -124,7 +125,7 @@ class Looker:
             with watch("glance"), torch.no_grad():
                 pixels = self.family.pixels(self.model, alone.inputs, alone.patches, self.scale)
         floor = self.config.budgets[0]
-        grids = [budget_grid(patch.height, patch.width, floor) for patch in alone.patches]
+        grids = [self.realizer.grid(self.family, patch, floor) for patch in alone.patches]
         if needs & {"glance", "answer"}:
             with watch("glance"):
                 glance = Glance(alone, self.realizer, grids, self.config.positions, deep="answer" in needs)
@@ -133,7 +134,7 @@ class Looker:
 
         scene = Scene(
             patches=[call.patches[i] for i in members],
-            costs=realised_costs(alone.patches, self.config.budgets),
+            costs=realised_costs(alone.patches, self.config.budgets, partial(self.realizer.grid, self.family)),
             pixels=pixels,
             glance=[glance.patch(i).streams[0].float().cpu() for i in range(len(members))] if glance else [],
             glance_grids=grids,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -140,7 +141,13 @@ def budget_grid(height: int, width: int, budget: int) -> tuple[int, int]:
     return best
 
 
-def realised_costs(patches: Sequence[Patch], budgets: Sequence[int]) -> torch.Tensor:
+def realised_costs(
+    patches: Sequence[Patch],
+    budgets: Sequence[int],
+    grid: Callable[[Patch, int], tuple[int, int]] = lambda patch, budget: budget_grid(
+        patch.height, patch.width, budget
+    ),
+) -> torch.Tensor:
     """What each arm really spends.
 
     Parameters
@@ -149,20 +156,18 @@ def realised_costs(patches: Sequence[Patch], budgets: Sequence[int]) -> torch.Te
         N patches.
     budgets
         K nominal budgets in rising order.
+    grid
+        The grid that a budget buys on a patch, where the realizer has rules of its own.
 
     Returns
     -------
     LongTensor
         ``[N, K]`` tokens. Arms at or above a patch's native size cost the same: they are the same arm.
     """
-    rows = [[_area(budget_grid(p.height, p.width, int(b))) for b in budgets] for p in patches]
+    rows = [[math.prod(grid(patch, int(budget))) for budget in budgets] for patch in patches]
     return torch.tensor(rows, dtype=torch.long).reshape(len(patches), len(budgets))
 
 
 def full_tokens(patches: Sequence[Patch]) -> int:
     """Visual tokens of all patches at full detail."""
     return sum(patch.native for patch in patches)
-
-
-def _area(grid: tuple[int, int]) -> int:
-    return grid[0] * grid[1]

@@ -120,6 +120,8 @@ class Allocation:
         N tokens really spent.
     tokens, full_tokens
         Their sum, and the sum at full detail.
+    newlines
+        Newline features that the model sees beside these tokens (any-resolution layouts); they are not budgeted.
     scores
         Per scorer N numbers.
     tension
@@ -141,6 +143,7 @@ class Allocation:
     tension: dict[str, float] = field(default_factory=dict)
     decision: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
+    newlines: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON-able data (not-a-number becomes ``None``)."""

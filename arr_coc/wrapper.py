@@ -16,9 +16,16 @@ from . import saving
 from .compat import refuse_chunked_prefill, require_transformers
 from .config import ArrCocConfig
 from .families import Features, family_for
-from .inputs import cache_length, check_inputs, check_no_images, lowered_lengths, question_texts, with_mask
+from .inputs import (
+    cache_length,
+    check_inputs,
+    check_no_images,
+    lowered_lengths,
+    question_texts,
+    with_mask,
+    with_mask_for_gaps,
+)
 from .look import Looker
-from .patches import budget_grid
 from .realizing import Call, Spliced, make_realizer, splice
 from .scene import Allocation, Plan, Planner
 from .timing import Stopwatch
@@ -88,8 +95,7 @@ class ArrCoc:
     ) -> None:
         self.model, self.processor, self.config = _innermost(model), processor, config
         self.family = family_for(self.model)
-        self.realizer = make_realizer(config.realizer)
-        self.realizer.check(self.family)
+        self.realizer = make_realizer(config.realizer, self.family)
         if planner is None:
             from .attending import make_planner
 
@@ -253,7 +259,7 @@ class ArrCoc:
         allocation, question = kwargs.pop("allocation", None), kwargs.pop("question", None)
         if kwargs.get("pixel_values") is None:
             check_no_images(self.family.image_token(self.model), kwargs, allocation)
-            return (), kwargs
+            return (), with_mask_for_gaps(kwargs)
         watch = Stopwatch(self.model, self.synchronize)
         _, spliced = self._prepare(kwargs, allocation, question, False, watch)
         self._record(watch)
@@ -296,7 +302,7 @@ class ArrCoc:
             else:
                 plan = Plan(list(allocation[sample]) if allocation is not None else [])
             for place, (index, budget) in enumerate(zip(members, plan.budgets, strict=True)):
-                grids[index] = budget_grid(call.patches[index].height, call.patches[index].width, budget)
+                grids[index] = self.realizer.grid(self.family, call.patches[index], budget)
                 if look.glance is not None and grids[index] == look.glance.grids[place]:
                     known[index] = look.glance.patch(place)
             records.append(look.record(plan, [call.patches[i] for i in members], [grids[i] for i in members]))
@@ -311,6 +317,8 @@ class ArrCoc:
             spliced = splice(call, realised, self.config.positions, for_generate)
         if spliced.rope_deltas is not None:
             self.model.base_model.rope_deltas = spliced.rope_deltas
+        for record, kept in zip(records, call.per_sample(realised.keep), strict=True):
+            record.newlines = kept - record.tokens
         self.last, self.kept = records, spliced.kept
         return call, spliced
 

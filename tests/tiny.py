@@ -25,7 +25,7 @@ Part = int | tuple[int, int]
 
 @dataclass
 class Tiny:
-    """A model with the function that makes inputs for it.
+    """A model with the function that makes inputs for it, and prompts that suit its images.
 
     ``make(prompts, left=True, seed=0)`` gives what a processor would: ids, mask, token types, pixels, grid.
     """
@@ -33,6 +33,7 @@ class Tiny:
     name: str
     model: Any
     make: Callable[..., dict[str, torch.Tensor]]
+    prompts: Sequence[Sequence[Part]] = ()
 
 
 def text_config(**changes: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..config import nearest
 from .base import Entry, Family, Features, RescalingFamily, Segment, Streams, View
-from .grid_thw import GridThw
+from .table import FAMILIES as _FAMILIES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,16 +24,14 @@ __all__ = [
     "register_family",
 ]
 
-_FAMILIES: dict[str, Family] = {name: GridThw() for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")}
-
-
 def register_family(model_type: str, family: Family) -> None:
     """Teach ARR-COC another model type.
 
     Parameters
     ----------
     model_type
-        ``model.config.model_type`` of the models it is for; a known one is replaced.
+        ``model.config.model_type`` of the models it is for; a known one is replaced. ``"llava+pixtral"`` names the
+        model type with the type of its vision tower, where the tower decides the layout.
     family
         Its layout.
     """
@@ -57,8 +55,10 @@ def family_for(model: PreTrainedModel) -> Family:
     """
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
-    if model_type in _FAMILIES:
-        return _FAMILIES[model_type]
+    tower = getattr(getattr(config, "vision_config", None), "model_type", None)
+    for key in (f"{model_type}+{tower}", model_type):
+        if key in _FAMILIES:
+            return _FAMILIES[key]
     kind = f"of the unsupported family {model_type!r}" if model_type else "no transformers model"
     if model_type and not hasattr(getattr(model, "base_model", None), "get_image_features"):
         kind = f"a {model_type!r} model, which is no supported vision-language model"

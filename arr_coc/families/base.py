@@ -7,15 +7,17 @@ placeholder id, M-RoPE positions) is read here, once.
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 
 from ..compat import rotary_of
-from ..patches import Patch
+from ..patches import Patch, budget_grid
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,7 +36,7 @@ class View:
     height, width
         Rows and columns in visual tokens.
     stride
-        Feature rows from one row of tokens to the next; more than ``width`` where glue rows (newlines) stand between.
+        Feature rows from one row of tokens to the next; more than ``width`` where glue rows (newlines) follow each.
     """
 
     first: int
@@ -51,7 +53,10 @@ class View:
 
 @dataclass(frozen=True)
 class Entry:
-    """One image entry of a call: ``count`` feature rows that fill ``count`` consecutive placeholders."""
+    """One image entry of a call: ``count`` feature rows that fill ``count`` placeholders, one after another.
+
+    Rows in no view are glue, such as newlines: they are not budgeted. Text may stand between the rows of a view.
+    """
 
     count: int
     views: tuple[View, ...]
@@ -80,9 +85,24 @@ class Family(ABC):
     ----------
     can_rescale
         Whether patches can be resized before the vision tower (:meth:`encode_resized`).
+    can_join
+        Whether resized patches of one image can see each other in the tower. Where not, each is an image of its own.
+    square_only
+        Whether the tower takes square pictures only.
+    auto_realizer
+        What ``realizer="auto"`` means: ``"rescale"`` where the tower was made for images of any size.
+    first_position
+        The position that ``forward`` gives the first token of a one-dimensional model.
+    passed_on
+        Fields of the feature call's output, besides features, that the model needs back.
     """
 
     can_rescale: bool = False
+    can_join: bool = False
+    square_only: bool = False
+    auto_realizer: str = "pool"
+    first_position: int = 0
+    passed_on: tuple[str, ...] = ()
 
     # ---------------------------------------------------------------- what a layout kind must say
 
@@ -158,10 +178,16 @@ class Family(ABC):
         """A fresh output object for ``mm_encoder_outputs``: one tensor per entry.
 
         Fresh because beam search expands it in place. Per entry because that is how transformers finds the images
-        of a sample when it expands.
+        of a sample when it expands. Models that call ``pooler_output.to(...)`` get a tensor ``[rows, 1, D]``, every
+        row an image of one token to that code: a tensor ``[1, rows, D]`` would be expanded wrongly wherever the
+        samples of a batch spend unequal totals.
         """
+        others = {field.name: None for field in fields(like) if field.default is MISSING}
+        others |= {name: getattr(like, name) for name in self.passed_on}
+        if isinstance(like.pooler_output, torch.Tensor):
+            return type(like)(**others | {"pooler_output": streams[0].unsqueeze(1)})
         split = [list(stream.split(list(counts))) for stream in streams]
-        output = type(like)(pooler_output=split[0])
+        output = type(like)(**others | {"pooler_output": split[0]})
         if len(split) > 1:
             output.deepstack_features = split[1:]
         return output
@@ -173,12 +199,12 @@ class Family(ABC):
         base = model.base_model
         if not hasattr(base, "get_rope_index"):
             return None
-        if inputs.get("mm_token_type_ids") is None:
+        names = set(inspect.signature(base.get_rope_index).parameters) - {"kwargs", "attention_mask"}
+        if "mm_token_type_ids" in names and inputs.get("mm_token_type_ids") is None:
             raise ValueError(
                 "mm_token_type_ids is missing: without it the model can't place images in its three position axes; "
                 "pass everything that the processor returns."
             )
-        names = set(inspect.signature(base.get_rope_index).parameters) - {"kwargs", "attention_mask"}
         kwargs = {name: inputs[name] for name in names if inputs.get(name) is not None}
         positions, deltas = base.get_rope_index(**kwargs, attention_mask=attention_mask)
         return positions, deltas
@@ -190,9 +216,8 @@ class Family(ABC):
     # ---------------------------------------------------------------- the language model, for reading attention
 
     def attentions(self, model: PreTrainedModel) -> list[Any]:
-        """The self-attention modules of the language model, first layer first."""
-        language = model.base_model.language_model
-        return [layer.self_attn for layer in language.layers]
+        """The self-attention modules of the language model, first layer first; layers of another kind are left out."""
+        return [layer.self_attn for layer in model.get_decoder().layers if hasattr(layer, "self_attn")]
 
     def last_token_attention(
         self, attention: Any, hidden: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]
@@ -235,6 +260,18 @@ class RescalingFamily(Family):
 
     can_rescale = True
 
+    def resized_grid(self, height: int, width: int, budget: int) -> tuple[int, int]:
+        """The grid that a budget buys where patches are resized: as :func:`budget_grid`, or the largest square."""
+        if not self.square_only or height * width <= budget:
+            return budget_grid(height, width, budget)
+        if height != width:
+            raise ValueError(
+                f"A patch of {height} x {width} visual tokens can't be resized: this tower takes squares only. Choose "
+                "a patch_side that cuts its pictures into squares (or not at all), or realizer='pool' or 'select'."
+            )
+        side = min(height, math.isqrt(budget))
+        return side, side
+
     @abstractmethod
     def encode_resized(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], segments: Sequence[Segment]
@@ -273,6 +310,25 @@ class Segment:
     def untouched(self) -> bool:
         """Whether the whole entry goes through the tower as it came."""
         return not self.patches
+
+
+def resize(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """``[C, H, W]`` normalised pixels at another size: bicubic, antialiased."""
+    if image.shape[-2:] == (height, width):
+        return image
+    resized = F.interpolate(image[None].float(), (height, width), mode="bicubic", antialias=True, align_corners=False)
+    return resized[0].to(image.dtype)
+
+
+def crop(picture: torch.Tensor, patch: Patch, side: int) -> torch.Tensor:
+    """The area of a patch in a picture ``[C, H, W]`` with visual tokens of ``side`` pixels."""
+    return picture[:, patch.top * side : patch.bottom * side, patch.left * side : patch.right * side]
+
+
+def unnormalised(crops: Sequence[torch.Tensor], scale: tuple[Any, Any]) -> list[torch.Tensor]:
+    """Normalised pixels ``[3, H, W]`` as float32 RGB in [0, 1] on the CPU."""
+    mean, deviation = (torch.as_tensor(s, dtype=torch.float32).reshape(-1, 1, 1) for s in scale)
+    return [(crop.float().cpu() * deviation + mean).clamp(0, 1) for crop in crops]
 
 
 def _flat(rows: Any) -> torch.Tensor:

@@ -11,6 +11,7 @@ import torch
 
 from ..config import nearest
 from ..families import Family, Features, Streams
+from ..patches import Patch, budget_grid
 from .call import Call, Grid
 
 
@@ -53,6 +54,10 @@ class Realizer(ABC):
     def check(self, family: Family) -> None:  # noqa: B027 - most realizers suit every family
         """Raise ``ValueError`` if the family can't be realized this way."""
 
+    def grid(self, family: Family, patch: Patch, budget: int) -> Grid:
+        """The grid (rows, columns) that a budget buys on a patch."""
+        return budget_grid(patch.height, patch.width, budget)
+
     def realize(self, call: Call, grids: Sequence[Grid], known: Mapping[int, Features] | None = None) -> Realised:
         """Bring every patch to its grid.
 
@@ -88,8 +93,19 @@ def register_realizer(kind: type[Realizer]) -> type[Realizer]:
     return kind
 
 
-def make_realizer(name: str) -> Realizer:
-    """The realizer of a name; an unknown one raises ``ValueError`` with the near match."""
+def make_realizer(name: str, family: Family | None = None) -> Realizer:
+    """The realizer of a name; ``"auto"`` asks the family.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown (the message names the near match), or the family can't be realized this way.
+    """
+    if name == "auto" and family is not None:
+        name = family.auto_realizer
     if name not in _REALIZERS:
-        raise ValueError(f"realizer={name!r} is unknown. {nearest(name, _REALIZERS)}")
-    return _REALIZERS[name]()
+        raise ValueError(f"realizer={name!r} is unknown. {nearest(name, ['auto', *_REALIZERS])}")
+    made = _REALIZERS[name]()
+    if family is not None:
+        made.check(family)
+    return made

@@ -70,6 +70,13 @@ class Call:
         """Indices of the patches of one sample, in order."""
         return [i for i, patch in enumerate(self.patches) if self.sample_of[patch.entry] == sample]
 
+    def per_sample(self, keep: torch.Tensor) -> list[int]:
+        """How many of the kept feature rows ``[rows]`` each sample has."""
+        kept = [0] * self.batch
+        for owner, part in zip(self.sample_of, keep.split([entry.count for entry in self.entries]), strict=True):
+            kept[owner] += int(part.sum())
+        return kept
+
     def rows(self, patch: Patch) -> torch.Tensor:
         """``[height, width]`` feature rows of a patch, counted over the whole call."""
         view = self.entries[patch.entry].views[patch.view]
@@ -87,6 +94,36 @@ class Call:
     def native(self, index: int, grid: Grid) -> bool:
         """Whether a grid leaves a patch at full detail."""
         return grid == (self.patches[index].height, self.patches[index].width)
+
+    def without_orphans(self, keep: torch.Tensor) -> torch.Tensor:
+        """``keep`` ``[rows]`` without the glue (newlines) behind rows of tokens that keep nothing."""
+        keep = keep.clone()
+        for start, entry in zip(self.starts, self.entries, strict=False):
+            for view in entry.views:
+                glue = view.stride - view.width
+                if glue > 0:
+                    rows = view.rows(0, view.height, 0, view.stride) + start
+                    keep[rows[:, view.width :]] &= keep[rows[:, : view.width]].any(1, keepdim=True)
+        return keep
+
+    def orphaned_text(self, keep: torch.Tensor) -> torch.Tensor:
+        """``[B, L]`` bool: text that stands between two rows of a view, where it has nothing left to part.
+
+        A row's break stays with it as long as a row below it stays too.
+        """
+        orphaned = torch.zeros(self.placeholders.shape, dtype=torch.bool)
+        samples, places = self.placeholders.cpu().nonzero(as_tuple=True)
+        for start, entry in zip(self.starts, self.entries, strict=False):
+            for view in entry.views:
+                rows = view.rows(0, view.height, 0, view.stride or view.width) + start
+                first, last = places[rows[:, 0]], places[rows[:, -1]]
+                if view.height < 2 or bool((first[1:] == last[:-1] + 1).all()):
+                    continue
+                alive = keep[rows].any(1)
+                below = alive.flip(0).cummax(0).values.flip(0)
+                for row in (~(alive[:-1] & below[1:])).nonzero().squeeze(1).tolist():
+                    orphaned[samples[start], last[row] + 1 : first[row + 1]] = True
+        return orphaned
 
     @cached_property
     def full(self) -> Features:

@@ -30,6 +30,7 @@ class Select(Realizer):
             keep[rows.reshape(-1)] = False
             keep[anchors] = True
             streams = [self.merge(stream, rows, anchors, grid) for stream in streams]
+        keep = call.without_orphans(keep)
         chosen = keep.nonzero().squeeze(1)
         kept = tuple(stream[chosen.to(stream.device)] for stream in streams)
         return Realised(keep, kept, full.output, None, [False] * len(call.entries))

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 
 from ..families import Family, Features, RescalingFamily, Segment
+from ..patches import Patch
 from .base import Realised, Realizer, register_realizer
 from .call import Call, Grid
 
@@ -19,22 +20,27 @@ class Rescale(Realizer):
 
     An image that is one patch is simply a smaller image: the model runs on it exactly as it would on that image, at
     that image's own positions, and a glance of it is reused. In an image of several patches every patch is encoded
-    again when one of them changes, since all of them see it.
+    again when one of them changes, since all of them see it. Towers that can't be told where a patch stood
+    (``can_join`` of the family is False) get every patch of such an image as an image of its own.
     """
 
     name = "rescale"
     joint = True
 
     def check(self, family: Family) -> None:
-        if not isinstance(family, RescalingFamily):
+        if not family.can_rescale:
             raise ValueError(
-                f"realizer={self.name!r} can't be used with {type(family).__name__}: its tower takes images of one "
-                "size. Use realizer='pool' or 'select'."
+                f"realizer={self.name!r} can't be used with this family of layout {type(family).__name__}: its tower "
+                "takes pictures of one size. Use realizer='pool' or 'select'."
             )
+
+    def grid(self, family: Family, patch: Patch, budget: int) -> Grid:
+        return cast(RescalingFamily, family).resized_grid(patch.height, patch.width, budget)
 
     def reduce(self, call: Call, grids: Sequence[Grid], known: Mapping[int, Features]) -> Realised:
         parts: list[tuple[torch.Tensor, Features]] = []  # feature rows of the call, and what fills them
         segments, rows = [], []
+        joint = self.joint and call.family.can_join
         compact = [False] * len(call.entries)
         for entry, members in groupby(range(len(call.patches)), key=lambda i: call.patches[i].entry):
             group = list(members)
@@ -43,8 +49,8 @@ class Rescale(Realizer):
                 rows.append(torch.arange(call.starts[entry], call.starts[entry + 1]))
                 continue
             compact[entry] = len(group) == 1
-            for segment in self._segments(call, group):
-                own = len(segment) == 1 and (not self.joint or len(group) == 1)
+            for segment in self._segments(call, group, joint):
+                own = len(segment) == 1 and (not joint or len(group) == 1)
                 patches, chosen = tuple(call.patches[i] for i in segment), tuple(grids[i] for i in segment)
                 anchors = torch.cat([call.anchors(p, g) for p, g in zip(patches, chosen, strict=True)])
                 if own and segment[0] in known:
@@ -65,9 +71,9 @@ class Rescale(Realizer):
         keep[where] = True
         return Realised(keep, streams, parts[-1][1].output, None, compact)
 
-    def _segments(self, call: Call, group: list[int]) -> list[list[int]]:
+    def _segments(self, call: Call, group: list[int], joint: bool) -> list[list[int]]:
         """Which patches of an entry share an attention segment: those of one view, or each its own."""
-        if not self.joint:
+        if not joint:
             return [[i] for i in group]
         return [list(view) for _, view in groupby(group, key=lambda i: call.patches[i].view)]
 

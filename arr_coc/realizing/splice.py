@@ -72,12 +72,13 @@ def splice(call: Call, realised: Realised, positions: str, for_generate: bool) -
 
     stays = torch.ones(ids.shape, dtype=torch.bool)
     stays[call.placeholders.cpu()] = realised.keep
+    stays &= ~call.orphaned_text(realised.keep)
     kept = [row.nonzero().squeeze(1) for row in stays & valid]
     left = for_generate or (not bool(valid[:, 0].all()) and bool(valid[:, -1].all()))
 
     for name in call.family.feature_inputs(call.model):
         inputs.pop(name, None)
-    placed, deltas = _positions(call, realised, positions, stays)
+    placed, deltas = _positions(call, realised, positions, stays, 0 if for_generate else call.family.first_position)
     for key in SEQUENCE_KEYS:
         if inputs.get(key) is not None:
             padding = _pad_token(call) if key == "input_ids" else _PADDING.get(key, 0)
@@ -95,15 +96,18 @@ def splice(call: Call, realised: Realised, positions: str, for_generate: bool) -
 
 
 def _positions(
-    call: Call, realised: Realised, mode: str, stays: torch.Tensor
+    call: Call, realised: Realised, mode: str, stays: torch.Tensor, first: int
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Positions ``[..., B, L]`` on the original sequence (or None: leave them to the model) and new rope deltas."""
+    """Positions ``[..., B, L]`` on the original sequence (or None: leave them to the model) and new rope deltas.
+
+    ``first`` is where a one-dimensional model begins to count; ``generate`` adds that itself.
+    """
     mask = call.inputs["attention_mask"]
     if call.inputs.get("position_ids") is not None:
         return call.inputs["position_ids"], None
     own = call.family.positions(call.model, call.inputs, mask)
     if own is None:
-        return (call.family.flat_positions(mask) if mode == "keep" else None), None
+        return (call.family.flat_positions(mask) + first if mode == "keep" else None), None
     positions, deltas = own
     compact = {"keep": [False], "compact": [True], "auto": realised.compact}[mode]
     compact = compact * len(call.entries) if mode != "auto" else compact

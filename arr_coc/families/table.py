@@ -1,0 +1,97 @@
+"""Which layout each model type has. Every line was checked against the model's own file in transformers and is tested
+on a tiny model of the real class."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from .any_resolution import AnyResolution
+from .base import Family
+from .crops import Crops
+from .grid_thw import GridThw
+from .image_sizes import ImageSizes
+from .square import SquareGrid
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def _vit_patch(model: PreTrainedModel) -> int:
+    size = model.config.vision_config.patch_size
+    return int(size if isinstance(size, int) else size[0])
+
+
+def _downsampled(model: PreTrainedModel) -> int:
+    return _vit_patch(model) * int(model.config.downsample_factor)
+
+
+def _internvl(model: PreTrainedModel) -> int:
+    return round(_vit_patch(model) / model.config.downsample_ratio)
+
+
+def _gemma3(model: PreTrainedModel) -> int:
+    return int(model.config.vision_config.image_size // math.isqrt(model.config.mm_tokens_per_image))
+
+
+def _ovis2(model: PreTrainedModel) -> int:
+    return _vit_patch(model) * int(model.config.vision_config.hidden_stride)
+
+
+def _got_ocr2(model: PreTrainedModel) -> int:
+    return _vit_patch(model) * 4  # two convolutions of stride 2
+
+
+def _perception_lm(model: PreTrainedModel) -> int:
+    patch = model.base_model.vision_tower.timm_model.patch_embed.patch_size[0]
+    return int(patch * model.config.projector_pooling_ratio)
+
+
+def _fast_vlm(model: PreTrainedModel) -> int:
+    return int(model.base_model.vision_tower.timm_model.feature_info[-1]["reduction"])
+
+
+def _scaled(model: PreTrainedModel) -> int:
+    return _vit_patch(model) * int(model.config.scale_factor)
+
+
+def _merged(model: PreTrainedModel) -> int:
+    return _vit_patch(model) * int(getattr(model.config, "spatial_merge_size", 1))
+
+
+_INTERPOLATED = {"interpolate_pos_encoding": True}
+
+FAMILIES: dict[str, Family] = {
+    "llava": SquareGrid(_vit_patch, "any", _INTERPOLATED),
+    "llava+pixtral": ImageSizes(_vit_patch, "any", auto_realizer="rescale"),
+    "vipllava": SquareGrid(_vit_patch, "any", _INTERPOLATED),
+    "paligemma": SquareGrid(_vit_patch, "any", _INTERPOLATED, first_position=1),
+    "deepseek_vl": SquareGrid(_vit_patch, "any", _INTERPOLATED),
+    "internvl": SquareGrid(_internvl, "square"),
+    "aya_vision": SquareGrid(_downsampled, "square", _INTERPOLATED),
+    "cohere2_vision": SquareGrid(_downsampled, "square", _INTERPOLATED),
+    "gemma3": SquareGrid(_gemma3),
+    "got_ocr2": SquareGrid(_got_ocr2),
+    "ovis2": SquareGrid(_ovis2, passed_on=("visual_indicator_features",)),
+    "perception_lm": SquareGrid(_perception_lm),
+    "fast_vlm": SquareGrid(_fast_vlm),
+    "idefics3": Crops(_scaled, "square"),
+    "smolvlm": Crops(_scaled, "square"),
+    "mistral3": ImageSizes(_merged, "any", auto_realizer="rescale"),
+    "lighton_ocr": ImageSizes(_merged, "any", auto_realizer="rescale"),
+    "llava_next": AnyResolution(),
+    "llava_onevision": AnyResolution(),
+    "qwen2_vl": GridThw(),
+    "qwen2_5_vl": GridThw(),
+    "qwen3_vl": GridThw(),
+    "qwen3_vl_moe": GridThw(),
+    "qwen3_5": GridThw(),
+    "qwen3_5_moe": GridThw(),
+    "glm4v": GridThw(can_join=False),
+    "glm4v_moe": GridThw(can_join=False),
+    "glm46v": GridThw(can_join=False),
+    "glm_ocr": GridThw(),
+    "video_llama_3": GridThw(),
+    "paddleocr_vl": GridThw(raster=True),
+    "kimi_k25": GridThw(can_join=False, raster=True),
+}

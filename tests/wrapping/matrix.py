@@ -1,0 +1,434 @@
+"""The exactness matrix: what must hold of every family, one function per property.
+
+Each function gets a :class:`Cell` and returns the figure of its row: the largest absolute difference of logits (0
+means to the bit), or what was counted. It fails by ``assert``; what a family can't do is written as ``Skip``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+
+import arr_coc
+from arr_coc.config import ArrCocConfig
+from arr_coc.families import family_for
+from tests import tiny
+
+from .conftest import Pattern
+
+BUDGETS, SIDE = (2, 4, 9, 16), 4
+MIXED = (2, 16, 4, 9, 2)
+TOLERANCE = 2e-5
+STEPS = 3
+LINEAR = ("qwen3_5", "qwen3_5_moe")
+"""Families whose language model has linear-attention layers: a masked token still moves their state."""
+
+
+class Skip(Exception):
+    """A property that does not apply; says why."""
+
+
+class Cell:
+    """One family under test: its model, its inputs, and wrappers that detach themselves."""
+
+    def __init__(self, model: tiny.Tiny) -> None:
+        self.tiny, self.model, self.prompts = model, model.model, model.prompts
+        self.family = family_for(self.model)
+        self.realizers = ["pool", "select"] + (["rescale"] if self.family.can_rescale else [])
+        self.lengths = [len(row) for row in self.prompts]
+
+    def make(self, *samples: int, left: bool = True) -> dict[str, Any]:
+        numbers = list(samples) or list(range(len(self.prompts)))
+        return self.tiny.make([self.prompts[i] for i in numbers], left=left, numbers=numbers)
+
+    @contextmanager
+    def wrapped(self, *pattern: int, needs: tuple[str, ...] = (), **config: Any) -> Any:
+        values = {"budgets": BUDGETS, "patch_side": SIDE, "realizer": "pool"} | config
+        planner = Pattern(*(pattern or MIXED), needs=needs)
+        with arr_coc.wrap(self.model, tiny.tokenizer(), ArrCocConfig(**values), planner) as arr:
+            yield arr
+
+    def logits(self, inputs: dict[str, Any], **extra: Any) -> torch.Tensor:
+        with torch.no_grad():
+            return self.model(**inputs, **extra).logits
+
+    def seen(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """What the base model is called with in a forward of these inputs."""
+        caught: dict[str, Any] = {}
+        names = list(inspect.signature(type(self.model.base_model).forward).parameters)[1:]
+
+        def catch(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+            caught.update(dict(zip(names, args, strict=False)) | kwargs)
+
+        handle = self.model.base_model.register_forward_pre_hook(catch, with_kwargs=True)
+        try:
+            self.logits(inputs)
+        finally:
+            handle.remove()
+        return caught
+
+    def generate(self, inputs: dict[str, Any], **extra: Any) -> Any:
+        options = {"max_new_tokens": STEPS, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+        return self.model.generate(**inputs, **(options | extra))
+
+
+def difference(a: Any, b: Any) -> float:
+    """Largest absolute difference of two tensors or of two sequences of them."""
+    if isinstance(a, torch.Tensor):
+        assert a.shape == b.shape
+        return float((a - b).abs().max()) if a.numel() else 0.0
+    assert len(a) == len(b)
+    return max(difference(x, y) for x, y in zip(a, b, strict=True))
+
+
+def close(*figures: float, tolerance: float = TOLERANCE) -> float:
+    worst = max(figures)
+    assert worst < tolerance, f"{worst} is not below {tolerance}"
+    return worst
+
+
+def labels_of(inputs: dict[str, Any]) -> torch.Tensor:
+    ids = inputs["input_ids"]
+    return ids.masked_fill((inputs["attention_mask"] == 0) | (ids == tiny.IMAGE), -100)
+
+
+def grown(inputs: dict[str, Any], ids: torch.Tensor, causal: int) -> dict[str, Any]:
+    """The inputs with ``ids``, which begin with theirs; ``causal`` is the token type of what was added."""
+    extra = ids.shape[1] - inputs["input_ids"].shape[1]
+    longer = {"input_ids": ids, "attention_mask": F.pad(inputs["attention_mask"], (0, extra), value=1)}
+    for key in ("mm_token_type_ids", "token_type_ids"):
+        if key in inputs:
+            longer[key] = F.pad(inputs[key], (0, extra), value=causal if key == "token_type_ids" else 0)
+    return inputs | longer
+
+
+def causal_type(cell: Cell) -> int:
+    """In paligemma type 0 is the bidirectional prefix, elsewhere it is text."""
+    return int(cell.tiny.name == "paligemma")
+
+
+# ---------------------------------------------------------------- properties
+
+
+def identity(cell: Cell) -> float:
+    """Full budget: forward, loss and generation are the untouched model's, to the bit."""
+    worst = 0.0
+    for left in (True, False):
+        inputs = cell.make(left=left)
+        labels = labels_of(inputs)
+        before, loss = cell.logits(inputs), cell.model(**inputs, labels=labels).loss.detach()
+        answer = cell.generate(inputs) if left else None
+        for realizer in cell.realizers:
+            with cell.wrapped(BUDGETS[-1], realizer=realizer) as arr:
+                worst = max(worst, difference(cell.logits(inputs), before))
+                worst = max(worst, difference(cell.model(**inputs, labels=labels).loss.detach(), loss))
+                if answer is not None:
+                    again = cell.generate(inputs)
+                    assert torch.equal(again.sequences, answer.sequences)
+                    worst = max(worst, difference(again.logits, answer.logits))
+                assert all(record.tokens == record.full_tokens for record in arr.last) and arr.last[0].tokens > 0
+    assert worst == 0
+    return worst
+
+
+def drop_is_mask(cell: Cell) -> float:
+    """Dropping tokens equals masking them in the untouched model at full length."""
+    if cell.tiny.name in LINEAR:
+        raise Skip("linear-attention layers: masking a key is not dropping it")
+    inputs = cell.make()
+    with cell.wrapped(realizer="select", positions="keep") as arr:
+        short, kept = cell.logits(inputs), arr.kept
+    mask = torch.zeros_like(inputs["attention_mask"])
+    for sample, places in enumerate(kept):
+        mask[sample, places] = 1
+    assert mask.sum() < inputs["attention_mask"].sum() - 25
+    base = cell.model.base_model
+    if hasattr(base, "get_rope_index"):
+        names = set(inspect.signature(base.get_rope_index).parameters)
+        positions, _ = base.get_rope_index(**{k: v for k, v in inputs.items() if k in names})
+    else:
+        positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0) + (cell.tiny.name == "paligemma")
+    full = cell.logits(inputs | {"attention_mask": mask}, position_ids=positions)
+    unmasked = cell.logits(inputs)
+    assert (short[0, -4:] - unmasked[0, -4:]).abs().max() > 0.02
+    return close(*(difference(short[s, -len(k) :], full[s, k]) for s, k in enumerate(kept)))
+
+
+def allocation(cell: Cell) -> str:
+    """Placeholders = feature rows = realised tokens (and newline rows, where a layout has such)."""
+    inputs, counts = cell.make(), ""
+    before = int((inputs["input_ids"] == tiny.IMAGE).sum())
+    for realizer in cell.realizers:
+        with cell.wrapped(realizer=realizer) as arr:
+            seen = cell.seen(inputs)
+            images = (seen["input_ids"] == tiny.IMAGE).sum(1).tolist()
+            records = arr.last
+        rows = seen["mm_encoder_outputs"]["image"].pooler_output
+        assert sum(part.reshape(-1, part.shape[-1]).shape[0] for part in rows) == sum(images)
+        assert images == [record.tokens + record.newlines for record in records]
+        for record in records:
+            assert record.tokens == sum(record.realised) and (record.tokens < record.full_tokens or not record.patches)
+            assert all(real <= nominal for real, nominal in zip(record.realised, record.budgets, strict=True))
+        counts = counts or f"{before} to {sum(images)}"
+    return counts
+
+
+def cached(cell: Cell) -> float:
+    """Generation with a cache, without one, and a loop of forward calls agree step by step."""
+    inputs, figures = cell.make(), []
+    length = inputs["input_ids"].shape[1]
+    for realizer in sorted({"pool", cell.family.auto_realizer}):
+        for positions in ("auto", "keep", "compact"):
+            with cell.wrapped(realizer=realizer, positions=positions):
+                with_cache, without = cell.generate(inputs), cell.generate(inputs, use_cache=False)
+                assert torch.equal(with_cache.sequences[:, :length], inputs["input_ids"])
+                assert torch.equal(with_cache.sequences, without.sequences)
+                figures.append(difference(with_cache.logits, without.logits))
+                for step in range(STEPS):
+                    longer = grown(inputs, with_cache.sequences[:, : length + step], causal_type(cell))
+                    figures.append(difference(cell.logits(longer)[:, -1], with_cache.logits[step]))
+                alone = cell.make(0)  # nothing is padded: generate passes no mask on
+                figures.append(
+                    difference(cell.generate(alone).logits, cell.generate(alone, use_cache=False).logits)
+                )
+    return close(*figures)
+
+
+def batch_is_single(cell: Cell) -> float:
+    """Left and right padding, unequal totals, several images, a sample without one."""
+    figures = []
+    for realizer in sorted({"pool", cell.family.auto_realizer}):
+        for left in (True, False):
+            inputs = cell.make(left=left)
+            with cell.wrapped(realizer=realizer) as arr:
+                together, kept = cell.logits(inputs), arr.kept
+                batch = cell.generate(inputs) if left else None
+                totals = {record.tokens for record in arr.last}
+                assert len(totals) > 2 - (len(cell.prompts) < 4)
+                for sample in range(len(cell.prompts)):
+                    alone = cell.make(sample, left=left)
+                    span = slice(-len(kept[sample]), None) if left else slice(0, len(kept[sample]))
+                    figures.append(difference(together[sample, span], cell.logits(alone)[0]))
+                    if batch is not None:
+                        answer = cell.generate(alone)
+                        assert torch.equal(batch.sequences[sample, -STEPS:], answer.sequences[0, -STEPS:])
+                        for a, b in zip(batch.logits, answer.logits, strict=True):
+                            figures.append(difference(a[sample], b[0]))
+    return close(*figures)
+
+
+def beams(cell: Cell) -> float:
+    """Beam search, one and two sequences returned: batch = alone, prompts as given."""
+    inputs, figures = cell.make(), []
+    with cell.wrapped():
+        for many in (1, 2):
+            options = {"num_beams": 2, "num_return_sequences": many, "output_scores": True, "max_new_tokens": 3}
+            batch = cell.generate(inputs, **options)
+            for sample in range(len(cell.prompts)):
+                rows = slice(many * sample, many * (sample + 1))
+                assert torch.equal(batch.sequences[rows, :-3], inputs["input_ids"][sample].expand(many, -1))
+                alone = cell.generate(cell.make(sample), **options)
+                assert torch.equal(batch.sequences[rows, -3:], alone.sequences[:, -3:])
+                figures.append(difference(batch.sequences_scores[rows], alone.sequences_scores))
+    return close(*figures)
+
+
+def sampling(cell: Cell) -> float:
+    """Seeded sampling of three sequences: reproducible, each from its own prompt."""
+    inputs = cell.make()
+    with cell.wrapped(), torch.random.fork_rng(devices=[]):
+        want = cell.generate(inputs, max_new_tokens=1).logits[0].repeat_interleave(3, 0)
+        runs = []
+        for _ in range(2):
+            torch.manual_seed(0)
+            runs.append(cell.generate(inputs, max_new_tokens=2, do_sample=True, num_return_sequences=3))
+    assert torch.equal(runs[0].sequences, runs[1].sequences)
+    assert len({tuple(row.tolist()) for row in runs[0].sequences[:3]}) > 1
+    return close(difference(runs[0].logits[0], want))
+
+
+def static_cache(cell: Cell) -> float:
+    """A static cache gives what a growing one gives."""
+    inputs = cell.make(1)
+    options = {"cache_implementation": "static", "disable_compile": True}
+    attempt(lambda: cell.generate(inputs, **options), cell, inputs)
+    with cell.wrapped():
+        return close(difference(cell.generate(inputs).logits, cell.generate(inputs, **options).logits))
+
+
+def chunked_prefill(cell: Cell) -> float:
+    """Prefill in chunks of 16 gives what one prefill gives."""
+    inputs = cell.make(1)
+    if transformers.__version__ < "5.23":
+        with cell.wrapped():
+            try:
+                cell.generate(inputs, prefill_chunk_size=16)
+            except ValueError as error:
+                raise Skip(str(error)) from error
+            raise AssertionError("not refused")
+    attempt(lambda: cell.generate(inputs, prefill_chunk_size=16), cell, inputs)
+    with cell.wrapped():
+        plain = cell.generate(inputs)
+        return close(difference(plain.logits, cell.generate(inputs, prefill_chunk_size=16).logits))
+
+
+def attempt(native: Callable[[], Any], cell: Cell, inputs: Any) -> None:
+    """Run the untouched model; what it can't do itself, or does differently, is not asked of the wrapped one."""
+    try:
+        answer = native()
+    except Exception as error:
+        raise Skip(f"the untouched model fails: {type(error).__name__}: {str(error).splitlines()[0][:60]}") from error
+    if difference(answer.logits, cell.generate(inputs).logits) > TOLERANCE:
+        raise Skip("the untouched model itself answers differently")
+
+
+def eager(cell: Cell) -> float:
+    """Eager attention gives what SDPA gives."""
+    inputs = cell.make(0)
+    try:
+        with cell.wrapped():
+            sdpa = cell.logits(inputs)
+            cell.model.set_attn_implementation("eager")
+            return close(difference(cell.logits(inputs), sdpa), tolerance=5 * TOLERANCE)
+    finally:
+        cell.model.set_attn_implementation("sdpa")
+
+
+def loss(cell: Cell) -> float:
+    """The loss is the cross entropy of the tokens that stay; no supervised token is lost."""
+    inputs = cell.make(left=False)
+    labels, terms = labels_of(inputs), []
+    with cell.wrapped() as arr:
+        out = cell.model(**inputs, labels=labels)
+    supervised = 0
+    for sample, places in enumerate(arr.kept):
+        row, target = out.logits[sample, : len(places)], labels[sample, places]
+        terms.append(F.cross_entropy(row[:-1], target[1:], ignore_index=-100, reduction="sum"))
+        supervised += int((target[1:] != -100).sum())
+        words = inputs["input_ids"][sample] >= tiny.WORDS.start
+        assert int((target >= tiny.WORDS.start).sum()) == int((words & (labels[sample] != -100)).sum())
+    # Models that mask padding themselves divide by the tokens that they see; others by the supervised ones.
+    return close(abs(float(sum(terms).detach()) / supervised - float(out.loss.detach())), tolerance=1e-4)
+
+
+def checkpointing(cell: Cell) -> float:
+    """Gradient checkpointing: same loss, same gradients, and they reach the tower."""
+    inputs = cell.make(0, 1, left=False)
+    labels, figures = labels_of(inputs), []
+    gradients = []
+    enable = getattr(cell.model, "activation_checkpointing_enable", cell.model.gradient_checkpointing_enable)
+    disable = getattr(cell.model, "activation_checkpointing_disable", cell.model.gradient_checkpointing_disable)
+    try:
+        for on in (False, True):
+            cell.model.train()
+            for module in cell.model.modules():
+                if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+            if on:
+                enable()
+            cell.model.zero_grad(set_to_none=True)
+            with cell.wrapped(realizer=cell.family.auto_realizer):
+                out = cell.model(**inputs, labels=labels)
+            out.loss.backward()
+            figures.append(float(out.loss.detach()))
+            gradients.append({n: p.grad.clone() for n, p in cell.model.named_parameters() if p.grad is not None})
+    finally:
+        disable()
+        cell.model.eval()
+        cell.model.zero_grad(set_to_none=True)
+    assert gradients[0].keys() == gradients[1].keys()
+    reached = [name for name in gradients[0] if "vis" in name and gradients[0][name].abs().sum() > 0]
+    assert reached, "no gradient reaches the tower"
+    biggest = max(float(g.abs().max()) for g in gradients[0].values())
+    return close(
+        abs(figures[0] - figures[1]),
+        max(difference(gradients[0][n], gradients[1][n]) for n in gradients[0]) / biggest,
+        tolerance=1e-4,
+    )
+
+
+def second_turn(cell: Cell) -> float:
+    """A second turn on the kept cache is that of the whole conversation."""
+    inputs = cell.make(0, 1)
+    figures = []
+    for positions in ("auto", "keep"):
+        with cell.wrapped(positions=positions) as arr:
+            first = cell.generate(inputs)
+            budgets = [record.budgets for record in arr.last]
+            ids = torch.cat([first.sequences, torch.tensor([[40, 41, 42], [43, 44, 45]])], 1)
+            second = grown(inputs, ids, causal_type(cell))
+            whole = cell.generate(second, allocation=budgets)
+            kept = cell.generate(second, past_key_values=first.past_key_values)
+        assert torch.equal(kept.sequences, whole.sequences)
+        figures.append(difference(kept.logits, whole.logits))
+    return close(*figures)
+
+
+def attention(cell: Cell) -> float:
+    """The glance attention read under SDPA is the eager model's own attention map."""
+    inputs = cell.make(1)
+    with cell.wrapped(BUDGETS[0], needs=("glance",)) as arr:
+        cell.logits(inputs)
+        (scene,) = arr.planner.scenes
+        read = scene.read_attention([-1])
+        caught = cell.seen(inputs)
+    caught.pop("use_cache", None)
+    images = (caught["input_ids"][0] == tiny.IMAGE).nonzero().squeeze(1)
+    try:
+        cell.model.set_attn_implementation("eager")
+        with torch.no_grad():
+            out = cell.model(**caught, output_attentions=True, use_cache=False)
+    finally:
+        cell.model.set_attn_implementation("sdpa")
+    maps = [m for m in out.attentions if isinstance(m, torch.Tensor) and m.ndim == 4]
+    want = maps[-1][0, :, -1, images[_glance_order(cell, scene)]].float()
+    assert read.sum(-1).max() < 1 + 1e-5
+    return close(difference(read[0], want), tolerance=1e-4)
+
+
+def _glance_order(cell: Cell, scene: Any) -> list[int]:
+    """Of each glance token, patch after patch, its number among the placeholders of the prompt."""
+    keys = []
+    for patch, (rows, columns) in zip(scene.patches, scene.glance_grids, strict=True):
+        for r in range(rows):
+            for c in range(columns):
+                y = patch.top + (2 * r + 1) * patch.height // (2 * rows)
+                x = patch.left + (2 * c + 1) * patch.width // (2 * columns)
+                keys.append((patch.entry, patch.view, y, x))
+    newlines = cell.tiny.name in ("llava_next", "llava_onevision")
+    order: list[Any] = []
+    for key in sorted(keys):
+        # A newline follows each row of the tiles, and an overview that stands alone.
+        if newlines and order and (order[-1][1] == 1 or order[-1][0] != key[0]) and order[-1][:3] != key[:3]:
+            order.append((None,) * 4)
+        order.append(key)
+    ranks = {key: place for place, key in enumerate(order)}
+    return [ranks[key] for key in keys]
+
+
+PROPERTIES: dict[str, Callable[[Cell], float | str]] = {
+    "identity": identity,
+    "drop = mask": drop_is_mask,
+    "tokens": allocation,
+    "cached = uncached": cached,
+    "batch = single": batch_is_single,
+    "beams": beams,
+    "sampling": sampling,
+    "static cache": static_cache,
+    "chunked prefill": chunked_prefill,
+    "eager = SDPA": eager,
+    "loss": loss,
+    "checkpointing": checkpointing,
+    "second turn": second_turn,
+    "attention": attention,
+}
+EVERYWHERE = ("identity", "drop = mask")
+"""What every run of the tests checks for every family."""
+WHOLE = ("llava (CLIP)", "gemma3", "mistral3", "llava_next")
+"""Four layouts whose whole row every run checks; the Qwen layout has test modules of its own."""

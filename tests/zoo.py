@@ -1,0 +1,499 @@
+"""A tiny model of every supported family: the real transformers classes with random weights, and inputs for them.
+
+``build(name)`` gives a :class:`tests.tiny.Tiny` whose ``make(prompts, left, seed, numbers)`` returns what the family's
+processor would. What a prompt says and shows depends on its number alone, so ``make([prompts[i]], numbers=[i])`` is
+sample ``i`` of ``make(prompts)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import transformers as hf
+
+from tests.tiny import BOS, END, EOS, IMAGE, PAD, START, VIDEO, VOCABULARY, WORDS, Part, Tiny, text_config
+from tests.tiny import _spread as spread
+from tests.tiny import build as build_qwen
+
+BREAK = 14
+SIDE = 8  # visual tokens along the side of a fixed picture: four patches of 4 x 4
+FIXED: list[list[Part]] = [[3, (SIDE, SIDE), 4], [5, (SIDE, SIDE), 2, (SIDE, SIDE), 6], [7], [2, (SIDE, SIDE), 3]]
+CROPS: list[list[Part]] = [[3, (4, 4), 4], [5, (4, 4), 2, (4, 4), 1, (4, 4), 6], [7], [2, (4, 4), 3]]
+FREE: list[list[Part]] = [[3, (8, 8), 4], [5, (4, 4), 2, (7, 5), 6], [7], [2, (3, 10), 3, (4, 4), (4, 2), 2]]
+
+Images = list[tuple[int, int, torch.Generator]]
+
+
+def _parts(prompts: Sequence[Sequence[Part]], seed: int, numbers: Sequence[int]) -> Iterator[tuple[int, int, Any]]:
+    """(sample, place, image size or None) with what a generator needs."""
+    for sample, prompt in enumerate(prompts):
+        for place, part in enumerate(prompt):
+            yield sample, 1000 * seed + 100 * numbers[sample] + place, part
+
+
+def images(prompts: Sequence[Sequence[Part]], seed: int, numbers: Sequence[int]) -> list[Images]:
+    """Per sample (height, width, generator) of its images."""
+    found: list[Images] = [[] for _ in prompts]
+    for sample, key, part in _parts(prompts, seed, numbers):
+        if isinstance(part, tuple):
+            found[sample].append((*part, torch.Generator().manual_seed(key)))
+    return found
+
+
+def sequences(
+    prompts: Sequence[Sequence[Part]],
+    left: bool,
+    seed: int,
+    numbers: Sequence[int],
+    expand: Callable[[int, int], list[int]] = lambda h, w: [START, *[IMAGE] * (h * w), END],
+) -> dict[str, torch.Tensor]:
+    rows: list[list[int]] = [[] for _ in prompts]
+    for sample, key, part in _parts(prompts, seed, numbers):
+        if isinstance(part, tuple):
+            rows[sample] += expand(*part)
+        else:
+            words = torch.randint(WORDS.start, WORDS.stop, (part,), generator=torch.Generator().manual_seed(key))
+            rows[sample] += words.tolist()
+    length = max(map(len, rows))
+    ids, mask = torch.full((len(rows), length), PAD), torch.zeros(len(rows), length, dtype=torch.long)
+    for number, row in enumerate(rows):
+        span = slice(length - len(row), length) if left else slice(0, len(row))
+        ids[number, span], mask[number, span] = torch.tensor(row), 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def _noise(generator: torch.Generator, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=generator)
+
+
+# ---------------------------------------------------------------- inputs, one function per layout
+
+
+def square(prompts: Any, left: bool, seed: int, numbers: Any, *, pixels: int, ndim: int = 4, types: str = "") -> Any:
+    """Pictures of one size. ``types``: "image" marks images in token_type_ids, "prefix" sets zeros."""
+    inputs = sequences(prompts, left, seed, numbers)
+    shown = [_noise(g, 3, pixels, pixels) for sample in images(prompts, seed, numbers) for _, _, g in sample]
+    if shown:
+        stacked = torch.stack(shown)
+        inputs["pixel_values"] = stacked if ndim == 4 else stacked[None]
+    if types:
+        ids = inputs["input_ids"]
+        inputs["token_type_ids"] = (ids == IMAGE).long() if types == "image" else torch.zeros_like(ids)
+    return inputs
+
+
+def crops(prompts: Any, left: bool, seed: int, numbers: Any, *, pixels: int) -> Any:
+    """Crops padded with zeros to the same number per sample."""
+    inputs = sequences(prompts, left, seed, numbers)
+    found = images(prompts, seed, numbers)
+    most = max(map(len, found))
+    if most:
+        inputs["pixel_values"] = torch.zeros(len(found), most, 3, pixels, pixels)
+        inputs["pixel_attention_mask"] = torch.ones(len(found), most, pixels, pixels, dtype=torch.long)
+        for sample, shown in enumerate(found):
+            for place, (_, _, g) in enumerate(shown):
+                inputs["pixel_values"][sample, place] = _noise(g, 3, pixels, pixels)
+            inputs["pixel_attention_mask"][sample, len(shown) :] = 0
+    return inputs
+
+
+def image_sizes(prompts: Any, left: bool, seed: int, numbers: Any, *, cell: int, breaks: bool = True) -> Any:
+    """Pictures of any size, padded; a break between two rows of placeholders."""
+
+    def expand(h: int, w: int) -> list[int]:
+        rows = [[IMAGE] * w + ([BREAK] if breaks and row < h - 1 else []) for row in range(h)]
+        return [START, *(token for row in rows for token in row), END]
+
+    inputs = sequences(prompts, left, seed, numbers, expand)
+    shown = [image for sample in images(prompts, seed, numbers) for image in sample]
+    if shown:
+        sizes = torch.tensor([[h * cell, w * cell] for h, w, _ in shown])
+        inputs["pixel_values"] = torch.zeros(len(shown), 3, *sizes.amax(0).tolist())
+        for place, (h, w, g) in enumerate(shown):
+            inputs["pixel_values"][place, :, : h * cell, : w * cell] = _noise(g, 3, h * cell, w * cell)
+        inputs["image_sizes"] = sizes
+    return inputs
+
+
+def any_resolution(
+    prompts: Any, left: bool, seed: int, numbers: Any, *, model: Any, pixels: int, cell: int, several: bool = False
+) -> Any:
+    """Five tiles per image; a part is the size of the original image in cells. Counts come from the model's packer."""
+    found = images(prompts, seed, numbers)
+    flat = [image for sample in found for image in sample]
+    inputs: dict[str, torch.Tensor] = {}
+    if flat:
+        inputs["pixel_values"] = torch.stack([_noise(g, 5, 3, pixels, pixels) for _, _, g in flat])
+        inputs["image_sizes"] = torch.tensor([[h * cell, w * cell] for h, w, _ in flat])
+        if several:
+            inputs["batch_num_images"] = torch.tensor([len(sample) for sample in found])
+        with torch.no_grad():
+            features = model.base_model.get_image_features(**inputs, return_dict=True).pooler_output
+        counts = iter([len(part) for part in features])
+    return sequences(prompts, left, seed, numbers, lambda h, w: [START, *[IMAGE] * next(counts), END]) | inputs
+
+
+def grid_thw(
+    prompts: Any,
+    left: bool,
+    seed: int,
+    numbers: Any,
+    *,
+    shape: tuple[int, ...],
+    merge: int,
+    types: bool = True,
+    merges: bool = False,
+) -> Any:
+    """ViT patches of the given shape; ``types`` marks images for M-RoPE, ``merges`` states the merge per image."""
+    inputs = sequences(prompts, left, seed, numbers)
+    if types:
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == IMAGE).int()
+    rows, grid = [], []
+    for h, w, g in (image for sample in images(prompts, seed, numbers) for image in sample):
+        rows.append(_noise(g, h * w * merge**2, *shape))
+        grid.append([1, h * merge, w * merge])
+    if rows:
+        inputs |= {"pixel_values": torch.cat(rows), "image_grid_thw": torch.tensor(grid)}
+        if merges:
+            inputs["image_merge_sizes"] = torch.full((len(rows),), merge)
+    return inputs
+
+
+# ---------------------------------------------------------------- models
+
+_CLIP = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+_TOKEN = {"image_token_id": IMAGE}
+_QWEN_TOKENS = {
+    "image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": START, "vision_end_token_id": END
+}  # fmt: skip
+_WINDOWS = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 4096}
+_DEEPSEEK_EXPERTS = {
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_group": 1, "topk_group": 1,
+    "first_k_dense_replace": 1, "n_shared_experts": 1,
+}  # fmt: skip
+
+
+def _text(kind: str = "llama", **changes: Any) -> dict[str, Any]:
+    return text_config(model_type=kind, **changes)
+
+
+def _vision(kind: str, **changes: Any) -> dict[str, Any]:
+    return {"model_type": kind, **_CLIP, "patch_size": 2, **changes}
+
+
+def _rope(*sections: int, **more: Any) -> dict[str, Any]:
+    return {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": list(sections), **more}
+
+
+def _llava(tower: str) -> tuple[Any, Any]:
+    size = 2 * SIDE
+    full = {} if tower == "clip" else {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}
+    vision = _vision(f"{tower}_vision_model", image_size=size)
+    config = hf.LlavaConfig(vision_config=vision, text_config=_text(), image_token_index=IMAGE, **full)
+    return hf.LlavaForConditionalGeneration(config), partial(square, pixels=size)
+
+
+def _vipllava() -> tuple[Any, Any]:
+    vision = _vision("clip_vision_model", image_size=2 * SIDE)
+    config = hf.VipLlavaConfig(
+        vision_config=vision, text_config=_text(), image_token_index=IMAGE, vision_feature_layers=[-1, -2]
+    )
+    return hf.VipLlavaForConditionalGeneration(config), partial(square, pixels=2 * SIDE)
+
+
+def _paligemma() -> tuple[Any, Any]:
+    vision = _vision("siglip_vision_model", image_size=2 * SIDE, projection_dim=64, vision_use_head=False)
+    config = hf.PaliGemmaConfig(
+        vision_config=vision, text_config=_text("gemma", head_dim=16), image_token_index=IMAGE, projection_dim=64,
+        hidden_size=64,
+    )  # fmt: skip
+    return hf.PaliGemmaForConditionalGeneration(config), partial(square, pixels=2 * SIDE, types="prefix")
+
+
+def _gemma3() -> tuple[Any, Any]:
+    size = 4 * SIDE
+    text = _text("gemma3_text", head_dim=16, **_WINDOWS)
+    config = hf.Gemma3Config(
+        vision_config=_vision("siglip_vision_model", image_size=size), text_config=text,
+        mm_tokens_per_image=SIDE**2, image_token_index=IMAGE, boi_token_index=START, eoi_token_index=END,
+    )  # fmt: skip
+    return hf.Gemma3ForConditionalGeneration(config), partial(square, pixels=size, types="image")
+
+
+def _internvl() -> tuple[Any, Any]:
+    size = 4 * SIDE
+    vision = _vision("internvl_vision", image_size=[size, size], patch_size=[2, 2])
+    config = hf.InternVLConfig(vision_config=vision, text_config=_text("qwen2"), image_seq_length=SIDE**2, **_TOKEN)
+    return hf.InternVLForConditionalGeneration(config), partial(square, pixels=size)
+
+
+def _aya_vision() -> tuple[Any, Any]:
+    size = 4 * SIDE
+    text = _text("cohere2", **_WINDOWS)
+    config = hf.AyaVisionConfig(
+        vision_config=_vision("siglip_vision_model", image_size=size), text_config=text, image_token_index=IMAGE,
+        vision_feature_layer=-1, vision_feature_select_strategy="full",
+    )  # fmt: skip
+    return hf.AyaVisionForConditionalGeneration(config), partial(square, pixels=size)
+
+
+def _cohere2_vision() -> tuple[Any, Any]:
+    size = 4 * SIDE
+    text = _text("cohere2", **_WINDOWS)
+    config = hf.Cohere2VisionConfig(
+        vision_config=_vision("siglip_vision_model", image_size=size), text_config=text, **_TOKEN
+    )
+    return hf.Cohere2VisionForConditionalGeneration(config), partial(square, pixels=size)
+
+
+def _got_ocr2() -> tuple[Any, Any]:
+    size = 32
+    vision = {
+        "hidden_size": 32, "output_channels": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": size,
+        "patch_size": 2, "window_size": 4, "global_attn_indexes": [1], "mlp_dim": 64,
+    }  # fmt: skip
+    config = hf.GotOcr2Config(vision_config=vision, text_config=_text("qwen2"), image_token_index=IMAGE)
+    return hf.GotOcr2ForConditionalGeneration(config), partial(square, pixels=size)
+
+
+def _ovis2() -> tuple[Any, Any]:
+    size = 4 * SIDE
+    vision = {
+        **_CLIP, "image_size": size, "patch_size": 2, "hidden_stride": 2, "vocab_size": 48,
+        "num_visual_indicator_tokens": 2,
+    }  # fmt: skip
+    config = hf.Ovis2Config(
+        vision_config=vision, text_config=_text("qwen2"), visual_indicator_token_ids=[START, END],
+        vocab_size=VOCABULARY, hidden_size=64, **_TOKEN,
+    )  # fmt: skip
+    return hf.Ovis2ForConditionalGeneration(config), partial(square, pixels=size)
+
+
+def _deepseek_vl() -> tuple[Any, Any]:
+    vision = _vision("siglip_vision_model", image_size=2 * SIDE)
+    config = hf.DeepseekVLConfig(vision_config=vision, text_config=_text(), **_TOKEN)
+    return hf.DeepseekVLForConditionalGeneration(config), partial(square, pixels=2 * SIDE)
+
+
+def _perception_lm() -> tuple[Any, Any]:
+    size = 4 * SIDE
+    vision = {
+        "model_type": "timm_wrapper", "architecture": "vit_pe_core_large_patch14_336",
+        "model_args": {
+            "embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": [size, size], "patch_size": 2, "global_pool": "",
+            "use_post_transformer_norm": False, "init_values": 0.1, "ref_feat_shape": [16, 16], "class_token": True,
+        },
+    }  # fmt: skip
+    config = hf.PerceptionLMConfig(
+        vision_config=vision, text_config=_text(), image_token_id=IMAGE, video_token_id=VIDEO,
+        projector_pooling_ratio=2, vision_use_cls_token=True,
+    )  # fmt: skip
+    return hf.PerceptionLMForConditionalGeneration(config), partial(square, pixels=size, ndim=5)
+
+
+def _fast_vlm() -> tuple[Any, Any]:
+    size = 256
+    vision = {
+        "model_type": "timm_wrapper", "architecture": "fastvit_mci3", "do_pooling": True, "global_pool": "avg",
+        "hidden_size": 64, "model_args": {"inference_mode": True, "layers": [1] * 5, "embed_dims": [4, 4, 8, 32, 32]},
+    }  # fmt: skip
+    config = hf.FastVlmConfig(vision_config=vision, text_config=_text("qwen2"), image_token_id=IMAGE)
+    return hf.FastVlmForConditionalGeneration(config), partial(square, pixels=size)
+
+
+def _crops(kind: str) -> tuple[Any, Any]:
+    config_class, model_class = {
+        "smolvlm": (hf.SmolVLMConfig, hf.SmolVLMForConditionalGeneration),
+        "idefics3": (hf.Idefics3Config, hf.Idefics3ForConditionalGeneration),
+    }[kind]
+    vision = {k: v for k, v in _CLIP.items()} | {"image_size": 16, "patch_size": 2}
+    config = config_class(vision_config=vision, text_config=_text(), scale_factor=2, **_TOKEN)
+    return model_class(config), partial(crops, pixels=16)
+
+
+def _pixtral(kind: str) -> tuple[Any, Any]:
+    vision = _vision("pixtral", image_size=256, num_channels=3)
+    if kind == "llava":
+        config = hf.LlavaConfig(
+            vision_config=vision, text_config=_text(), image_token_index=IMAGE, vision_feature_select_strategy="full",
+            vision_feature_layer=-1,
+        )  # fmt: skip
+        return hf.LlavaForConditionalGeneration(config), partial(image_sizes, cell=2)
+    if kind == "mistral3":
+        config = hf.Mistral3Config(
+            vision_config=vision, text_config=_text("mistral"), image_token_index=IMAGE, spatial_merge_size=2
+        )
+        return hf.Mistral3ForConditionalGeneration(config), partial(image_sizes, cell=4)
+    config = hf.LightOnOcrConfig(vision_config=vision, text_config=_text("qwen3", head_dim=16), image_token_id=IMAGE)
+    return hf.LightOnOcrForConditionalGeneration(config), partial(image_sizes, cell=4, breaks=False)
+
+
+def _llava_any(kind: str) -> tuple[Any, Any]:
+    size = 12
+    pins = [[size, 2 * size], [2 * size, size], [2 * size, 2 * size]]
+    if kind == "llava_next":
+        config = hf.LlavaNextConfig(
+            vision_config=_vision("clip_vision_model", image_size=size), text_config=_text(), image_token_index=IMAGE,
+            image_grid_pinpoints=pins,
+        )  # fmt: skip
+        model = hf.LlavaNextForConditionalGeneration(config)
+    else:
+        config = hf.LlavaOnevisionConfig(
+            vision_config=_vision("siglip_vision_model", image_size=size), text_config=_text("qwen2"),
+            image_token_index=IMAGE, video_token_index=VIDEO, image_grid_pinpoints=pins, vision_feature_layer=-1,
+            vision_feature_select_strategy="full", vision_aspect_ratio="anyres_max_1",
+        )  # fmt: skip
+        model = hf.LlavaOnevisionForConditionalGeneration(config)
+    several = kind == "llava_onevision"
+    return model, partial(any_resolution, model=model, pixels=size, cell=2, several=several)
+
+
+def _qwen(name: str) -> tuple[Any, Any]:
+    """The models of :mod:`tests.tiny`."""
+    model = build_qwen(name).model
+    vision = model.config.vision_config
+    shape = (3 * vision.temporal_patch_size * vision.patch_size**2,)
+    return model, partial(grid_thw, shape=shape, merge=vision.spatial_merge_size)
+
+
+_QWEN3_VISION = {
+    "depth": 4, "hidden_size": 32, "out_hidden_size": 64, "intermediate_size": 64, "num_heads": 2, "patch_size": 4,
+    "num_position_embeddings": 64,
+}  # fmt: skip
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+
+
+def _qwen3_vl_moe() -> tuple[Any, Any]:
+    text = text_config(head_dim=16, rope_parameters=_rope(4, 2, 2), **_EXPERTS)
+    vision = _QWEN3_VISION | {"deepstack_visual_indexes": [0, 2]}
+    config = hf.Qwen3VLMoeConfig(text_config=text, vision_config=vision, **_QWEN_TOKENS)
+    return hf.Qwen3VLMoeForConditionalGeneration(config), partial(grid_thw, shape=(96,), merge=2)
+
+
+def _qwen3_5(moe: bool) -> tuple[Any, Any]:
+    text = text_config(
+        head_dim=16, layer_types=["linear_attention", "full_attention", "linear_attention"], linear_key_head_dim=8,
+        linear_value_head_dim=8, linear_num_key_heads=2, linear_num_value_heads=4,
+        rope_parameters=_rope(4, 2, 2, partial_rotary_factor=1.0),
+        **(_EXPERTS | {"shared_expert_intermediate_size": 32} if moe else {}),
+    )  # fmt: skip
+    config_class, model_class = (
+        (hf.Qwen3_5MoeConfig, hf.Qwen3_5MoeForConditionalGeneration)
+        if moe
+        else (hf.Qwen3_5Config, hf.Qwen3_5ForConditionalGeneration)
+    )
+    config = config_class(text_config=text, vision_config=_QWEN3_VISION, **_QWEN_TOKENS)
+    return model_class(config), partial(grid_thw, shape=(96,), merge=2)
+
+
+def _glm(kind: str) -> tuple[Any, Any]:
+    config_class, model_class = {
+        "glm4v": (hf.Glm4vConfig, hf.Glm4vForConditionalGeneration),
+        "glm46v": (hf.Glm46VConfig, hf.Glm46VForConditionalGeneration),
+        "glm4v_moe": (hf.Glm4vMoeConfig, hf.Glm4vMoeForConditionalGeneration),
+        "glm_ocr": (hf.GlmOcrConfig, hf.GlmOcrForConditionalGeneration),
+    }[kind]
+    rope = _rope(2, 3, 3, partial_rotary_factor=1.0)
+    vision = {
+        "depth": 2, "hidden_size": 32, "out_hidden_size": 64, "intermediate_size": 64, "num_heads": 2, "patch_size": 4,
+        "image_size": 32,
+    }  # fmt: skip
+    text = text_config(rope_parameters=rope, head_dim=16)
+    if kind == "glm4v_moe":
+        text |= _DEEPSEEK_EXPERTS
+    tokens = {
+        "image_token_id": IMAGE, "video_token_id": VIDEO, "image_start_token_id": START, "image_end_token_id": END,
+        "video_start_token_id": 15, "video_end_token_id": 16,
+    }  # fmt: skip
+    if kind == "glm46v":
+        text, vision = {"model_type": "glm4v_text", **text}, {"model_type": "glm4v_vision", **vision}
+    config = config_class(text_config=text, vision_config=vision, **tokens)
+    return model_class(config), partial(grid_thw, shape=(96,), merge=2)
+
+
+def _video_llama_3() -> tuple[Any, Any]:
+    vision = {**_CLIP, "patch_size": 4, "num_channels": 3}
+    config = hf.VideoLlama3Config(
+        vision_config=vision, text_config=_text("qwen2"), image_token_id=IMAGE, video_token_id=VIDEO
+    )
+    make = partial(grid_thw, shape=(48,), merge=1, types=False, merges=True)
+    return hf.VideoLlama3ForConditionalGeneration(config), make
+
+
+def _paddleocr_vl() -> tuple[Any, Any]:
+    vision = {**_CLIP, "patch_size": 4, "image_size": 32, "spatial_merge_size": 2}
+    text = text_config(head_dim=16, rope_parameters=_rope(2, 3, 3))
+    config = hf.PaddleOCRVLConfig(text_config=text, vision_config=vision, **_QWEN_TOKENS)
+    return hf.PaddleOCRVLForConditionalGeneration(config), partial(grid_thw, shape=(3, 4, 4), merge=2)
+
+
+def _kimi_k25() -> tuple[Any, Any]:
+    vision = {**_CLIP, "patch_size": 4, "pos_emb_height": 8, "pos_emb_width": 8}
+    text = {
+        "model_type": "deepseek_v3", **text_config(num_key_value_heads=4), "q_lora_rank": 16, "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16, **_DEEPSEEK_EXPERTS,
+    }  # fmt: skip
+    config = hf.Kimi_K25Config(
+        vision_config=vision, text_config=text, projection_hidden_size=32, **_QWEN_TOKENS
+    )
+    return hf.Kimi_K25ForConditionalGeneration(config), partial(grid_thw, shape=(3, 4, 4), merge=2, types=False)
+
+
+BUILDERS: dict[str, tuple[Callable[[], tuple[Any, Any]], list[list[Part]]]] = {
+    "llava (CLIP)": (partial(_llava, "clip"), FIXED),
+    "llava (SigLIP)": (partial(_llava, "siglip"), FIXED),
+    "llava (Pixtral)": (partial(_pixtral, "llava"), FREE),
+    "vipllava": (_vipllava, FIXED),
+    "paligemma": (_paligemma, FIXED),
+    "gemma3": (_gemma3, FIXED),
+    "internvl": (_internvl, FIXED),
+    "aya_vision": (_aya_vision, FIXED),
+    "cohere2_vision": (_cohere2_vision, FIXED),
+    "got_ocr2": (_got_ocr2, CROPS),
+    "ovis2": (_ovis2, FIXED),
+    "deepseek_vl": (_deepseek_vl, FIXED),
+    "perception_lm": (_perception_lm, FIXED),
+    "fast_vlm": (_fast_vlm, CROPS),
+    "idefics3": (partial(_crops, "idefics3"), CROPS),
+    "smolvlm": (partial(_crops, "smolvlm"), CROPS),
+    "mistral3": (partial(_pixtral, "mistral3"), FREE),
+    "lighton_ocr": (partial(_pixtral, "lighton_ocr"), FREE),
+    "llava_next": (partial(_llava_any, "llava_next"), FREE),
+    "llava_onevision": (partial(_llava_any, "llava_onevision"), FREE),
+    "qwen2_vl": (partial(_qwen, "qwen2_vl"), FREE),
+    "qwen2_5_vl": (partial(_qwen, "qwen2_5_vl"), FREE),
+    "qwen3_vl": (partial(_qwen, "qwen3_vl"), FREE),
+    "qwen3_vl_moe": (_qwen3_vl_moe, FREE),
+    "qwen3_5": (partial(_qwen3_5, False), FREE),
+    "qwen3_5_moe": (partial(_qwen3_5, True), FREE),
+    "glm4v": (partial(_glm, "glm4v"), FREE),
+    "glm4v_moe": (partial(_glm, "glm4v_moe"), FREE),
+    "glm46v": (partial(_glm, "glm46v"), FREE),
+    "glm_ocr": (partial(_glm, "glm_ocr"), FREE),
+    "video_llama_3": (_video_llama_3, FREE),
+    "paddleocr_vl": (_paddleocr_vl, FREE),
+    "kimi_k25": (_kimi_k25, FREE),
+}
+
+
+def build(name: str, seed: int = 0) -> Tiny:
+    """A fresh model of a family."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, inputs = BUILDERS[name][0]()
+    spread(model, seed)
+    model.eval()
+    generation = model.generation_config
+    generation.pad_token_id, generation.bos_token_id, generation.eos_token_id = PAD, BOS, None
+    generation.suppress_tokens = [IMAGE, VIDEO, START, END, BREAK]  # random weights would say them
+
+    def make(prompts: Any, left: bool = True, seed: int = 0, numbers: Any = None) -> dict[str, torch.Tensor]:
+        return inputs(prompts, left, seed, range(len(prompts)) if numbers is None else numbers)
+
+    return Tiny(name, model, make, BUILDERS[name][1])
+
+
+__all__ = ["BUILDERS", "EOS", "build"]
