@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 Streams = tuple[torch.Tensor, ...]
 
+PLAIN_ATTENTION = frozenset(
+    f"modeling_{name}"
+    for name in "llama mistral qwen2 qwen3 gemma gemma3 qwen2_vl qwen2_5_vl qwen3_vl qwen3_vl_moe".split()
+)
+"""Language models whose attention follows from its input by q, k, their norms, one rotation and a softmax."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -220,9 +226,9 @@ class Family(ABC):
         return [layer.self_attn for layer in model.get_decoder().layers if hasattr(layer, "self_attn")]
 
     def last_token_attention(
-        self, attention: Any, hidden: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]
+        self, attention: Any, hidden: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor] | None
     ) -> torch.Tensor:
-        """Attention of the last token, from the inputs of its attention module.
+        """Attention of the last token, from the inputs of its attention module: for kernels that can't be looked into.
 
         Parameters
         ----------
@@ -237,7 +243,18 @@ class Family(ABC):
         -------
         Tensor
             ``[heads, L]`` float32; each head sums to 1.
+
+        Raises
+        ------
+        NotImplementedError
+            For a language model whose attention was not checked against its eager map.
         """
+        if rotation is None or type(attention).__module__.rpartition(".")[2] not in PLAIN_ATTENTION:
+            raise NotImplementedError(
+                f"The attention of {type(attention).__name__} can't be read under this kernel. Load the model with "
+                "attn_implementation='sdpa', or choose scorers that read none: ArrCocConfig(scorers=('propositional', "
+                "'perspectival'), confidence=False)."
+            )
         width = attention.head_dim
         query = attention.q_proj(hidden[:, -1:]).unflatten(-1, (-1, width))
         key = attention.k_proj(hidden).unflatten(-1, (-1, width))

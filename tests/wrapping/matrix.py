@@ -9,15 +9,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from torch.utils.flop_counter import FlopCounterMode
 
 import arr_coc
 from arr_coc.config import ArrCocConfig
 from arr_coc.families import family_for
+from arr_coc.realizing import Call
 from tests import tiny
 
 from .conftest import Pattern
@@ -412,6 +416,130 @@ def _glance_order(cell: Cell, scene: Any) -> list[int]:
     return [ranks[key] for key in keys]
 
 
+def default_policy(cell: Cell) -> str:
+    """The default policy with its three scorers, and the policies that look at nothing, answer under their limit."""
+    inputs = cell.make()
+    processor = SimpleNamespace(
+        tokenizer=tiny.tokenizer(), image_processor=SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    )
+    spent = []
+    choices: list[dict[str, Any]] = [
+        {"limit": 0.6},
+        {"policy": "uniform", "budget": BUDGETS[1]},
+        {"policy": "random", "limit": 0.6},
+    ]
+    for choice in choices:
+        config = ArrCocConfig(budgets=BUDGETS, patch_side=SIDE, **choice)
+        with arr_coc.wrap(cell.model, processor, config) as arr:
+            out = cell.model.generate(**inputs, max_new_tokens=1, do_sample=False)
+            assert torch.equal(out[:, :-1], inputs["input_ids"])
+            shares = [record.tokens / record.full_tokens for record in arr.last if record.patches]
+            if "limit" in choice:
+                assert max(shares) <= 0.6
+            if choice == {"limit": 0.6}:
+                names = {"propositional", "perspectival", "participatory"}
+                assert all(set(record.scores) == names for record in arr.last if record.patches)
+            given = [[BUDGETS[-1]] * len(record.patches) for record in arr.last]
+            cell.model.generate(**inputs, max_new_tokens=1, do_sample=False, allocation=given)
+            assert all(record.tokens == record.full_tokens for record in arr.last)
+            spent.append(sum(shares) / len(shares))
+    return " / ".join(f"{share:.2f}" for share in spent)
+
+
+def no_trace(cell: Cell) -> float:
+    """After detaching, also after an exception inside: outputs, hooks and every module's ``__dict__`` as before."""
+    inputs = cell.make(0, 1)
+    before_logits, before = cell.logits(inputs), state(cell.model)
+    with cell.wrapped(needs=("glance",)):
+        cell.logits(inputs)
+        cell.model.generate(**inputs, max_new_tokens=1)
+        assert state(cell.model) != before
+        handle = cell.model.get_decoder().layers[-1].register_forward_pre_hook(_fail)
+        try:
+            for call in (cell.model, cell.model.generate):
+                with pytest.raises(ArithmeticError):
+                    call(**inputs)
+        finally:
+            handle.remove()
+    assert state(cell.model) == before
+    figure = difference(cell.logits(inputs), before_logits)
+    assert figure == 0
+    return figure
+
+
+def _fail(*_: Any) -> None:
+    raise ArithmeticError("no luck")
+
+
+def state(model: torch.nn.Module) -> dict[str, dict[str, Any]]:
+    """``__dict__`` of every module, containers copied, so that anything left behind shows."""
+
+    def frozen(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: id(v) if isinstance(v, _OBJECTS) else repr(v) for key, v in value.items()}
+        return id(value) if isinstance(value, _OBJECTS) else repr(value)
+
+    return {name: {key: frozen(v) for key, v in vars(module).items()} for name, module in model.named_modules()}
+
+
+_OBJECTS = (torch.nn.Module, torch.Tensor)
+
+
+def layout(cell: Cell) -> str:
+    """A patch's feature rows are those that its pixels move most, and pixels come back as they went in."""
+    inputs = {k: v for k, v in cell.make(0, 3).items() if k in cell.family.feature_inputs(cell.model)}
+    whole = cell.make(0, 3)
+    call = Call(cell.model, cell.family, whole, SIDE)
+    values = inputs["pixel_values"].clone().requires_grad_()
+    shown = cell.family.pixels(cell.model, whole | {"pixel_values": values}, call.patches, (0.5, 0.1))
+    assert all(0 <= float(p.min()) and float(p.max()) <= 1 for p in shown)
+    with torch.no_grad():
+        before = cell.family.encode(cell.model, inputs).streams[0]
+    hits = 0
+    for patch, pixels in zip(call.patches, shown, strict=True):
+        (touched,) = torch.autograd.grad(pixels.sum(), values, retain_graph=True)
+        moved = inputs["pixel_values"] + 0.5 * (touched != 0)
+        with torch.no_grad():
+            after = cell.family.encode(cell.model, inputs | {"pixel_values": moved}).streams[0]
+        change = (after - before).norm(dim=-1)
+        inside = torch.zeros(len(change), dtype=torch.bool)
+        inside[call.rows(patch).reshape(-1)] = True
+        view = [p for p in call.patches if (p.entry, p.view) == (patch.entry, patch.view)]
+        others = [change[call.rows(p).reshape(-1)].mean() for p in view if p != patch]
+        hits += not others or bool(change[inside].mean() > max(others))
+    assert hits == len(call.patches), f"{hits} of {len(call.patches)}"
+    return f"{hits} of {len(call.patches)}"
+
+
+def saved(cell: Cell) -> str:
+    """Share of the untouched model's FLOPs at a quarter of the tokens per patch: tower, language model, both."""
+    inputs, realizer = cell.make(0), cell.family.auto_realizer
+    try:
+        cell.model.set_attn_implementation("eager")  # whose products are counted
+        full = _flops(cell, inputs)
+        with cell.wrapped(BUDGETS[1], realizer=realizer):
+            less = _flops(cell, inputs)
+    finally:
+        cell.model.set_attn_implementation("sdpa")
+    tower, language, total = (a / b for a, b in zip(less, full, strict=True))
+    assert language < 0.6 and (tower < 0.6 if realizer == "rescale" else tower == 1)
+    return f"{realizer}: {tower:.2f}, {language:.2f}, {total:.2f}"
+
+
+def _flops(cell: Cell, inputs: dict[str, Any]) -> tuple[int, int, int]:
+    """FLOPs of one forward: up to the language model, inside it and its head, and all."""
+    counter, before = FlopCounterMode(display=False), []
+    decoder = cell.model.get_decoder()
+    handle = decoder.register_forward_pre_hook(lambda *_: before.append(counter.get_total_flops()))
+    try:
+        with counter:
+            cell.logits(inputs)
+    finally:
+        handle.remove()
+    total = counter.get_total_flops()
+    return before[-1], total - before[-1], total
+
+
 PROPERTIES: dict[str, Callable[[Cell], float | str]] = {
     "identity": identity,
     "drop = mask": drop_is_mask,
@@ -427,6 +555,10 @@ PROPERTIES: dict[str, Callable[[Cell], float | str]] = {
     "checkpointing": checkpointing,
     "second turn": second_turn,
     "attention": attention,
+    "default policy": default_policy,
+    "no trace": no_trace,
+    "layout": layout,
+    "FLOPs": saved,
 }
 EVERYWHERE = ("identity", "drop = mask")
 """What every run of the tests checks for every family."""

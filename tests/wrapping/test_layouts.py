@@ -1,0 +1,198 @@
+"""What is particular to a layout: pictures resized before their tower, row breaks, newlines, and what doesn't add up."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import arr_coc
+from arr_coc.config import ArrCocConfig
+from arr_coc.families import family_for, known_families, register_family
+from arr_coc.families.square import SquareGrid
+from arr_coc.realizing import Call
+from tests import tiny, zoo
+
+from .conftest import Pattern
+from .matrix import BUDGETS, TOLERANCE, Cell, difference
+
+_CELLS: dict[str, Cell] = {}
+
+
+def cell_of(name: str) -> Cell:
+    if name not in _CELLS:
+        _CELLS[name] = Cell(zoo.build(name))
+    return _CELLS[name]
+
+
+def smaller(picture: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    return F.interpolate(picture[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[0]
+
+
+@pytest.mark.parametrize(("name", "pixels"), [("mistral3", 4), ("llava (Pixtral)", 2), ("lighton_ocr", 4)])
+def test_a_one_patch_image_of_any_size_is_simply_a_smaller_image(name, pixels):
+    """Tower, sequence and row breaks are those of the untouched model on the resized image, given to it natively."""
+    cell = cell_of(name)
+    inputs = cell.tiny.make([[3, (4, 4), 5]])
+    small = cell.tiny.make([[3, (2, 2), 5]])
+    small["pixel_values"] = smaller(inputs["pixel_values"][0], 2 * pixels, 2 * pixels)[None]
+    want, answer = cell.logits(small), cell.generate(small)
+    with cell.wrapped(BUDGETS[1], realizer="rescale") as arr:
+        got = cell.logits(inputs)
+        assert arr.last[0].tokens == 4
+        assert torch.equal(inputs["input_ids"][0, arr.kept[0]], small["input_ids"][0])
+        assert difference(got, want) < TOLERANCE
+        again = cell.generate(inputs)
+    assert torch.equal(again.sequences[:, -3:], answer.sequences[:, -3:])
+
+
+@pytest.mark.parametrize("name", ["llava (CLIP)", "llava (SigLIP)", "paligemma", "deepseek_vl", "vipllava"])
+def test_each_patch_of_a_picture_is_an_image_of_its_own(name):
+    """Its features are the tower's on its own crop, resized, with interpolated positions."""
+    cell = cell_of(name)
+    inputs = cell.make(0)
+    with cell.wrapped(BUDGETS[1], BUDGETS[-1], realizer="rescale") as arr:
+        rows = cell.seen(inputs)["mm_encoder_outputs"]["image"].pooler_output
+        patches = arr.last[0].patches
+    rows = torch.cat([part.reshape(-1, part.shape[-1]) for part in rows])
+    unit = inputs["pixel_values"].shape[-1] // zoo.SIDE
+    wanted = torch.empty_like(rows)
+    places = sorted(
+        (patch.top + (2 * r + 1) * 4 // (2 * side), patch.left + (2 * c + 1) * 4 // (2 * side), index, r * side + c)
+        for index, patch in enumerate(patches)
+        for side in [(2, 4)[index % 2]]
+        for r in range(side)
+        for c in range(side)
+    )
+    for index, patch in enumerate(patches):
+        side = (2, 4)[index % 2]
+        box = inputs["pixel_values"][0, :, patch.top * unit : patch.bottom * unit, patch.left * unit : patch.right * unit]
+        with torch.no_grad():
+            out = cell.model.base_model.get_image_features(
+                pixel_values=smaller(box, side * unit, side * unit)[None], interpolate_pos_encoding=True, return_dict=True
+            )
+        features = torch.cat([part.reshape(-1, rows.shape[-1]) for part in out.pooler_output])
+        for row, (_, _, owner, number) in enumerate(places):
+            if owner == index:
+                wanted[row] = features[number]
+    assert difference(rows, wanted) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["internvl", "aya_vision", "cohere2_vision", "smolvlm", "idefics3"])
+def test_a_picture_that_is_one_patch_becomes_a_smaller_square(name):
+    """Budgets buy squares, and the features are the tower's on the smaller picture."""
+    cell = cell_of(name)
+    inputs = cell.make(1)
+    side = 4 if name in ("smolvlm", "idefics3") else zoo.SIDE
+    budgets = (side * side // 4, side * side // 2, side * side)
+    allocation = [[budgets[1], *[budgets[0]] * (len(inputs["pixel_values"].flatten(0, -4)) - 1)]]
+    with cell.wrapped(realizer="rescale", budgets=budgets, patch_side=side) as arr:
+        caught = {}
+        handle = cell.model.base_model.register_forward_pre_hook(
+            lambda module, args, kwargs: caught.update(kwargs), with_kwargs=True
+        )
+        with torch.no_grad():
+            cell.model(**inputs, allocation=allocation)
+        handle.remove()
+        root = {4: 2, 8: 5}[side]  # the largest square within half the tokens
+        assert arr.last[0].realised[0] == root**2 and set(arr.last[0].realised[1:]) == {budgets[0]}
+    picture = inputs["pixel_values"].flatten(0, -4)[0]
+    unit = picture.shape[-1] // side
+    shrunk = smaller(picture, root * unit, root * unit)
+    options = {"interpolate_pos_encoding": True} if name in ("aya_vision", "cohere2_vision") else {}
+    nested = shrunk[None, None] if inputs["pixel_values"].ndim == 5 else shrunk[None]
+    with torch.no_grad():
+        out = cell.model.base_model.get_image_features(pixel_values=nested, return_dict=True, **options)
+    want = out.pooler_output[0]
+    got = torch.cat([part.reshape(-1, want.shape[-1]) for part in caught["mm_encoder_outputs"]["image"].pooler_output])
+    assert difference(got[: root**2], want) < TOLERANCE
+
+
+def test_towers_that_take_no_other_size_say_so():
+    gemma = cell_of("gemma3")
+    with pytest.raises(ValueError, match="realizer='rescale' can't be used .* Use realizer='pool' or 'select'"):
+        arr_coc.wrap(gemma.model, None, ArrCocConfig(realizer="rescale"), Pattern(2))
+    with gemma.wrapped(realizer="auto") as arr:
+        assert arr.realizer.name == "pool"
+    with cell_of("mistral3").wrapped(realizer="auto") as arr:
+        assert arr.realizer.name == "rescale"
+    internvl = cell_of("internvl")
+    with (
+        internvl.wrapped(2, realizer="rescale", patch_side=5, budgets=(2, 25)) as arr,
+        pytest.raises(ValueError, match="A patch of 4 x 4|this tower takes squares only"),
+    ):
+        call = Call(internvl.model, arr.family, internvl.make(0), 5)
+        arr.family.resized_grid(4, 3, 2)
+        assert call.patches
+
+
+def test_row_breaks_stand_between_the_rows_that_stay():
+    cell = cell_of("mistral3")
+    inputs = cell.tiny.make([[2, (8, 8), 3]])
+    with cell.wrapped(*[2] * 4, realizer="select") as arr:
+        cell.logits(inputs)
+        ids = inputs["input_ids"][0, arr.kept[0]].tolist()
+    rows = {patch.top + 2 for patch in arr.last[0].patches}  # two tokens of a patch lie in its middle row
+    assert ids.count(zoo.BREAK) == len(rows) - 1
+    inside = ids[ids.index(tiny.START) + 1 : ids.index(tiny.END)]
+    assert inside == [tiny.IMAGE] * 4 + [zoo.BREAK] + [tiny.IMAGE] * 4
+    with cell.wrapped(16, realizer="select") as arr:
+        cell.logits(inputs)
+        assert len(arr.kept[0]) == inputs["input_ids"].shape[1]
+
+
+def test_newlines_stay_with_the_rows_that_stay():
+    cell = cell_of("llava_next")
+    inputs = cell.tiny.make([[2, (8, 8), 3]])
+    with cell.wrapped(2, realizer="select") as arr:
+        cell.logits(inputs)
+        (record,) = arr.last
+    tiles = [patch for patch in record.patches if patch.view == 1]
+    assert record.newlines == len({patch.top for patch in tiles})  # one middle row per row of patches
+    with cell.wrapped(16, realizer="select") as arr:
+        cell.logits(inputs)
+        assert arr.last[0].newlines == max(patch.bottom for patch in tiles)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "match"),
+    [
+        ("llava (CLIP)", {"pixel_values": torch.zeros(2, 3)}, r"must be a tensor \[pictures, 3, H, W\]"),
+        ("llava (CLIP)", {"pixel_values": torch.zeros(1, 3, 14, 16)}, "placeholders, the images fill 56"),
+        ("mistral3", {"image_sizes": None}, "image_sizes is missing"),
+        ("mistral3", {"image_sizes": torch.tensor([[32, 32], [16, 16]])}, "names 2 images, pixel_values holds 1"),
+        ("mistral3", {"image_sizes": torch.tensor([[64, 32]])}, "leaves pixel_values of shape"),
+        ("llava_next", {"image_sizes": None}, "image_sizes is missing"),
+        ("llava_next", {"pixel_values": torch.zeros(1, 3, 12, 12)}, r"must be \[images, tiles, 3, H, W\]"),
+        ("smolvlm", {"pixel_values": torch.zeros(3, 16, 16)}, r"must be \[batch, crops, 3, H, W\]"),
+        ("video_llama_3", {"image_merge_sizes": None}, "image_merge_sizes is missing"),
+    ],
+)
+def test_a_layout_that_does_not_add_up_is_refused_before_the_tower_runs(name, change, match, monkeypatch):
+    cell = cell_of(name)
+    inputs = {k: v for k, v in (cell.make(0) | change).items() if v is not None}
+    monkeypatch.setattr(cell.family, "encode", lambda *args, **extra: pytest.fail("the tower ran"))
+    with cell.wrapped():
+        for call in (cell.model, cell.model.generate):
+            with pytest.raises(ValueError, match=match):
+                call(**inputs)
+
+
+def test_a_tower_that_returns_something_else_is_refused(monkeypatch):
+    cell = cell_of("llava (CLIP)")
+    monkeypatch.setattr(cell.family, "cell", lambda model: 4)
+    inputs = cell.make(0)
+    first = (inputs["input_ids"] == tiny.IMAGE).nonzero()[16:, 1]
+    inputs["input_ids"][0, first] = 30  # as many placeholders as that wrong layout expects
+    with cell.wrapped(), pytest.raises(ValueError, match="The tower returned 64 visual tokens where the layout"):
+        cell.logits(inputs)
+
+
+def test_a_third_party_teaches_its_own_family(monkeypatch):
+    monkeypatch.setattr("arr_coc.families._FAMILIES", {})
+    cell = cell_of("llava (CLIP)")
+    with pytest.raises(ValueError, match="unsupported family 'llava'"):
+        family_for(cell.model)
+    mine = SquareGrid(lambda model: model.config.vision_config.patch_size)
+    register_family("llava+clip_vision_model", mine)
+    assert family_for(cell.model) is mine and known_families() == ("llava+clip_vision_model",)
