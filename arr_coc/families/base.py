@@ -181,12 +181,12 @@ class Family(ABC):
         return left | {"mm_encoder_outputs": inputs["mm_encoder_outputs"] | {"video": video}}
 
     def hand_over(self, like: Any, streams: Streams, counts: Sequence[int]) -> Any:
-        """A fresh output object for ``mm_encoder_outputs``: one tensor per entry.
+        """A fresh output object for ``mm_encoder_outputs``: one tensor per sample, of ``counts`` rows.
 
-        Fresh because beam search expands it in place. Per entry because that is how transformers finds the images
-        of a sample when it expands. Models that call ``pooler_output.to(...)`` get a tensor ``[rows, 1, D]``, every
-        row an image of one token to that code: a tensor ``[1, rows, D]`` would be expanded wrongly wherever the
-        samples of a batch spend unequal totals.
+        Fresh because beam search expands it in place. Per sample because transformers expands whole samples, and
+        glm4v (as of 5.23) puts several tensors of a sample into the wrong order. Models that call
+        ``pooler_output.to(...)`` get a tensor ``[rows, 1, D]``, every row an image of one token to that code: a tensor
+        ``[1, rows, D]`` would be expanded wrongly wherever the samples of a batch spend unequal totals.
         """
         others = {field.name: None for field in fields(like) if field.default is MISSING}
         others |= {name: getattr(like, name) for name in self.passed_on}

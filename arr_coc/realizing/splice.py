@@ -90,7 +90,7 @@ def splice(call: Call, realised: Realised, positions: str, for_generate: bool) -
             text = (inputs["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
             placed = torch.cat([text[None].to(placed), placed])
         inputs["position_ids"] = placed
-    counts = [int(part.sum()) for part in realised.keep.split([entry.count for entry in call.entries])]
+    counts = [count for count in call.per_sample(realised.keep) if count]
     inputs["mm_encoder_outputs"] = {"image": call.family.hand_over(realised.like, realised.streams, counts)}
     return Spliced(inputs, kept, length - inputs["input_ids"].shape[1], deltas)
 

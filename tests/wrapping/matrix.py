@@ -224,7 +224,8 @@ def batch_is_single(cell: Cell) -> float:
                         assert torch.equal(batch.sequences[sample, -STEPS:], answer.sequences[0, -STEPS:])
                         for a, b in zip(batch.logits, answer.logits, strict=True):
                             figures.append(difference(a[sample], b[0]))
-    return close(*figures)
+    # A scan over a padded sequence is cut into other chunks, in the untouched model too.
+    return close(*figures, tolerance=2e-4 if cell.tiny.name in LINEAR else TOLERANCE)
 
 
 def beams(cell: Cell) -> float:

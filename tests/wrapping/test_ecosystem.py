@@ -14,8 +14,7 @@ from .conftest import Pattern
 from .matrix import BUDGETS, SIDE, Cell
 
 CONFIG = ArrCocConfig(budgets=BUDGETS, patch_side=SIDE)
-# One family per way of handing features over: a list, a tensor, a list with newline parameters of the base, DeepStack-free
-# image sizes.
+# One family per way of handing features over: a list, a tensor, newlines that are parameters of the base, image sizes.
 SOME = ("llava (CLIP)", "internvl", "llava_next", "mistral3")
 
 

@@ -1,4 +1,4 @@
-"""What is particular to a layout: pictures resized before their tower, row breaks, newlines, and what doesn't add up."""
+"""What is particular to a layout: pictures resized before their tower, breaks, newlines, and what doesn't add up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import arr_coc
 from arr_coc.config import ArrCocConfig
 from arr_coc.families import family_for, known_families, register_family
 from arr_coc.families.square import SquareGrid
-from arr_coc.realizing import Call
 from tests import tiny, zoo
 
 from .conftest import Pattern
@@ -66,10 +65,11 @@ def test_each_patch_of_a_picture_is_an_image_of_its_own(name):
     )
     for index, patch in enumerate(patches):
         side = (2, 4)[index % 2]
-        box = inputs["pixel_values"][0, :, patch.top * unit : patch.bottom * unit, patch.left * unit : patch.right * unit]
+        down, across = (slice(a * unit, (a + 4) * unit) for a in (patch.top, patch.left))
+        shown = smaller(inputs["pixel_values"][0, :, down, across], side * unit, side * unit)[None]
         with torch.no_grad():
             out = cell.model.base_model.get_image_features(
-                pixel_values=smaller(box, side * unit, side * unit)[None], interpolate_pos_encoding=True, return_dict=True
+                pixel_values=shown, interpolate_pos_encoding=True, return_dict=True
             )
         features = torch.cat([part.reshape(-1, rows.shape[-1]) for part in out.pooler_output])
         for row, (_, _, owner, number) in enumerate(places):
@@ -118,12 +118,14 @@ def test_towers_that_take_no_other_size_say_so():
         assert arr.realizer.name == "rescale"
     internvl = cell_of("internvl")
     with (
-        internvl.wrapped(2, realizer="rescale", patch_side=5, budgets=(2, 25)) as arr,
-        pytest.raises(ValueError, match="A patch of 4 x 4|this tower takes squares only"),
+        internvl.wrapped(2, realizer="rescale", patch_side=7, budgets=(2, 49)),
+        pytest.raises(ValueError, match="A patch of 7 x 4 visual tokens can't be resized: this tower takes squares"),
     ):
-        call = Call(internvl.model, arr.family, internvl.make(0), 5)
-        arr.family.resized_grid(4, 3, 2)
-        assert call.patches
+        inputs = internvl.tiny.make([[2, (8, 8), 3]])
+        inputs["pixel_values"] = torch.zeros(1, 3, 28, 32)
+        inputs["input_ids"] = torch.tensor([[30, 31, *[tiny.IMAGE] * 56, 32]])
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        internvl.logits(inputs)
 
 
 def test_row_breaks_stand_between_the_rows_that_stay():
