@@ -103,9 +103,14 @@ def ask(
     (answer,), (allocation,) = answers(processor, inputs["input_ids"], sequences), arr.last
     grid = processor.patch_grid(picture) if hasattr(processor, "patch_grid") else None
     if out is not None:
-        from arr_coc.drawing import draw_allocation
+        from arr_coc.drawing import draw_allocation, draw_views
 
-        draw_allocation(picture, allocation, grid, answer, levels=arr.config.budgets).save(out)
+        if grid is not None or len({(patch.entry, patch.view) for patch in allocation.patches}) == 1:
+            overlay = draw_allocation(picture, allocation, grid, answer, levels=arr.config.budgets)
+        else:  # tiles: how they lie in the photograph is the processor's secret, so they are shown as they came
+            seen = arr.family.pixels(vlm, inputs, allocation.patches, arr.looker.scale or (0.0, 1.0))
+            overlay = draw_views(seen or [], allocation, answer, arr.config.budgets)
+        overlay.save(out)
     if as_json:
         typer.echo(json.dumps({"answer": answer, "image": str(image), "grid": grid, **allocation.to_dict()}))
         return

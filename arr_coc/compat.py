@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 MINIMUM = (5, 19)
 MAXIMUM = (6, 0)
@@ -90,3 +91,14 @@ def position_taps(tower: Any, coordinates: torch.Tensor, sizes: torch.Tensor) ->
     indices = (row_taps[:, :, None] * side + column_taps[:, None, :]).reshape(count, -1)
     weights = (row_weights[:, :, None] * column_weights[:, None, :]).reshape(count, -1)
     return indices, weights
+
+
+def innermost(model: Any) -> Any:
+    """The transformers model inside PEFT and DistributedDataParallel."""
+    while True:
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        elif hasattr(model, "get_base_model") and model.get_base_model() is not model:
+            model = model.get_base_model()
+        else:
+            return model

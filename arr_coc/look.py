@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .config import ArrCocConfig
-from .families import Family
+from .families import Family, Features
 from .families.question import find_question
 from .patches import Patch, full_tokens, realised_costs
 from .realizing import Call, Grid, Realizer
@@ -64,6 +64,28 @@ class Look:
             decision=summary,
             timings={**self.timings, **plan.timings},
         )
+
+
+@dataclass
+class Seen:
+    """All questions of a call, planned.
+
+    Attributes
+    ----------
+    grids
+        Per patch of the call (rows, columns).
+    known
+        Patches, by index, whose features a glance has brought already.
+    records
+        One per sample.
+    alone
+        Per sample the call in which it was glanced at, or ``None``.
+    """
+
+    grids: list[Grid]
+    known: dict[int, Features] = field(default_factory=dict)
+    records: list[Allocation] = field(default_factory=list)
+    alone: list[Call | None] = field(default_factory=list)
 
 
 class Looker:
@@ -158,6 +180,33 @@ class Looker:
         plan = planner.plan(scene)
         self._check(plan.budgets, len(scene.patches), f"{type(planner).__name__}.plan")
         return plan
+
+    def plan_all(
+        self,
+        call: Call,
+        texts: Sequence[str | None],
+        planner: Planner,
+        allocation: Sequence[Sequence[int]] | None,
+        synchronize: bool,
+    ) -> Seen:
+        """Look at every question of a call and bring what is planned, or given by ``allocation``, to grids."""
+        seen = Seen([(patch.height, patch.width) for patch in call.patches])
+        asked = planner if allocation is None else None
+        for sample in range(call.batch):
+            members = call.patches_of(sample)
+            look = self.look(call, sample, texts[sample], asked, synchronize)
+            if look.scene is not None:
+                plan = self.plan(planner, look.scene)
+            else:
+                plan = Plan(list(allocation[sample]) if allocation is not None else [])
+            for place, (index, budget) in enumerate(zip(members, plan.budgets, strict=True)):
+                seen.grids[index] = self.realizer.grid(self.family, call.patches[index], budget)
+                if look.glance is not None and seen.grids[index] == look.glance.grids[place]:
+                    seen.known[index] = look.glance.patch(place)
+            grids = [seen.grids[i] for i in members]
+            seen.records.append(look.record(plan, [call.patches[i] for i in members], grids))
+            seen.alone.append(look.glance.call if look.glance is not None else None)
+        return seen
 
     def check_allocation(self, call: Call, allocation: Sequence[Sequence[int]] | None) -> None:
         """Refuse a given allocation that doesn't fit the call."""

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from . import saving
-from .compat import refuse_chunked_prefill, require_transformers
+from .compat import innermost, refuse_chunked_prefill, require_transformers
 from .config import ArrCocConfig
-from .families import Features, family_for
+from .families import family_for
 from .inputs import (
     cache_length,
     check_inputs,
@@ -27,7 +26,7 @@ from .inputs import (
 )
 from .look import Looker
 from .realizing import Call, Spliced, make_realizer, splice
-from .scene import Allocation, Plan, Planner
+from .scene import Allocation, Planner
 from .timing import Stopwatch
 from .turns import Turn
 
@@ -93,7 +92,7 @@ class ArrCoc:
     def __init__(
         self, model: PreTrainedModel, processor: Any, config: ArrCocConfig, planner: Planner | None = None
     ) -> None:
-        self.model, self.processor, self.config = _innermost(model), processor, config
+        self.model, self.processor, self.config = innermost(model), processor, config
         self.family = family_for(self.model)
         self.realizer = make_realizer(config.realizer, self.family)
         if planner is None:
@@ -289,50 +288,22 @@ class ArrCoc:
         call = Call(self.model, self.family, inputs, self.config.patch_side)
         texts = question_texts(question, call.batch)
         self.looker.check_allocation(call, allocation)
-
-        planner = self.planner if allocation is None else None
-        grids = [(patch.height, patch.width) for patch in call.patches]
-        known: dict[int, Features] = {}
-        records, alone = [], []
-        for sample in range(call.batch):
-            members = call.patches_of(sample)
-            look = self.looker.look(call, sample, texts[sample], planner, self.synchronize)
-            if planner is not None and look.scene is not None:
-                plan = self.looker.plan(planner, look.scene)
-            else:
-                plan = Plan(list(allocation[sample]) if allocation is not None else [])
-            for place, (index, budget) in enumerate(zip(members, plan.budgets, strict=True)):
-                grids[index] = self.realizer.grid(self.family, call.patches[index], budget)
-                if look.glance is not None and grids[index] == look.glance.grids[place]:
-                    known[index] = look.glance.patch(place)
-            records.append(look.record(plan, [call.patches[i] for i in members], [grids[i] for i in members]))
-            alone.append(look.glance.call if look.glance is not None else None)
+        seen = self.looker.plan_all(call, texts, self.planner, allocation, self.synchronize)
 
         reuse = not torch.is_grad_enabled()  # a glance carries no gradient
         with watch("encode"):
             if reuse:
-                call.adopt(alone)
-            realised = self.realizer.realize(call, grids, known if reuse else None)
+                call.adopt(seen.alone)
+            realised = self.realizer.realize(call, seen.grids, seen.known if reuse else None)
         with watch("splice"):
             spliced = splice(call, realised, self.config.positions, for_generate)
         if spliced.rope_deltas is not None:
             self.model.base_model.rope_deltas = spliced.rope_deltas
-        for record, kept in zip(records, call.per_sample(realised.keep), strict=True):
+        for record, kept in zip(seen.records, call.per_sample(realised.keep), strict=True):
             record.newlines = kept - record.tokens
-        self.last, self.kept = records, spliced.kept
+        self.last, self.kept = seen.records, spliced.kept
         return call, spliced
 
     def _record(self, watch: Stopwatch) -> None:
         for allocation in self.last:
             allocation.timings.update(watch.seconds)
-
-
-def _innermost(model: Any) -> PreTrainedModel:
-    """The transformers model inside PEFT and DistributedDataParallel."""
-    while True:
-        if isinstance(model, DistributedDataParallel):
-            model = model.module
-        elif hasattr(model, "get_base_model") and model.get_base_model() is not model:
-            model = model.get_base_model()
-        else:
-            return model
