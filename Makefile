@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-full test-lmms lint wheel bench-peers clean
+.PHONY: help install quickstart test test-full test-oldest test-lmms lint wheel bench-peers clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -37,6 +37,10 @@ test: lint  ## lint, then the whole test suite
 test-full: lint  ## every test, with every cell of the exactness matrix; writes tests/wrapping/MATRIX.md
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 ARR_COC_MATRIX=tests/wrapping/MATRIX.md $(BIN)/python -m pytest
 
+test-oldest: $(READY)  ## the wrapping tests on the oldest transformers that is supported
+	$(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off --no-deps --upgrade --target .venv-oldest 'transformers==5.19.*'
+	PYTHONPATH=.venv-oldest OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 tests/wrapping
+
 test-lmms:  ## the real lmms-eval on a tiny local task, in .venv-lmms (a large install)
 	$(PYTHON) -m venv .venv-lmms
 	.venv-lmms/bin/python -m pip install --disable-pip-version-check --no-input --progress-bar off -e '.[eval]' 'lmms-eval>=0.7,<0.8' pytest pytest-timeout
@@ -55,5 +59,5 @@ bench-peers: .venv-peers/.ready  ## benchmark the allocator beside its peer libr
 	OMP_NUM_THREADS=1 .venv-peers/bin/python -m allocator.bench --peers --out runs/allocator-$$(date +%Y%m%d-%H%M%S)
 
 clean:  ## remove .venv, caches and builds (runs/ is kept)
-	rm -rf $(VENV) .venv-peers .venv-lmms build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-peers .venv-lmms .venv-oldest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +

@@ -57,10 +57,10 @@ def test_glance_then_look():
         "# What glance then look costs",
         "",
         f"Written by `make test-full` with transformers {transformers.__version__}, torch "
-        f"{torch.__version__.split('+')[0]}, on tiny random-weight models: four patches of 16 tokens, a glance at 4 tokens "
-        "each with the attention of the last layer read, then one patch at 16 and three at 4. Shares of one forward of "
-        "the untouched model; times are the best of five side by side on a CPU that may be busy, and at this size "
-        "mostly overhead, so trust the FLOPs.",
+        f"{torch.__version__.split('+')[0]}, on tiny random-weight models: four patches of 16 tokens, a glance at 4 "
+        "tokens each with the attention of the last layer read, then one patch at 16 and three at 4. Shares of one "
+        "forward of the untouched model; times are the best of five side by side on a CPU that may be busy, and at "
+        "this size mostly overhead, so trust the FLOPs.",
         "",
         "| family | realizer | look alone, FLOPs | glance and look, FLOPs | glance and look, time |",
         "|---|---|---:|---:|---:|",
