@@ -375,7 +375,7 @@ def _qwen3_vl_moe() -> tuple[Any, Any]:
 
 def _qwen3_5(moe: bool) -> tuple[Any, Any]:
     text = text_config(
-        head_dim=16, layer_types=["linear_attention", "full_attention", "linear_attention"], linear_key_head_dim=8,
+        head_dim=16, layer_types=["full_attention", "linear_attention", "full_attention"], linear_key_head_dim=8,
         linear_value_head_dim=8, linear_num_key_heads=2, linear_num_value_heads=4,
         rope_parameters=_rope(4, 2, 2, partial_rotary_factor=1.0),
         **(_EXPERTS | {"shared_expert_intermediate_size": 32} if moe else {}),
