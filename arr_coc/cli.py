@@ -54,7 +54,7 @@ def ask(
         typer.Option("--limit", "-l", help="At most so many visual tokens: 600, or 0.4 of full detail, or none."),
     ] = None,
     price: Annotated[float | None, typer.Option(help="Reward units that a full-detail image costs.")] = None,
-    realizer: Annotated[str | None, typer.Option(help="rescale, pool or select.")] = None,
+    realizer: Annotated[str | None, typer.Option(help="auto, rescale, pool or select.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the policy's random choices.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")] = None,
     device: Device = None,

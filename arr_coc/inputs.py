@@ -67,7 +67,10 @@ def check_no_images(image_token: int, inputs: Mapping[str, Any], allocation: obj
     if allocation is not None:
         raise ValueError("allocation was passed, but the call has no pixel_values to spend it on.")
     ids = inputs.get("input_ids")
-    if ids is None or inputs.get("mm_encoder_outputs") or cache_length(inputs) > 0:
+    # Some families (glm4v) hold the place of video tokens with the image token.
+    if ids is None or inputs.get("mm_encoder_outputs") or inputs.get("pixel_values_videos") is not None:
+        return
+    if cache_length(inputs) > 0:
         return
     count = int((ids == image_token).sum())
     if count:

@@ -174,9 +174,13 @@ class Family(ABC):
         """Videos pass through untouched; ``forward`` takes them only encoded where images are encoded."""
         if inputs.get("pixel_values_videos") is None:
             return inputs
-        names = inspect.signature(model.base_model.get_video_features).parameters
-        kwargs = {name: inputs[name] for name in names if inputs.get(name) is not None}
-        video = model.base_model.get_video_features(**kwargs, return_dict=True)
+        base = model.base_model
+        if hasattr(base, "get_video_features"):
+            names = inspect.signature(base.get_video_features).parameters
+            kwargs = {name: inputs[name] for name in names if inputs.get(name) is not None}
+            video = base.get_video_features(**kwargs, return_dict=True)
+        else:  # perception_lm
+            video = base.get_image_features(pixel_values=inputs["pixel_values_videos"], return_dict=True)
         left = {name: value for name, value in inputs.items() if name != "pixel_values_videos"}
         return left | {"mm_encoder_outputs": inputs["mm_encoder_outputs"] | {"video": video}}
 

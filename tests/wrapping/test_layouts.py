@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 import arr_coc
 from arr_coc.config import ArrCocConfig
+from arr_coc.drawing import draw_views
 from arr_coc.families import family_for, known_families, register_family
 from arr_coc.families.square import SquareGrid
 from tests import tiny, zoo
@@ -198,3 +201,49 @@ def test_a_third_party_teaches_its_own_family(monkeypatch):
     mine = SquareGrid(lambda model: model.config.vision_config.patch_size)
     register_family("llava+clip_vision_model", mine)
     assert family_for(cell.model) is mine and known_families() == ("llava+clip_vision_model",)
+
+
+def test_an_overlay_shows_every_view_as_it_came():
+    cell = cell_of("llava_next")
+    inputs = cell.tiny.make([[2, (8, 8), 3]])
+    with cell.wrapped() as arr:
+        cell.logits(inputs)
+        (record,) = arr.last
+    pixels = cell.family.pixels(cell.model, inputs, record.patches, (0.5, 0.1))
+    page = draw_views(pixels, record, "yes", BUDGETS)
+    single = draw_views(pixels[:4], replace(record, patches=record.patches[:4]), "yes", BUDGETS)
+    assert {patch.view for patch in record.patches[:4]} == {0} and page.width == single.width
+    assert page.height > 2 * page.width and single.height < 2 * single.width  # two square views, and one
+
+
+@pytest.mark.parametrize(("name", "shape", "tokens"), [
+    ("llava_onevision", (1, 2, 3, 12, 12), 19), ("perception_lm", (1, 2, 3, 32, 32), 128),
+])  # fmt: skip
+def test_videos_beside_images_pass_through_untouched(name, shape, tokens):
+    cell = cell_of(name)
+    inputs = cell.tiny.make([[4, (8, 8), 3]])
+    ids = torch.cat([inputs["input_ids"], torch.tensor([[*[tiny.VIDEO] * tokens, 30, 31]])], 1)
+    video = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values_videos": video}
+    before = cell.logits(inputs)
+    with cell.wrapped(16):
+        assert torch.equal(cell.logits(inputs), before)
+    with cell.wrapped() as arr:
+        short = cell.logits(inputs)
+        assert before.shape[1] - short.shape[1] >= arr.last[0].full_tokens - arr.last[0].tokens
+    kept = ids[0, arr.kept[0]]
+    assert int((kept == tiny.VIDEO).sum()) == tokens
+
+
+def test_a_video_alone_may_use_the_image_token():
+    cell = cell_of("glm4v")
+    ids = torch.tensor([[20, 21, 15, tiny.START, *[tiny.IMAGE] * 16, tiny.END, 16, 30, 31]])
+    inputs = {
+        "input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": 2 * (ids == tiny.IMAGE).int(),
+        "pixel_values_videos": torch.randn(64, 96, generator=torch.Generator().manual_seed(0)),
+        "video_grid_thw": torch.tensor([[1, 8, 8]]),
+    }  # fmt: skip
+    before = cell.logits(inputs)
+    with cell.wrapped():
+        assert torch.equal(cell.logits(inputs), before)
+        assert torch.equal(cell.model.generate(**inputs, max_new_tokens=2, do_sample=False)[:, :-2], ids)
