@@ -67,7 +67,7 @@ def test_inside_peft(name):
                 assert (adapted(**inputs).logits - short).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", ["llava (CLIP)", "mistral3"])
 def test_with_a_compiled_language_model(name):
     """Dynamo with its eager backend: graphs are traced and guarded as under inductor, without a compiler."""
     cell = Cell(zoo.build(name))
