@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 QUESTION_WIDTH = 8
 PRIOR_STRENGTH = 1.0
 """Reward the score heuristic expects from restoring all detail of a patch of relevance 1."""
-HEURISTIC_PRECISION, SLOT_PRECISION = 10.0, 3.0
+HEURISTIC_PRECISION, SLOT_PRECISION = 10.0, 1.0
 """Prior precision of the slots that carry the heuristic, and of the others, in observations."""
 POSTERIOR_SCALE = 0.15
 """Scale of Thompson draws: with the posterior reckoned at unit noise, about half the deviation of 0/1 rewards."""

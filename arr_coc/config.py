@@ -85,7 +85,7 @@ class ArrCocConfig:
     policy: str = "thompson"
     budget: int | None = None
     limit: int | float | None = None
-    price: float = 0.2
+    price: float = 0.05
     scorers: tuple[str, ...] = ("propositional", "perspectival", "participatory")
     confidence: bool = True
     tensions: tuple[str, ...] = ()

@@ -131,7 +131,7 @@ class EvalConfig:
     baselines: list[str] = field(default_factory=lambda: ["uniform-400"])
     batch_size: int = 8
     max_new_tokens: int = 8
-    price: float = 0.2
+    price: float = 0.05
     resamples: int = 2000
     overlays: int = 9
     seed: int = 0

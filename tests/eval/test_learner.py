@@ -41,11 +41,11 @@ def test_learners_learn_in_the_run_and_leave_the_wrapper_alone(arr, tmp_path):
         # The share of a question, not of the run, is what a learner is charged.
         rows = [json.loads(r) for r in (tmp_path / "run" / "questions.jsonl").read_text().splitlines()]
         mine = [r for r in rows if r["method"] == label]
-        net = sum(r["score"] - 0.2 * r["tokens"] / r["full_tokens"] for r in mine) / len(mine)
+        net = sum(r["score"] - 0.05 * r["tokens"] / r["full_tokens"] for r in mine) / len(mine)
         assert utility["methods"][label][0] == pytest.approx(net)
         assert found["tokens"]["mean"] > 0
     assert set(utility["differences"]["learned"]) == {"no prior", "tense"}
-    assert "Score less 0.2 times" in (tmp_path / "run" / "report.md").read_text()
+    assert "Score less 0.05 times" in (tmp_path / "run" / "report.md").read_text()
 
 
 def test_tensions_act_on_the_plan_and_are_logged(arr, monkeypatch):

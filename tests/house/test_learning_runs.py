@@ -125,7 +125,7 @@ def test_a_short_run_learns_resumes_and_is_used(loaded: None, tmp_path: Path) ->
     again = CliRunner().invoke(app, [*base, *short])
     assert again.exit_code == 2 and "--resume" in again.stderr and "Traceback" not in again.output
     other = CliRunner().invoke(app, [*base, *short, "wrap.price=0.9", "--resume"])
-    assert other.exit_code == 2 and "wrap.price=0.2" in other.stderr and "0.9" in other.stderr
+    assert other.exit_code == 2 and "wrap.price=0.05" in other.stderr and "0.9" in other.stderr
     longer = CliRunner().invoke(app, [*base, *short, "learn.episodes=12", "--resume"])
     assert longer.exit_code == 0, longer.output
     assert [json.loads(line)["episode"] for line in (out / "log.jsonl").read_text().splitlines()] == list(range(12))
