@@ -1,4 +1,4 @@
-"""The command line: ``arr-coc ask``, ``learn``, ``reference`` and ``info``.
+"""The command line: ``arr-coc ask``, ``learn``, ``serve``, ``retrain``, ``reference`` and ``info``.
 
 Commands import what they need when they run, so that ``--help`` is instant.
 """
@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from arr_coc.serving.commands import serve
 from arr_coc.terminal import check_folder, check_picture_path, clear_errors, parse_limit, print_answer
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ reference_app = typer.Typer(
     help="The reference model that ships with ARR-COC: train it, measure it, draw its world.",
 )
 app.add_typer(reference_app, name="reference")
+app.command()(serve)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
