@@ -1,4 +1,4 @@
-"""The command line: ``arr-coc ask``, ``learn``, ``serve``, ``retrain``, ``reference`` and ``info``.
+"""The command line: ``arr-coc ask``, ``learn``, ``serve``, ``retrain``, ``rollback``, ``reference`` and ``info``.
 
 Commands import what they need when they run, so that ``--help`` is instant.
 """
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from arr_coc.serving.commands import serve
+from arr_coc.serving.commands import retrain, rollback, serve
 from arr_coc.terminal import check_folder, check_picture_path, clear_errors, parse_limit, print_answer
 
 app = typer.Typer(
@@ -32,6 +32,8 @@ reference_app = typer.Typer(
 )
 app.add_typer(reference_app, name="reference")
 app.command()(serve)
+app.command()(retrain)
+app.command()(rollback)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

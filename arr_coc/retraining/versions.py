@@ -52,11 +52,16 @@ def resolve(source: str | os.PathLike[str]) -> Served:
         version = Store(folder).current
         return Served(Store(folder).folder(version), version)
     if (folder / POLICY).is_file():
-        return Served(folder, hashlib.sha256((folder / POLICY).read_bytes()).hexdigest()[:12])
+        return Served(folder, digest(folder))
     raise ValueError(
         f"{folder} is neither a store of versions nor a saved policy (no {CURRENT} and no {POLICY}); "
         "name the folder that arr-coc learn or arr-coc retrain wrote"
     )
+
+
+def digest(folder: Path) -> str:
+    """What a policy without a version is called: the beginning of its file's SHA-256."""
+    return hashlib.sha256((folder / POLICY).read_bytes()).hexdigest()[:12]
 
 
 class Store:
@@ -123,7 +128,7 @@ class Store:
         write
             Fills the folder it is given.
         facts
-            Plain data about its origin.
+            Plain data about its origin; the name and the policy's digest are added.
 
         Returns
         -------
@@ -138,7 +143,10 @@ class Store:
             write(new)
             if not (new / POLICY).is_file() or not (new / CONFIG).is_file():
                 raise ValueError(f"version {name} would lack {POLICY} or {CONFIG}")
-            replace_file(new / FACTS, json.dumps({"version": name, **facts}, indent=1, allow_nan=False) + "\n")
+            replace_file(
+                new / FACTS,
+                json.dumps({"version": name, "policy": digest(new), **facts}, indent=1, allow_nan=False) + "\n",
+            )
             os.rename(new, self.folder(name))
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)

@@ -87,3 +87,62 @@ def serve(
         make_app(engine, config, log), host=host, port=port, access_log=False, log_config=None, server_header=False,
         timeout_keep_alive=15, timeout_graceful_shutdown=30, h11_max_incomplete_event_size=32768,
     )  # fmt: skip
+
+
+@clear_errors
+def retrain(
+    log: Annotated[Path, typer.Option("--log", help="Folder of the decision log of `arr-coc serve`.")],
+    store: Annotated[Path, typer.Option("--out", "-o", help="Store of policy versions; its current one is judged.")],
+    incumbent: Annotated[
+        Path | None, typer.Option("--incumbent", help="Saved policy that becomes version 0001 of a new store.")
+    ] = None,
+    margin: Annotated[float, typer.Option(help="Net reward that the lower bound may lose.")] = 0.01,
+    confidence: Annotated[float, typer.Option(help="Two-sided level of the interval.")] = 0.95,
+    fewest: Annotated[int, typer.Option(help="Rounds that must judge.")] = 200,
+    last: Annotated[int | None, typer.Option(help="Only the most recent rounds of the log.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Learn a new policy from the decision log, judge it against the incumbent off-policy, promote it or keep that.
+
+    It is promoted only if the lower bound of its net reward minus the incumbent's is not below -MARGIN. A report
+    (Markdown and JSON) is written to STORE/reports either way; a server that follows the store switches by itself.
+
+    Examples:
+
+    `arr-coc retrain --log runs/log --incumbent runs/mine/policy --out runs/store`
+
+    `arr-coc retrain --log runs/log --out runs/store --margin 0.02`
+    """
+    from arr_coc.retraining.report import to_markdown
+    from arr_coc.retraining.retrain import RetrainConfig
+    from arr_coc.retraining.retrain import retrain as run
+    from arr_coc.retraining.versions import Store
+
+    config = RetrainConfig(margin=margin, confidence=confidence, fewest=fewest, last=last, seed=seed)
+    if incumbent is None:
+        versions = Store(store)
+        if not versions.versions:
+            raise ValueError(f"{store} holds no version; name the policy to begin with by --incumbent")
+    else:
+        versions = Store.create(store, incumbent)
+    report = run(log, versions, config)
+    typer.echo(to_markdown(report), nl=False)
+    typer.echo(f"\nreports: {versions.path / 'reports'}")
+
+
+@clear_errors
+def rollback(
+    store: Annotated[Path, typer.Argument(help="Store of policy versions.")],
+    to: Annotated[str | None, typer.Option("--to", help="A version, such as 0002; else the one before.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Serve an earlier policy version again: move the store's pointer back.
+
+    Example: `arr-coc rollback runs/store`
+    """
+    from arr_coc.retraining.versions import Store
+
+    versions = Store(store)
+    before = versions.current
+    typer.echo(f"version {before} -> {versions.roll_back(to)}")

@@ -69,6 +69,32 @@ class Exploration:
 
 
 @dataclass(frozen=True)
+class Law:
+    """The distribution mu that a question's allocation was drawn from.
+
+    Attributes
+    ----------
+    share, tau
+        As of `Exploration`.
+    log_normaliser
+        log sum_s exp(value(s) / tau) over the feasible allocations.
+    greedy
+        The allocation g.
+    """
+
+    share: float
+    tau: float
+    log_normaliser: float
+    greedy: list[int]
+
+    def log_probability(self, values: FloatArray, index: IntArray) -> float:
+        """log mu of a feasible allocation [N], given the net values [N, K] of the question."""
+        log_q = float(values[np.arange(len(index)), index].sum()) / self.tau - self.log_normaliser
+        base = (1.0 - self.share) * (list(index) == self.greedy)
+        return math.log(base + self.share * math.exp(log_q)) if base else math.log(self.share) + log_q
+
+
+@dataclass(frozen=True)
 class Taken:
     """A decision with what off-policy evaluation needs beside it.
 
@@ -81,6 +107,8 @@ class Taken:
         ``[N, K]`` tokens of every arm.
     limit
         Bound on their sum, or None.
+    law
+        What it was drawn from; None where it was certain.
     explored
         Whether the coin said so.
     """
@@ -88,6 +116,7 @@ class Taken:
     decision: Decision
     costs: IntArray
     limit: int | None
+    law: Law | None
     explored: bool
 
 
@@ -134,36 +163,35 @@ class Explorer:
         greedy = self.policy.select(contexts, covariates, costs, limit, price, explore=False)
         table = np.asarray(costs, dtype=np.int64)
         bound = None if limit is None or table[:, -1].sum() <= limit else int(limit)
-        decision, explored = greedy, False
+        taken = Taken(greedy, table, bound, None, False)
         if explore and self.exploration.share > 0:
-            decision, explored = self._explore(greedy, table, bound)
-        self.taken.append(Taken(decision, table, bound, explored))
-        return decision
+            taken = self._explore(greedy, table, bound)
+        self.taken.append(taken)
+        return taken.decision
 
-    def _explore(self, greedy: Decision, costs: IntArray, limit: int | None) -> tuple[Decision, bool]:
-        share = self.exploration.share
-        weights = greedy.values / self.exploration.tau
+    def _explore(self, greedy: Decision, costs: IntArray, limit: int | None) -> Taken:
+        share, tau = self.exploration.share, self.exploration.tau
+        weights = greedy.values / tau
         # An arm that costs what an earlier arm of its patch costs is that arm.
         repeated = (costs[:, :, None] == costs[:, None, :]) & (np.tri(costs.shape[1], k=-1) > 0)
         weights = np.where(repeated.any(axis=2), -np.inf, weights)
         index, log_q, rows = sample_allocation(weights, costs, limit, self.generator)
         if not self._safe(greedy, weights, costs, limit, rows):
-            return greedy, False
+            return Taken(greedy, costs, limit, None, False)
+        n = np.arange(len(index))
+        law = Law(share, tau, float(weights[n, index].sum()) - log_q, greedy.index.tolist())
         explored = bool(self.generator.random() < share)
         chosen = index if explored else greedy.index
-        # q is normalised over the feasible allocations, so log q differs between two of them by their weights alone.
-        n = np.arange(len(index))
-        log_q += float(weights[n, chosen].sum() - weights[n, index].sum())
-        mu = share * math.exp(log_q) + (1.0 - share) * bool((chosen == greedy.index).all())
-        return replace(
+        decision = replace(
             greedy,
             policy=f"{greedy.policy}+boltzmann",
             index=chosen,
             costs=costs[n, chosen],
-            log_propensity=math.log(mu) if mu > 0 else log_q + math.log(share),
+            log_propensity=law.log_probability(greedy.values, chosen),
             probabilities=rows if explored else None,
             features=None,
-        ), explored
+        )
+        return Taken(decision, costs, limit, law, explored)
 
     def _safe(
         self, greedy: Decision, weights: FloatArray, costs: IntArray, limit: int | None, rows: FloatArray | None

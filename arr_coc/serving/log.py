@@ -28,8 +28,8 @@ Record = dict[str, Any]
 
 SEGMENT_BYTES = 64 * 2**20
 _GROUP = 1024  # lines of one fsync at most
-_ID = re.compile(r"(\d{8}t\d{6}-[0-9a-f]{6})-(\d{6})-(\d{1,12})-[0-9a-f]{16}", re.ASCII)
-_SEGMENT = re.compile(r"\d{8}t\d{6}-[0-9a-f]{6}-\d{6}\.jsonl", re.ASCII)
+_ID = re.compile(r"(\d{8}t\d{12}-[0-9a-f]{6})-(\d{6})-(\d{1,12})-[0-9a-f]{16}", re.ASCII)
+_SEGMENT = re.compile(r"\d{8}t\d{12}-[0-9a-f]{6}-\d{6}\.jsonl", re.ASCII)
 
 
 class LogError(OSError):
@@ -62,7 +62,7 @@ class DecisionLog:
     ) -> None:
         self.folder, self.segment_bytes, self.on_commit = Path(folder), segment_bytes, on_commit
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.writer = f"{datetime.now(UTC):%Y%m%dt%H%M%S}-{secrets.token_hex(3)}"
+        self.writer = f"{datetime.now(UTC):%Y%m%dt%H%M%S%f}-{secrets.token_hex(3)}"
         self.failure: OSError | None = None
         self._number, self._offset, self._file = 0, 0, -1
         self._open_segment()

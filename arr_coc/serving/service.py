@@ -10,6 +10,7 @@ import signal
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,7 @@ class Service:
             "full_tokens": allocation.full_tokens,
             "price": answered.price,
             "explored": taken.explored,
+            "law": None if taken.law is None else asdict(taken.law),
             "limit": taken.limit,
             "costs": taken.costs.tolist(),
             # The features follow from contexts and index; leaving them out halves the log.
