@@ -116,3 +116,34 @@ def curve(
 
     learning_curve(logs, out, window)
     typer.echo(f"learning curve: {out}")
+
+
+@app.command()
+@clear_errors
+def serving(
+    what: Annotated[str, typer.Argument(help="load, soak, kill or hostile.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the record.")] = Path("runs/serving"),
+    count: Annotated[int, typer.Option("-n", min=1, help="Questions of load and soak; kills of kill.")] = 50,
+    debug: Debug = False,
+) -> None:
+    """Try a real server on loopback: load against direct generate, a soak, kill -9 under load, hostile requests.
+
+    Example: `python -m eval serving kill -n 50`
+    """
+    import json
+    import tempfile
+
+    from eval.serving import hostile, trials
+
+    tries = {
+        "load": lambda folder: trials.load(folder, count),
+        "soak": lambda folder: trials.soak(folder, count),
+        "kill": lambda folder: trials.kills(folder, count),
+        "hostile": hostile.hostile,
+    }
+    if what not in tries:
+        raise ValueError(f"{what!r} is none of {', '.join(tries)}")
+    with tempfile.TemporaryDirectory() as scratch:
+        results = tries[what](Path(scratch))
+    trials.record(out, what, results)
+    typer.echo(json.dumps(results, indent=1))

@@ -35,7 +35,7 @@ from allocator.ope import Estimate
 from allocator.policies.aggregated import Aggregated
 from arr_coc.retraining.rounds import Round
 
-LARGEST_WEIGHT = 200.0
+LARGEST_WEIGHT = 1000.0
 FEWEST_TRIES = 30.0
 """Expected number of tries of what the new policy would do differently, from which the log may speak about it."""
 
@@ -177,7 +177,7 @@ def _share(rounds: Sequence[Round], chosen: Sequence[IntArray]) -> float:
 def _log_probability(r: Round, chosen: IntArray) -> float:
     """log mu(chosen | x) of the round's question."""
     if r.law is not None:
-        return r.law.log_probability(r.decision.values, chosen)
+        return r.law.log_probability(r.decision.values, r.costs, chosen)
     return 0.0 if (chosen == r.decision.index).all() else -np.inf
 
 

@@ -44,6 +44,8 @@ class RetrainConfig:
         Net reward by which the lower bound of the difference may fall below zero.
     confidence
         Two-sided level of its interval.
+    additive
+        Whether to go by the slate estimator, which needs rewards that add up over patches and far fewer rounds.
     held_out
         Share of the incumbent's rounds that judge.
     fewest
@@ -56,6 +58,7 @@ class RetrainConfig:
 
     margin: float = 0.01
     confidence: float = 0.95
+    additive: bool = False
     held_out: float = 0.5
     fewest: int = 200
     last: int | None = None
@@ -120,12 +123,15 @@ def retrain(
     }
     if len(judging) >= config.fewest:
         judgement = judge(judging, incumbent, new, new, confidence=config.confidence, seed=config.seed)
-        low, least = judgement.difference.low, -config.margin
+        difference = judgement.slate if config.additive and judgement.slate is not None else judgement.difference
+        low, least = difference.low, -config.margin
         says = "not below" if low >= least else "below"
         report["judgement"] = judgement.to_dict()
-        report["reason"] = f"the lower bound of the difference is {low:+.4f}, {says} {least:+.4f}"
+        report["reason"] = (
+            f"by {difference.method}, the lower bound of the difference is {low:+.4f}, {says} {least:+.4f}"
+        )
         if low >= least:
-            report["promoted"] = _promote(store, name, new, teaching, judgement.difference)
+            report["promoted"] = _promote(store, name, new, teaching, difference)
     _write(report, out or store.path / "reports")
     return report
 

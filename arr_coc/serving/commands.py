@@ -36,7 +36,7 @@ def serve(
     anonymous: Annotated[
         bool, typer.Option("--anonymous", help="Listen beyond this machine without a token.")
     ] = False,
-    explore: Annotated[float, typer.Option(help="Share of questions that may be explored; 0 for none.")] = 0.1,
+    explore: Annotated[float, typer.Option(help="Share of questions that may be explored; 0 for none.")] = 0.2,
     batch_size: Annotated[int, typer.Option(min=1, help="Most questions of one generate call.")] = 8,
     queue: Annotated[int, typer.Option(min=1, help="Questions inside at once; beyond it, 429.")] = 64,
     upload_mb: Annotated[float, typer.Option(help="Largest request body, in MiB.")] = 8.0,
@@ -98,6 +98,9 @@ def retrain(
     ] = None,
     margin: Annotated[float, typer.Option(help="Net reward that the lower bound may lose.")] = 0.01,
     confidence: Annotated[float, typer.Option(help="Two-sided level of the interval.")] = 0.95,
+    additive: Annotated[
+        bool, typer.Option("--additive", help="Trust that rewards add up over patches: narrower intervals.")
+    ] = False,
     fewest: Annotated[int, typer.Option(help="Rounds that must judge.")] = 200,
     last: Annotated[int | None, typer.Option(help="Only the most recent rounds of the log.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
@@ -119,7 +122,9 @@ def retrain(
     from arr_coc.retraining.retrain import retrain as run
     from arr_coc.retraining.versions import Store
 
-    config = RetrainConfig(margin=margin, confidence=confidence, fewest=fewest, last=last, seed=seed)
+    config = RetrainConfig(
+        margin=margin, confidence=confidence, additive=additive, fewest=fewest, last=last, seed=seed
+    )
     if incumbent is None:
         versions = Store(store)
         if not versions.versions:

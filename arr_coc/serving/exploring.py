@@ -4,13 +4,15 @@ A hard knapsack's choice has no factorised propensity, and a Thompson draw pushe
 So serving explores in a way that has one. Between two reloads the policy is frozen, and each question gets
 
     with probability 1 - e   the greedy allocation g, exact under price and limit;
-    with probability e       a draw s from q: an independent Boltzmann choice per patch at the price, which a binding
-                             limit conditions (`allocator.sampling`), still with its exact normalisation.
+    with probability e       a draw s from q: per patch, independently, a Boltzmann choice at the price, or with
+                             probability u any of its arms; a binding limit conditions it (`allocator.sampling`), still
+                             with its exact normalisation.
 
     mu(s) = (1 - e) [s = g] + e q(s)
 
 is logged with the decision. It is the exact probability of the whole allocation given the question, whatever the
-coin said, so importance weights and the doubly robust estimator need no further assumption.
+coin said, so importance weights and the doubly robust estimator need no further assumption. The part u is there
+because a policy that is sure and wrong would otherwise never try what its successor wants to do.
 
 The risk is bounded as in `allocator`'s conservative wrapper (Kazerouni et al. 2017), with the greedy allocation as
 the baseline: explore only while the lower confidence bound of
@@ -49,19 +51,23 @@ class Exploration:
         e, the share of questions that may be explored; 0 switches it off.
     tau
         Temperature of the Boltzmann choice, in reward units.
+    uniform
+        u, the share of a patch's explored choices that are uniform over its arms.
     alpha
         Share of the greedy policy's cumulative reward that may be risked.
     width
         Multiple of the posterior deviation in the confidence bound, in reward units.
     """
 
-    share: float = 0.1
-    tau: float = 0.05
+    share: float = 0.2
+    tau: float = 0.02
+    uniform: float = 0.2
     alpha: float = 0.05
     width: float = 0.3
 
     def __post_init__(self) -> None:
         number("share", self.share, low=0.0, high=1.0)
+        number("uniform", self.uniform, low=0.0, high=1.0)
         number("alpha", self.alpha, low=0.0, high=1.0)
         number("width", self.width, low=0.0)
         if number("tau", self.tau) <= 0:
@@ -74,22 +80,24 @@ class Law:
 
     Attributes
     ----------
-    share, tau
+    share, tau, uniform
         As of `Exploration`.
-    log_normaliser
-        log sum_s exp(value(s) / tau) over the feasible allocations.
+    log_feasible
+        Logarithm of the chance that independent choices keep the limit; 0 where none binds.
     greedy
         The allocation g.
     """
 
     share: float
     tau: float
-    log_normaliser: float
+    uniform: float
+    log_feasible: float
     greedy: list[int]
 
-    def log_probability(self, values: FloatArray, index: IntArray) -> float:
-        """log mu of a feasible allocation [N], given the net values [N, K] of the question."""
-        log_q = float(values[np.arange(len(index)), index].sum()) / self.tau - self.log_normaliser
+    def log_probability(self, values: FloatArray, costs: IntArray, index: IntArray) -> float:
+        """log mu of a feasible allocation [N], given net values and costs [N, K] of the question."""
+        choices = _log_choices(values, costs, self.tau, self.uniform)
+        log_q = float(choices[np.arange(len(index)), index].sum()) - self.log_feasible
         base = (1.0 - self.share) * (list(index) == self.greedy)
         return math.log(base + self.share * math.exp(log_q)) if base else math.log(self.share) + log_q
 
@@ -170,16 +178,13 @@ class Explorer:
         return taken.decision
 
     def _explore(self, greedy: Decision, costs: IntArray, limit: int | None) -> Taken:
-        share, tau = self.exploration.share, self.exploration.tau
-        weights = greedy.values / tau
-        # An arm that costs what an earlier arm of its patch costs is that arm.
-        repeated = (costs[:, :, None] == costs[:, None, :]) & (np.tri(costs.shape[1], k=-1) > 0)
-        weights = np.where(repeated.any(axis=2), -np.inf, weights)
+        share, tau, uniform = self.exploration.share, self.exploration.tau, self.exploration.uniform
+        weights = _log_choices(greedy.values, costs, tau, uniform)
         index, log_q, rows = sample_allocation(weights, costs, limit, self.generator)
         if not self._safe(greedy, weights, costs, limit, rows):
             return Taken(greedy, costs, limit, None, False)
         n = np.arange(len(index))
-        law = Law(share, tau, float(weights[n, index].sum()) - log_q, greedy.index.tolist())
+        law = Law(share, tau, uniform, float(weights[n, index].sum()) - log_q, greedy.index.tolist())
         explored = bool(self.generator.random() < share)
         chosen = index if explored else greedy.index
         decision = replace(
@@ -187,7 +192,7 @@ class Explorer:
             policy=f"{greedy.policy}+boltzmann",
             index=chosen,
             costs=costs[n, chosen],
-            log_propensity=law.log_probability(greedy.values, chosen),
+            log_propensity=law.log_probability(greedy.values, costs, chosen),
             probabilities=rows if explored else None,
             features=None,
         )
@@ -215,3 +220,14 @@ class Explorer:
         """Expected features of independent per-patch choices: Phi is a sum over patches."""
         slots = probabilities[:, 1:].T @ decision.contexts
         return torch.from_numpy(np.concatenate([slots.ravel(), [1.0], decision.covariates]))
+
+
+def _log_choices(values: FloatArray, costs: IntArray, tau: float, uniform: float) -> FloatArray:
+    """log q of every patch's independent choice, [N, K]; an arm that repeats an earlier arm's cost is that arm."""
+    repeated = ((costs[:, :, None] == costs[:, None, :]) & (np.tri(costs.shape[1], k=-1) > 0)).any(axis=2)
+    weights = np.where(repeated, 0.0, np.exp((values - values.max(axis=1, keepdims=True)) / tau))
+    weights = (1.0 - uniform) * weights / weights.sum(axis=1, keepdims=True)
+    weights += uniform * ~repeated / (~repeated).sum(axis=1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        logs: FloatArray = np.log(weights)
+    return logs

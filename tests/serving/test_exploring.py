@@ -32,11 +32,16 @@ def learned(seed: int = 0, dim: int = 3, **options: Any) -> Any:
 def law(greedy: Any, costs: np.ndarray, limit: int | None, exploration: Exploration) -> dict[tuple[int, ...], float]:
     """mu by enumeration: nothing of the code under test."""
     first = [[k for k in range(costs.shape[1]) if costs[i, k] not in costs[i, :k]] for i in range(len(costs))]
+    choices = []
+    for i, arms in enumerate(first):
+        odds = {k: math.exp((greedy.values[i, k] - greedy.values[i].max()) / exploration.tau) for k in arms}
+        u = exploration.uniform
+        choices.append({k: (1 - u) * o / sum(odds.values()) + u / len(arms) for k, o in odds.items()})
     weights = {}
     for index in itertools.product(*first):
         rows = np.arange(len(costs))
         if limit is None or costs[rows, index].sum() <= limit:
-            weights[index] = math.exp((greedy.values[rows, index]).sum() / exploration.tau)
+            weights[index] = math.prod(choices[i][k] for i, k in enumerate(index))
     total = sum(weights.values())
     mu = {index: exploration.share * weight / total for index, weight in weights.items()}
     mu[tuple(greedy.index.tolist())] += 1 - exploration.share
