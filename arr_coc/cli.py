@@ -6,6 +6,7 @@ Commands import what they need when they run, so that ``--help`` is instant.
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -150,6 +151,8 @@ def learn(
     check_folder(folder)
     began = time.monotonic()
     log = learn_run(config, overrides or [], folder, resume=resume)
+    if os.environ.get("RANK", "0") != "0":  # one of several processes speaks for all
+        return
     recent = log[-200:]
     reward = sum(record["reward"] for record in recent) / len(recent)
     share = sum(record["tokens"] / record["full_tokens"] for record in recent) / len(recent)

@@ -34,13 +34,21 @@ def run(
     overrides: Overrides = None,
     debug: Debug = False,
 ) -> None:
-    """Run an evaluation into its folder; an unfinished run there is continued, a finished one is never overwritten."""
+    """Run an evaluation into its folder; an unfinished run there is continued, a finished one is never overwritten.
+
+    Processes that `accelerate launch` started share the questions; see configs/accelerate-cpu.yaml.
+    """
+    from arr_coc.distributed import Workers
     from eval.config import read_config
     from eval.report import terminal_table
     from eval.run import run as evaluate
 
     settings = read_config(config, overrides or ())
-    metrics = evaluate(settings)
+    workers = Workers.start()
+    metrics = evaluate(settings, workers=workers)
+    workers.stop()
+    if not workers.first:
+        return
     Console().print(terminal_table(metrics, f"{metrics['questions']:,} questions on {metrics['images']:,} images"))
     for label, reason in metrics["skipped"].items():
         typer.echo(f"{label} could not run: {reason}")

@@ -162,7 +162,8 @@ def _bomb() -> bytes:
 
 def _slow_bodies(port: int, count: int = 8) -> dict[str, int]:
     """Clients that announce a body and send a byte of it now and then; the server must hang up on them."""
-    lines = ("POST /answer HTTP/1.1", "Host: a", "Content-Type: multipart/form-data; boundary=b", "Content-Length: 5000")
+    kind = "Content-Type: multipart/form-data; boundary=b"
+    lines = ("POST /answer HTTP/1.1", "Host: a", kind, "Content-Length: 5000")
     head = "\r\n".join((*lines, "", "")).encode()
     clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
     refused, until = 0, time.monotonic() + 40

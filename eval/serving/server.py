@@ -117,12 +117,17 @@ def samples(n: int, seed: int = 0) -> list[Sample]:
 
 
 async def drive(
-    url: str, questions: Sequence[Sample], count: int, clients: int, seconds: float = 600.0, reward: bool = True
+    url: str, questions: Sequence[Sample], count: int, clients: int, seconds: float = 600.0,
+    traffic: Traffic | None = None,
 ) -> Traffic:
-    """Ask and reward, `clients` at a time, until `count` questions are asked, time is up or the server is gone."""
+    """Ask and reward, `clients` at a time, until `count` questions are asked, time is up or the server is gone.
+
+    ``traffic`` is filled on the way, for whoever watches.
+    """
     import httpx
 
-    traffic, left, until = Traffic(), iter(range(count)), time.monotonic() + seconds
+    traffic = Traffic() if traffic is None else traffic
+    left, until = iter(range(count)), time.monotonic() + seconds
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=clients)) as client:
 
         async def one() -> None:
@@ -143,10 +148,9 @@ async def drive(
                     traffic.seconds.append(time.perf_counter() - began)
                     name = reply.json()["id"]
                     traffic.decisions.append(name)
-                    if reward:
-                        given = await client.post("/reward", json={"id": name, "answers": q["answers"]})
-                        if given.status_code == 200:
-                            traffic.rewards[name] = given.json()["reward"]
+                    given = await client.post("/reward", json={"id": name, "answers": q["answers"]})
+                    if given.status_code == 200:
+                        traffic.rewards[name] = given.json()["reward"]
                 except httpx.TransportError:
                     traffic.statuses["lost"] += 1
                     return

@@ -28,16 +28,8 @@ def kills(folder: Path, times: int, seed: int = 0, clients: int = 4) -> dict[str
     """
     rng, questions, everything = random.Random(seed), samples(16, seed=1), Traffic()
     for _ in range(times):
-        server = Server(folder / "log").wait()
-        moment = rng.uniform(0.05, 3.0)
-
-        async def under_load(server: Server = server, moment: float = moment) -> Traffic:
-            load = asyncio.create_task(drive(server.url, questions, 10**6, clients, 60))
-            await asyncio.sleep(moment)
-            server.process.kill()
-            return await load
-
-        traffic = asyncio.run(under_load())
+        server, traffic = Server(folder / "log").wait(), Traffic()
+        asyncio.run(_killed_under_load(server, questions, clients, rng.uniform(0.0, 3.0), traffic))
         server.process.wait()
         everything.decisions += traffic.decisions
         everything.rewards |= traffic.rewards
@@ -47,6 +39,17 @@ def kills(folder: Path, times: int, seed: int = 0, clients: int = 4) -> dict[str
         "acknowledged rewards": len(everything.rewards),
         **check_log(folder / "log", everything),
     }
+
+
+async def _killed_under_load(
+    server: Server, questions: Sequence[Sample], clients: int, moment: float, traffic: Traffic
+) -> None:
+    load = asyncio.create_task(drive(server.url, questions, 10**6, clients, 300, traffic))
+    while not traffic.decisions and not load.done():
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(moment)
+    server.process.kill()
+    await load
 
 
 def direct(questions: Sequence[Sample], batch: int) -> list[float]:
