@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint wheel bench-peers clean
+.PHONY: help install quickstart test lint hostile wheel bench-peers clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -33,6 +33,13 @@ lint: $(READY)  ## ruff and mypy
 
 test: lint  ## lint, then the whole test suite
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
+
+hostile: $(READY)  ## try a server: schema-based fuzzing, hostile requests, 50 times kill -9 (an hour)
+	$(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off 'schemathesis>=4,<5'
+	$(BIN)/python -m eval serving fuzz
+	$(BIN)/python -m eval serving hostile
+	$(BIN)/python -m eval serving log-kill -n 50
+	$(BIN)/python -m eval serving kill -n 50
 
 wheel: $(READY)  ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build --no-isolation

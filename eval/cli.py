@@ -129,7 +129,7 @@ def curve(
 @app.command()
 @clear_errors
 def serving(
-    what: Annotated[str, typer.Argument(help="load, soak, kill or hostile.")],
+    what: Annotated[str, typer.Argument(help="load, soak, kill, log-kill, hostile or fuzz.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the record.")] = Path("runs/serving"),
     count: Annotated[int, typer.Option("-n", min=1, help="Questions of load and soak; kills of kill.")] = 50,
     debug: Debug = False,
@@ -147,7 +147,9 @@ def serving(
         "load": lambda folder: trials.load(folder, count),
         "soak": lambda folder: trials.soak(folder, count),
         "kill": lambda folder: trials.kills(folder, count),
+        "log-kill": lambda folder: trials.log_kills(folder, count),
         "hostile": hostile.hostile,
+        "fuzz": hostile.fuzz,
     }
     if what not in tries:
         raise ValueError(f"{what!r} is none of {', '.join(tries)}")

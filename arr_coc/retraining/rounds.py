@@ -107,6 +107,9 @@ def read_rounds(folder: str | os.PathLike[str], last: int | None = None) -> Join
                 bool(record["explored"]), reward,
             )
         )  # fmt: skip
+        if last is not None and len(joined.rounds) >= 2 * last:  # the log may be larger than the memory
+            joined.rounds.sort(key=lambda r: r.time)
+            del joined.rounds[:-last]
     joined.orphans = len(rewards)
     joined.rounds.sort(key=lambda r: r.time)
     if not joined.decisions:

@@ -7,6 +7,8 @@ import json
 import random
 import socket
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from collections import Counter
@@ -20,7 +22,7 @@ SIZES = (5, 40, 1000, 100_000)
 
 
 def hostile(folder: Path, seed: int = 0) -> dict[str, Any]:
-    """Malformed and hostile requests by hand; the schema-based ones are those of ``make hostile``.
+    """Malformed and hostile requests by hand; the schema-based ones are those of :func:`fuzz`.
 
     Returns
     -------
@@ -54,6 +56,29 @@ def hostile(folder: Path, seed: int = 0) -> dict[str, Any]:
         "requests": sum(statuses.values()), "statuses": dict(statuses), "5xx or traceback": bad,
         "tracebacks in the server's output": traces, "slow bodies": slow, "alive afterwards": alive,
     }  # fmt: skip
+
+
+def fuzz(folder: Path, examples: int = 100) -> dict[str, Any]:
+    """Requests made from the OpenAPI schema by schemathesis; it must be installed, see ``make hostile``.
+
+    Returns
+    -------
+    dict
+        Its exit code and the end of what it says.
+    """
+    server = Server(folder / "log", "--timeout", "60").wait()
+    try:
+        command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json", "--seed", "0"]
+        command += ["--checks", "not_a_server_error,status_code_conformance,content_type_conformance"]
+        command += ["--checks", "response_schema_conformance", "--max-examples", str(examples), "--no-color"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+    finally:
+        server.stop()
+    return {
+        "exit code": done.returncode,
+        "says": done.stdout.splitlines()[-25:],
+        "tracebacks in the server's output": server.output.read_text().count("Traceback"),
+    }
 
 
 def hostile_requests(seed: int = 0) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,9 @@ import asyncio
 import json
 import os
 import random
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +53,45 @@ async def _killed_under_load(
     await asyncio.sleep(moment)
     server.process.kill()
     await load
+
+
+_WRITER = """
+import sys
+from arr_coc.serving.log import DecisionLog
+log, pending = DecisionLog(sys.argv[1], segment_bytes=200_000), []
+for n in range(10**9):
+    pending.append((n, log.append("decision", {"n": n, "pad": "x" * (n % 3000)})))
+    while len(pending) > 64 or (pending and pending[0][1].done()):
+        m, future = pending.pop(0)
+        print(m, future.result(), flush=True)
+"""
+
+
+def log_kills(folder: Path, times: int, seed: int = 0) -> dict[str, Any]:
+    """kill -9 of a process that does nothing but append, at random moments, each time on the same log.
+
+    No model, so that many kills are cheap: what is tried is the log alone, under a load that no model allows.
+    """
+    from arr_coc.serving.log import read_records
+
+    rng, acknowledged, log = random.Random(seed), [], folder / "log"
+    for _ in range(times):
+        writer = subprocess.Popen([sys.executable, "-c", _WRITER, str(log)], stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        lines = [writer.stdout.readline()]
+        timer = threading.Timer(rng.uniform(0.0, 1.0), writer.kill)
+        timer.start()
+        lines += writer.stdout.readlines()
+        writer.wait()
+        acknowledged += [line.split()[1] for line in lines if line.endswith("\n")]
+    found = [record["id"] for record in read_records(log)]
+    return {
+        "kills": times,
+        "acknowledged records": len(acknowledged),
+        "lost": len(set(acknowledged) - set(found)),
+        "read twice": len(found) - len(set(found)),
+        "on the log but not acknowledged": len(set(found) - set(acknowledged)),
+    }
 
 
 def direct(questions: Sequence[Sample], batch: int) -> list[float]:

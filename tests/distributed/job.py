@@ -1,4 +1,4 @@
-"""One process of a distributed run: `accelerate launch job.py FOLDER [eval|learn RANK CALLS]`, the rest says who dies.
+"""One process of a distributed run: `accelerate launch job.py FOLDER [eval|learn RANK LOOKS]`, the rest says who dies.
 
 Evaluates and learns on the reference model; a run that was broken before goes on.
 """
@@ -41,16 +41,16 @@ def wrapped(model: Any = None, processor: Any = None) -> Any:
 
 
 def die(arr: Any, after: int) -> None:
-    """kill -9 of this process at a call of generate."""
-    generate, calls = arr._generate, [0]
+    """kill -9 of this process in the middle of a batch, after it has looked at so many questions."""
+    look, calls = arr.looker.look, [0]
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         calls[0] += 1
         if calls[0] > after:
             os.kill(os.getpid(), signal.SIGKILL)
-        return generate(*args, **kwargs)
+        return look(*args, **kwargs)
 
-    arr._generate = counted
+    arr.looker.look = counted
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
     command += ["--config_file", str(ROOT / "configs" / "accelerate-cpu.yaml"), "--main_process_port", "0"]
     command += ["-m", "tests.distributed.job", *map(str, arguments)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=570)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first = launch(folder, "eval", 1, 3)
     assert first.returncode != 0 and "SIGKILL" in first.stderr, first.stderr[-3000:]
     assert not (folder / "eval" / "metrics.json").exists()
-    second = launch(folder, "learn", 1, 2)
+    second = launch(folder, "learn", 1, 5)
     assert second.returncode != 0 and "SIGKILL" in second.stderr, second.stderr[-3000:]
     state = json.loads((folder / "learn" / "state.json").read_text())
     assert state["episodes"] == 2 * 2 * BATCH  # two whole rounds were committed, and nothing of the third
