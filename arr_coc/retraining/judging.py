@@ -148,8 +148,9 @@ def judge(
 def _greedy(policy: Policy, rounds: Sequence[Round]) -> list[IntArray]:
     return [
         policy.select(
-            r.decision.contexts, r.decision.covariates, r.costs, r.limit, r.decision.price, explore=False
-        ).index
+            r.decision.contexts, r.decision.covariates, r.costs, r.limit, r.decision.price, coverage=r.coverage,
+            explore=False,
+        ).index  # fmt: skip
         for r in rounds
     ]
 

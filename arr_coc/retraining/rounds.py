@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from allocator import Decision
-from allocator.checks import IntArray
+from allocator.checks import FloatArray, IntArray, floats
 from arr_coc.serving.exploring import Law
 from arr_coc.serving.log import read_records
 
@@ -27,6 +27,8 @@ class Round:
         ``[N, K]`` tokens of every arm.
     limit
         Bound on the tokens, or None.
+    coverage
+        ``[N, K]`` value outside the model that balancing added, or None.
     law
         What the allocation was drawn from, or None if it was certain.
     explored
@@ -41,6 +43,7 @@ class Round:
     decision: Decision
     costs: IntArray
     limit: int | None
+    coverage: FloatArray | None
     law: Law | None
     explored: bool
     reward: float
@@ -96,6 +99,8 @@ def read_rounds(folder: str | os.PathLike[str], last: int | None = None) -> Join
         try:
             decision = Decision.from_dict(record["decision"])
             costs = np.asarray(record["costs"], dtype=np.int64)
+            added = record.get("coverage")
+            coverage = None if added is None else floats("coverage", added, costs.shape)
             law = None if record["law"] is None else Law(**record["law"])
             if costs.shape != decision.values.shape:
                 raise ValueError(f"costs of shape {costs.shape} for values of shape {decision.values.shape}")
@@ -103,7 +108,8 @@ def read_rounds(folder: str | os.PathLike[str], last: int | None = None) -> Join
             raise ValueError(f"decision {record['id']} can't be used: {error}") from error
         joined.rounds.append(
             Round(
-                record["id"], record["version"], float(record["time"]), decision, costs, record["limit"], law,
+                record["id"], record["version"], float(record["time"]), decision, costs, record["limit"],
+                coverage, law,
                 bool(record["explored"]), reward,
             )
         )  # fmt: skip

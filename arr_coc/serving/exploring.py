@@ -115,6 +115,8 @@ class Taken:
         ``[N, K]`` tokens of every arm.
     limit
         Bound on their sum, or None.
+    coverage
+        ``[N, K]`` value outside the model that balancing added, or None.
     law
         What it was drawn from; None where it was certain.
     explored
@@ -124,6 +126,7 @@ class Taken:
     decision: Decision
     costs: IntArray
     limit: int | None
+    coverage: FloatArray | None
     law: Law | None
     explored: bool
 
@@ -164,25 +167,29 @@ class Explorer:
         costs: Any,
         limit: float | None = None,
         price: float = 0.0,
+        temperature: float = 1.0,
+        coverage: Any = None,
         *,
         explore: bool = True,
     ) -> Decision:
         """As `allocator.Policy.select`, with this module's exploration in the place of the policy's own."""
-        greedy = self.policy.select(contexts, covariates, costs, limit, price, explore=False)
+        greedy = self.policy.select(contexts, covariates, costs, limit, price, coverage=coverage, explore=False)
         table = np.asarray(costs, dtype=np.int64)
         bound = None if limit is None or table[:, -1].sum() <= limit else int(limit)
-        taken = Taken(greedy, table, bound, None, False)
-        if explore and self.exploration.share > 0:
-            taken = self._explore(greedy, table, bound)
+        added = None if coverage is None else np.asarray(coverage, dtype=np.float64)
+        taken = Taken(greedy, table, bound, added, None, False)
+        if explore and self.exploration.share > 0 and temperature > 0:
+            taken = self._explore(taken, self.exploration.tau * temperature)
         self.taken.append(taken)
         return taken.decision
 
-    def _explore(self, greedy: Decision, costs: IntArray, limit: int | None) -> Taken:
-        share, tau, uniform = self.exploration.share, self.exploration.tau, self.exploration.uniform
+    def _explore(self, certain: Taken, tau: float) -> Taken:
+        greedy, costs, limit = certain.decision, certain.costs, certain.limit
+        share, uniform = self.exploration.share, self.exploration.uniform
         weights = _log_choices(greedy.values, costs, tau, uniform)
         index, log_q, rows = sample_allocation(weights, costs, limit, self.generator)
         if not self._safe(greedy, weights, costs, limit, rows):
-            return Taken(greedy, costs, limit, None, False)
+            return certain
         n = np.arange(len(index))
         law = Law(share, tau, uniform, float(weights[n, index].sum()) - log_q, greedy.index.tolist())
         explored = bool(self.generator.random() < share)
@@ -196,7 +203,7 @@ class Explorer:
             probabilities=rows if explored else None,
             features=None,
         )
-        return Taken(decision, costs, limit, law, explored)
+        return replace(certain, decision=decision, law=law, explored=explored)
 
     def _safe(
         self, greedy: Decision, weights: FloatArray, costs: IntArray, limit: int | None, rows: FloatArray | None

@@ -6,7 +6,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from arr_coc.serving.engine import Answered
 
-STAGES = ("queue", "glance", "read", "knowing", "attending", "encode", "splice", "generate", "log", "total")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 

@@ -139,6 +139,7 @@ class Service:
             "law": None if taken.law is None else asdict(taken.law),
             "limit": taken.limit,
             "costs": taken.costs.tolist(),
+            "coverage": None if taken.coverage is None or not taken.coverage.any() else taken.coverage.tolist(),
             # The features follow from contexts and index; leaving them out halves the log.
             "decision": {**taken.decision.to_dict(), "features": None},
         }

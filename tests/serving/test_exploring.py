@@ -93,6 +93,18 @@ def test_draws_follow_the_law() -> None:
     assert set(counts) <= set(mu) and chi2 < cells + 5 * math.sqrt(2 * cells)
 
 
+def test_coverage_and_temperature_of_balancing_are_heard() -> None:
+    policy, x = learned(), np.random.default_rng(0).random((3, 3))
+    explorer = Explorer(policy, Exploration(share=1.0, alpha=1.0), seed=0)
+    coverage = np.zeros((3, 4))
+    coverage[2, 1] = 9.0
+    decision = explorer.select(x, [0.5], COSTS, None, 1e-4, 0.0, coverage)
+    assert decision.index[2] == 1 and decision.log_propensity == 0.0  # temperature 0: no exploration
+    assert explorer.taken[-1].law is None and (explorer.taken[-1].coverage == coverage).all()
+    explorer.select(x, [0.5], COSTS, None, 1e-4, 3.0, coverage)
+    assert explorer.taken[-1].law is not None and explorer.taken[-1].law.tau == pytest.approx(0.06)
+
+
 def test_the_policy_is_only_read() -> None:
     policy = learned()
     before = policy.state_dict()
