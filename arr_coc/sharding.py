@@ -177,7 +177,7 @@ def _whole(model: nn.Module, workers: Workers) -> dict[str, Tensor]:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)  # on the first process; empty on the others
-    whole = get_model_state_dict(model, options=options)
+    whole: dict[str, Any] = dict(get_model_state_dict(model, options=options))
     return {name: tensor.contiguous() for name, tensor in whole.items()}
 
 

@@ -114,7 +114,7 @@ def direct(questions: Sequence[Sample], batch: int) -> list[float]:
     return seconds
 
 
-def load(folder: Path, count: int = 240, rounds: int = 3) -> dict[str, Any]:
+def load(folder: Path, count: int = 240, rounds: int = 2) -> dict[str, Any]:
     """Throughput and latency of the server against direct generate, in turns, so that what slows one slows both."""
     questions = samples(32, seed=2)
     direct(questions[:8], 8)  # warm

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastapi import FastAPI, Request
 from PIL import Image
 
 import arr_coc
@@ -26,6 +27,7 @@ from arr_coc.serving.batching import Batcher, Busy
 from arr_coc.serving.config import ServeConfig
 from arr_coc.serving.engine import Engine
 from arr_coc.serving.exploring import Exploration
+from arr_coc.serving.guard import Guard
 from arr_coc.serving.log import read_records
 
 from .conftest import ask, png
@@ -187,6 +189,41 @@ def test_a_body_too_large_is_refused_whether_or_not_it_says_so(client: Any, ques
         reply = c.post("/answer", content=body(), headers={"content-type": "multipart/form-data; boundary=b"})
         assert reply.status_code == 413 and "50,000 bytes" in reply.json()["detail"]
         assert ask(c, questions[0], image=png(Image.new("RGB", (40, 40)))).status_code == 200
+
+
+def test_a_body_that_does_not_arrive_is_refused_in_time() -> None:
+    """A client that announces a body and stops talking gets 408; one whose answer takes long does not."""
+    inner, counted, sent = FastAPI(), [], []
+
+    @inner.post("/answer")
+    async def answer(request: Request) -> str:
+        await request.form()
+        await asyncio.sleep(0.2)
+        return "said"
+
+    guard = Guard(inner, None, 10_000, 0.1, lambda route, status: counted.append((route, status)))
+
+    async def play(*bodies: bytes) -> int:
+        waiting = [{"type": "http.request", "body": body, "more_body": body != bodies[-1]} for body in bodies]
+
+        async def receive() -> dict[str, Any]:
+            if waiting:
+                return waiting.pop(0)
+            await asyncio.sleep(10)
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        kind = (b"content-type", b"multipart/form-data; boundary=b")
+        scope = {"type": "http", "method": "POST", "path": "/answer", "headers": [kind], "query_string": b""}
+        await guard(scope, receive, send)
+        return next(message["status"] for message in sent if message["type"] == "http.response.start")
+
+    whole = b'--b\r\nContent-Disposition: form-data; name="question"\r\n\r\nwhat ?\r\n--b--\r\n'
+    assert asyncio.run(play(whole)) == 200 and counted == [("/answer", 200)]
+    sent.clear()
+    assert asyncio.run(play()) == 408 and counted[-1] == ("/answer", 408)
 
 
 def test_a_full_queue_answers_429_and_nothing_is_lost(

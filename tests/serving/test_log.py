@@ -50,7 +50,7 @@ def test_many_writers_share_one_fsync(tmp_path: Path, monkeypatch: pytest.Monkey
     release.set_result(None)
     wait(futures, 10)
     log.close()
-    assert sum(groups) == 200 and len(calls) <= 3
+    assert sum(groups) == 200 and 1 <= len(calls) <= 3
     assert [r["n"] for r in read_records(tmp_path)] == list(range(200))
 
 
