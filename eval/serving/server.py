@@ -128,7 +128,7 @@ async def drive(
 
     traffic = Traffic() if traffic is None else traffic
     left, until = iter(range(count)), time.monotonic() + seconds
-    async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=clients)) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=600, limits=httpx.Limits(max_connections=clients)) as client:
 
         async def one() -> None:
             for n in left:
