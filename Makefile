@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-full test-oldest test-lmms lint wheel bench-peers clean
+.PHONY: help install quickstart test test-full test-oldest test-lmms lint wheel bench-peers clean hostile
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -45,6 +45,13 @@ test-lmms:  ## the real lmms-eval on a tiny local task, in .venv-lmms (a large i
 	$(PYTHON) -m venv .venv-lmms
 	.venv-lmms/bin/python -m pip install --disable-pip-version-check --no-input --progress-bar off -e '.[eval]' 'lmms-eval>=0.7,<0.8' pytest pytest-timeout
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-lmms/bin/python -m pytest tests/lmms
+
+hostile: $(READY)  ## try a server: schema-based fuzzing, hostile requests, 50 times kill -9 (an hour)
+	$(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off 'schemathesis>=4,<5'
+	$(BIN)/python -m eval serving fuzz
+	$(BIN)/python -m eval serving hostile
+	$(BIN)/python -m eval serving log-kill -n 50
+	$(BIN)/python -m eval serving kill -n 50
 
 wheel: $(READY)  ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build --no-isolation

@@ -1,4 +1,4 @@
-"""The command line: ``arr-coc ask``, ``learn``, ``reference`` and ``info``.
+"""The command line: ``arr-coc ask``, ``learn``, ``serve``, ``retrain``, ``rollback``, ``reference`` and ``info``.
 
 Commands import what they need when they run, so that ``--help`` is instant.
 """
@@ -6,12 +6,14 @@ Commands import what they need when they run, so that ``--help`` is instant.
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from arr_coc.serving.commands import retrain, rollback, serve
 from arr_coc.terminal import check_folder, check_picture_path, clear_errors, parse_limit, print_answer
 
 app = typer.Typer(
@@ -30,6 +32,9 @@ reference_app = typer.Typer(
     help="The reference model that ships with ARR-COC: train it, measure it, draw its world.",
 )
 app.add_typer(reference_app, name="reference")
+app.command()(serve)
+app.command()(retrain)
+app.command()(rollback)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -151,6 +156,8 @@ def learn(
     check_folder(folder)
     began = time.monotonic()
     log = learn_run(config, overrides or [], folder, resume=resume)
+    if os.environ.get("RANK", "0") != "0":  # one of several processes speaks for all
+        return
     recent = log[-200:]
     reward = sum(record["reward"] for record in recent) / len(recent)
     share = sum(record["tokens"] / record["full_tokens"] for record in recent) / len(recent)

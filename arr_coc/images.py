@@ -6,6 +6,7 @@ A picture that cannot be used raises :class:`ImageError`, which names the file, 
 from __future__ import annotations
 
 import difflib
+import io
 import logging
 import os
 import warnings
@@ -69,36 +70,57 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         raise TypeError(f"path is {path!r}, it must be a file name; give PIL images to arr_coc.images.to_rgb")
     file = Path(path)
     _check_file(file)
+    return _decode(file, str(file), max_pixels)
+
+
+def read_image(data: bytes, *, name: str = "the image", max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read the bytes of an image file; everything else is as in :func:`load_image`.
+
+    Parameters
+    ----------
+    data
+        The whole file.
+    name
+        What errors call it.
+    max_pixels
+        As in :func:`load_image`.
+    """
+    if not data:
+        raise ImageError(f"{name} is empty (0 bytes); send the whole image file")
+    return _decode(io.BytesIO(data), name, max_pixels)
+
+
+def _decode(source: Path | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
     with warnings.catch_warnings():
         # Pillow warns at 89 and refuses at 179 megapixels while it opens the header; both are beyond our own limit.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            image = Image.open(file)
+            image = Image.open(source)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise _too_large(file, str(error), max_pixels) from error
+            raise _too_large(name, str(error), max_pixels) from error
         except UnidentifiedImageError as error:
-            raise ImageError(f"{file} is not an image that can be read: {_describe(file)}") from error
+            raise ImageError(f"{name} is not an image that can be read: {_describe(source)}") from error
         except PermissionError as error:
-            raise ImageError(f"{file} cannot be opened: permission denied; make it readable (chmod +r)") from error
+            raise ImageError(f"{name} cannot be opened: permission denied; make it readable (chmod +r)") from error
         except Exception as error:  # decoders raise nearly anything on malformed headers
-            raise ImageError(f"{file} has a damaged or truncated header ({error}); save the image again") from error
+            raise ImageError(f"{name} has a damaged or truncated header ({error}); save the image again") from error
     with image:
         width, height = image.size
         if width < 1 or height < 1:
-            raise ImageError(f"{file} is {width} x {height} pixels; an image needs at least one pixel")
+            raise ImageError(f"{name} is {width} x {height} pixels; an image needs at least one pixel")
         if width * height > max_pixels:
-            raise _too_large(file, f"{width} x {height} pixels", max_pixels)
+            raise _too_large(name, f"{width} x {height} pixels", max_pixels)
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":  # in an MPO (many phones) the further frames are previews
-            logger.warning("%s has %d frames; the first one is used", file, frames)
+            logger.warning("%s has %d frames; the first one is used", name, frames)
         try:
             image.load()
             return to_rgb(image)
         except ImageError as error:
-            raise ImageError(f"{file}: {error}") from error
+            raise ImageError(f"{name}: {error}") from error
         except Exception as error:  # truncated and corrupt data surface as OSError, SyntaxError, struct.error, ...
             raise ImageError(
-                f"{file} is truncated or corrupt ({error}); the whole image must decode: download or save it again"
+                f"{name} is truncated or corrupt ({error}); the whole image must decode: download or save it again"
             ) from error
 
 
@@ -177,10 +199,13 @@ def _near_name(file: Path) -> Path | None:
     return file.parent / near[0] if near else None
 
 
-def _describe(file: Path) -> str:
+def _describe(source: Path | io.BytesIO) -> str:
     """What a file that Pillow does not know seems to be, with the remedy."""
-    with file.open("rb") as stream:
-        head = stream.read(512)
+    if isinstance(source, Path):
+        with source.open("rb") as stream:
+            head = stream.read(512)
+    else:
+        head = source.getbuffer()[:512].tobytes()
     for magic, name in _RASTER.items():
         if head.startswith(magic):
             return f"it starts like a {name}, but its header is damaged, cut off or declares zero size; save it again"
@@ -195,8 +220,8 @@ def _describe(file: Path) -> str:
     return "the format is unknown or its first bytes are damaged; save it as JPEG, PNG or WebP"
 
 
-def _too_large(file: Path, size: str, max_pixels: int) -> ImageError:
+def _too_large(name: str, size: str, max_pixels: int) -> ImageError:
     return ImageError(
-        f"{file} is too large ({size}); the limit is {max_pixels:,} pixels, so that a small file cannot "
+        f"{name} is too large ({size}); the limit is {max_pixels:,} pixels, so that a small file cannot "
         "fill the memory: scale it down first"
     )

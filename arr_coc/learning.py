@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -17,6 +18,7 @@ from allocator import PriceTracker
 from allocator.storage import replace_file
 from arr_coc.asking import answers, prepare
 from arr_coc.attending import PolicyPlanner
+from arr_coc.distributed import Workers, update_together
 from arr_coc.rewards import make_reward
 from arr_coc.scene import Plan
 
@@ -55,6 +57,7 @@ def learn(
     resume: bool = False,
     checkpoint_every: int = 10,
     progress: bool = True,
+    workers: Workers | None = None,
 ) -> list[dict[str, Any]]:
     """Learn the allocation policy of a wrapped model from the rewards of its own answers.
 
@@ -88,6 +91,9 @@ def learn(
         Batches between checkpoints.
     progress
         Whether to show a progress bar.
+    workers
+        The processes that learn together, each with a model of its own: in every round each answers a batch of its
+        own, under the same posterior, and their statistics are added. The first one writes ``out``.
 
     Returns
     -------
@@ -114,30 +120,38 @@ def learn(
         raise ValueError(f"target={target!r} must be a share of full detail in (0, 1], or None to keep the price")
     score = make_reward(reward) if isinstance(reward, str) else reward
     tracker = None if target is None else PriceTracker(target=target, eta=PRICE_STEP, price=planner.price)
-    store = None if out is None else _Store(Path(out), resume)
+    workers = workers or Workers()
+    if workers.size > 1:  # or all would draw the same
+        planner.policy.generator = np.random.default_rng([arr.config.seed, workers.rank])
+    store = None if out is None else _Store(Path(out), resume, workers)
     log = [] if store is None else store.load(planner, tracker)
     samples = _samples(dataset, len(log), episodes)
     recorder, explored = _Recorder(planner), planner.explore
     arr.planner, planner.explore = recorder, True
-    bar = tqdm(total=episodes, initial=len(log), desc="learning", unit="episode", disable=not progress)
+    shown = progress and workers.first
+    bar = tqdm(total=episodes, initial=len(log), desc="learning", unit="episode", disable=not shown)
     try:
         for number in itertools.count(1):
-            batch = list(itertools.islice(samples, batch_size))
-            if not batch:
+            batches = [list(itertools.islice(samples, batch_size)) for _ in range(workers.size)]
+            if not batches[0]:
                 break
-            records = _episode(arr, recorder, score, batch, len(log), planner.price)
+            first = len(log) + sum(map(len, batches[: workers.rank]))
+            records = _episode(arr, recorder, score, batches[workers.rank], first, planner.price)
             decisions = [plan.decision for plan in recorder.plans if plan.decision is not None]
-            planner.policy.update_many(decisions, [record["reward"] for record in records])
+            update_together(planner.policy, decisions, [record["reward"] for record in records], workers)
+            lines = [{**r, "decision": d.to_dict()} for r, d in zip(records, decisions, strict=True)]
+            lines = [line for part in workers.gather(lines) for line in part] if workers.size > 1 else lines
+            records = [{k: v for k, v in line.items() if k != "decision"} for line in lines]
             log += records
             if tracker is not None:
                 share = sum(r["tokens"] / r["full_tokens"] for r in records) / len(records)
                 planner.price = tracker.update(share)
             if store is not None:
-                store.append(records, recorder.plans)
+                store.append(lines)
                 if number % checkpoint_every == 0:
                     store.save(planner, tracker, len(log))
             recorder.plans.clear()
-            bar.update(len(batch))
+            bar.update(len(records))
             recent = log[-200:]
             bar.set_postfix(
                 reward=f"{sum(r['reward'] for r in recent) / len(recent):.3f}",
@@ -155,6 +169,8 @@ def _episode(
     arr: ArrCoc, recorder: _Recorder, score: Reward, batch: list[Mapping[str, Any]], first: int, price: float
 ) -> list[dict[str, Any]]:
     """Answer one batch with explored allocations and reward the answers."""
+    if not batch:  # the last round may not have one for every process
+        return []
     inputs = prepare(arr.processor, [s["image"] for s in batch], [s["question"] for s in batch]).to(arr.model.device)
     with torch.no_grad():
         sequences = arr.model.generate(**inputs, do_sample=False)
@@ -212,13 +228,15 @@ def _samples(dataset: Iterable[Mapping[str, Any]], skip: int, episodes: int) -> 
 class _Store:
     """The run folder. ``state.json`` is the commit point: it names the policy file and how much log it covers."""
 
-    def __init__(self, folder: Path, resume: bool):
+    def __init__(self, folder: Path, resume: bool, workers: Workers):
         self.folder, self.log, self.state = folder, folder / "log.jsonl", folder / "state.json"
+        self.workers = workers
         folder.mkdir(parents=True, exist_ok=True)
         if self.state.exists() and not resume:
             raise ValueError(f"{folder} holds a run already; resume it, or choose another folder")
-        if not self.state.exists():
+        if not self.state.exists() and workers.first:
             self.log.unlink(missing_ok=True)  # episodes before the first checkpoint are simply run again
+        workers.wait()
 
     def load(self, planner: PolicyPlanner, tracker: PriceTracker | None) -> list[dict[str, Any]]:
         """Restore policy and price; returns the log up to the checkpoint and cuts off what came after it."""
@@ -233,30 +251,44 @@ class _Store:
             raise ValueError(f"{self.folder} holds no readable checkpoint ({error}); choose another folder") from error
         if len(records) < state["episodes"] or (tracker is None) != (state["tracker"] is None):
             raise ValueError(f"{self.state} does not fit its log or this run's target; choose another folder")
+        generators = state.get("generators") or [policy.generator.bit_generator.state]
+        if len(generators) != self.workers.size:
+            raise ValueError(
+                f"{self.folder} was learned by {len(generators)} processes, not {self.workers.size}; "
+                "go on with as many, or choose another folder"
+            )
         planner.policy.load_state_dict(policy.state_dict())
+        planner.policy.generator.bit_generator.state = generators[self.workers.rank]
         if tracker is not None:
             tracker.load_state_dict(state["tracker"])
         planner.price = state["price"]
-        replace_file(self.log, "".join(line + "\n" for line in lines))
+        if self.workers.first:
+            replace_file(self.log, "".join(line + "\n" for line in lines))
+        self.workers.wait()
         for record in records:
             record.pop("decision", None)
         return records
 
-    def append(self, records: Sequence[dict[str, Any]], plans: Sequence[Plan]) -> None:
+    def append(self, lines: Sequence[dict[str, Any]]) -> None:
+        if not self.workers.first:
+            return
         with self.log.open("a") as file:
-            for record, plan in zip(records, plans, strict=True):
-                decision = plan.decision.to_dict() if plan.decision is not None else None
-                file.write(json.dumps({**record, "decision": decision}, allow_nan=False) + "\n")
+            for line in lines:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def save(self, planner: PolicyPlanner, tracker: PriceTracker | None, episodes: int) -> None:
+        generators = self.workers.gather(planner.policy.generator.bit_generator.state)
+        if not self.workers.first:
+            return
         name = f"policy-{episodes:06d}.safetensors"
         planner.policy.save(self.folder / name)
         state = {
             "episodes": episodes,
             "policy": name,
             "price": planner.price,
+            "generators": generators,
             "tracker": None if tracker is None else tracker.state_dict(),
         }
         replace_file(self.state, json.dumps(state, indent=1))

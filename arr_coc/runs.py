@@ -16,7 +16,7 @@ import yaml
 from arr_coc.settings import read_settings
 
 # Of the parameters of learn(), those that the command line sets itself.
-_NOT_SETTINGS = {"arr", "dataset", "out", "resume", "progress"}
+_NOT_SETTINGS = {"arr", "dataset", "out", "resume", "progress", "workers"}
 
 
 def learn_sections() -> dict[str, tuple[str, ...]]:
@@ -52,6 +52,8 @@ def learn_run(
     progress
         Whether to show a bar.
 
+    Processes that a launcher started (`accelerate launch`) learn together, see :func:`arr_coc.learn`.
+
     Returns
     -------
     list of dict
@@ -64,19 +66,25 @@ def learn_run(
     """
     from arr_coc.config import ArrCocConfig
     from arr_coc.data import load_questions
+    from arr_coc.distributed import Workers
     from arr_coc.learning import learn
     from arr_coc.loading import load_vlm
     from arr_coc.wrapper import wrap
 
     settings = read_settings(config, learn_sections(), overrides)
     wrapping = ArrCocConfig.from_dict(settings["wrap"])
-    _keep_settings(folder / "settings.yaml", settings, resume)
+    workers = Workers.start()
+    if workers.first:
+        _keep_settings(folder / "settings.yaml", settings, resume)
     episodes = settings["learn"].get("episodes", inspect.signature(learn).parameters["episodes"].default)
     questions = load_questions(**settings["data"], n=episodes)
     model, processor = load_vlm(**settings["model"])
     with wrap(model, processor, wrapping) as arr:
-        log = learn(arr, questions, **settings["learn"], out=folder, resume=resume, progress=progress)
-    arr.save_pretrained(folder / "policy")
+        log = learn(arr, questions, **settings["learn"], out=folder, resume=resume, progress=progress, workers=workers)
+    if workers.first:
+        arr.save_pretrained(folder / "policy")
+    workers.wait()
+    workers.stop()
     return log
 
 

@@ -51,8 +51,6 @@ def save_pretrained(arr: ArrCoc, folder: str | os.PathLike[str], results: Mappin
         If the folder can't be written.
     """
     policy = _policy(arr.planner)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     name = getattr(arr.model.config, "_name_or_path", "") or arr.model.config.model_type
     base = Path(name).name if Path(name).is_absolute() else name  # a folder of this machine says nothing elsewhere
     record = {
@@ -66,6 +64,13 @@ def save_pretrained(arr: ArrCoc, folder: str | os.PathLike[str], results: Mappin
         "config": arr.config.to_dict(),
         "results": dict(results or {}),
     }
+    return write_folder(folder, policy, record)
+
+
+def write_folder(folder: str | os.PathLike[str], policy: Policy, record: Mapping[str, Any]) -> Path:
+    """Write a policy with its record (what :func:`read_record` returns) and a model card; each file atomically."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     policy.save(folder / POLICY)
     replace_file(folder / CARD, _card(record))
     replace_file(folder / CONFIG, json.dumps(record, indent=2, allow_nan=False) + "\n")
@@ -98,19 +103,31 @@ def load_pretrained(
     ValueError
         If its files are damaged, foreign, or do not fit each other; the model is then left unwrapped.
     """
+    from .wrapper import wrap
+
+    config, planner = load_planner(name, model, processor, revision)
+    return wrap(model, processor, config, planner)
+
+
+def load_planner(
+    name: str | os.PathLike[str], model: Any, processor: Any = None, revision: str | None = None
+) -> tuple[ArrCocConfig, Any]:
+    """Configuration and planner of a saved policy, for a model that may be wrapped already.
+
+    Parameters and errors as of :func:`load_pretrained`.
+    """
     from allocator import Policy
 
     from .attending import make_planner
-    from .wrapper import wrap
 
     folder = _folder(name, revision)
-    record = _read(folder / CONFIG)
+    record = read_record(folder / CONFIG)
     config = _config(record, folder)
     if record.get("model_type") != model.config.model_type:
         warnings.warn(
             f"{folder} was learned on {record.get('base_model')} ({record.get('model_type')}), this model is of type "
             f"{model.config.model_type}; its budgets may not suit it.",
-            stacklevel=3,
+            stacklevel=4,
         )
     planner: Any = make_planner(config, model, processor)
     try:
@@ -122,7 +139,7 @@ def load_pretrained(
         ) from error
     if hasattr(planner, "price"):
         planner.price = float(record.get("planner", {}).get("price", config.price))
-    return wrap(model, processor, config, planner)
+    return config, planner
 
 
 def push_to_hub(arr: ArrCoc, repo_id: str, results: Mapping[str, Any] | None = None, **options: Any) -> str:
@@ -177,7 +194,14 @@ def _folder(name: str | os.PathLike[str], revision: str | None) -> Path:
         ) from error
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_record(file: Path) -> dict[str, Any]:
+    """The ``config.json`` of a saved policy, checked to be one.
+
+    Raises
+    ------
+    ValueError
+        If it is missing, damaged, foreign or of another format.
+    """
     if not file.is_file():
         raise ValueError(f"{file.parent} holds no {file.name}; it is no folder that save_pretrained wrote.")
     try:

@@ -34,13 +34,21 @@ def run(
     overrides: Overrides = None,
     debug: Debug = False,
 ) -> None:
-    """Run an evaluation into its folder; an unfinished run there is continued, a finished one is never overwritten."""
+    """Run an evaluation into its folder; an unfinished run there is continued, a finished one is never overwritten.
+
+    Processes that `accelerate launch` started share the questions; see configs/accelerate-cpu.yaml.
+    """
+    from arr_coc.distributed import Workers
     from eval.config import read_config
     from eval.report import terminal_table
     from eval.run import run as evaluate
 
     settings = read_config(config, overrides or ())
-    metrics = evaluate(settings)
+    workers = Workers.start()
+    metrics = evaluate(settings, workers=workers)
+    workers.stop()
+    if not workers.first:
+        return
     Console().print(terminal_table(metrics, f"{metrics['questions']:,} questions on {metrics['images']:,} images"))
     for label, reason in metrics["skipped"].items():
         typer.echo(f"{label} could not run: {reason}")
@@ -116,3 +124,36 @@ def curve(
 
     learning_curve(logs, out, window)
     typer.echo(f"learning curve: {out}")
+
+
+@app.command()
+@clear_errors
+def serving(
+    what: Annotated[str, typer.Argument(help="load, soak, kill, log-kill, hostile or fuzz.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the record.")] = Path("runs/serving"),
+    count: Annotated[int, typer.Option("-n", min=1, help="Questions of load and soak; kills of kill.")] = 50,
+    debug: Debug = False,
+) -> None:
+    """Try a real server on loopback: load against direct generate, a soak, kill -9 under load, hostile requests.
+
+    Example: `python -m eval serving kill -n 50`
+    """
+    import json
+    import tempfile
+
+    from eval.serving import hostile, trials
+
+    tries = {
+        "load": lambda folder: trials.load(folder, count),
+        "soak": lambda folder: trials.soak(folder, count),
+        "kill": lambda folder: trials.kills(folder, count),
+        "log-kill": lambda folder: trials.log_kills(folder, count),
+        "hostile": hostile.hostile,
+        "fuzz": hostile.fuzz,
+    }
+    if what not in tries:
+        raise ValueError(f"{what!r} is none of {', '.join(tries)}")
+    with tempfile.TemporaryDirectory() as scratch:
+        results = tries[what](Path(scratch))
+    trials.record(out, what, results)
+    typer.echo(json.dumps(results, indent=1))

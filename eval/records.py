@@ -56,7 +56,7 @@ class RunFolder:
             raise ValueError(
                 f"the run folder {self.path} cannot be written ({error}); choose another run.out"
             ) from error
-        self.records = list(_read_journal(self.path / "journal.jsonl"))
+        self.records = list(read_journal(self.path / "journal.jsonl"))
 
     def append(self, records: Iterable[Record]) -> None:
         """Add a batch to the journal and force it to the disk."""
@@ -136,7 +136,7 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _read_journal(path: Path) -> Iterator[Record]:
+def read_journal(path: Path) -> Iterator[Record]:
     """The whole lines of a journal; a torn last line, left by a kill, is cut off the file."""
     if not path.exists():
         return

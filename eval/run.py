@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from arr_coc.distributed import Workers
 from arr_coc.rewards import make_reward
 
 from .bench import Answer, Bench
 from .config import EvalConfig
 from .methods import Method, NotApplicable, make_method
 from .methods.fixed import Uniform
-from .records import Record, RunFolder
+from .records import Record, RunFolder, read_journal
 from .summary import summarise
 from .tasks import Sample, Task
 
@@ -23,7 +26,9 @@ if TYPE_CHECKING:
     from arr_coc.wrapper import ArrCoc
 
 
-def run(config: EvalConfig, arr: ArrCoc | None = None, progress: bool = True) -> dict[str, Any]:
+def run(
+    config: EvalConfig, arr: ArrCoc | None = None, progress: bool = True, workers: Workers | None = None
+) -> dict[str, Any]:
     """Run an evaluation, or continue it, and write its folder.
 
     Every method answers the same questions in the same batches, side by side, so that what slows the machine slows
@@ -37,6 +42,9 @@ def run(config: EvalConfig, arr: ArrCoc | None = None, progress: bool = True) ->
         A wrapped model to evaluate, its planner being "learned"; made from the configuration by default.
     progress
         Whether to show a bar.
+    workers
+        The processes that share the run, each with a model of its own: batches go around among them, so every batch is
+        the one that a single process would answer. The first one puts their records together and writes the folder.
 
     Returns
     -------
@@ -53,15 +61,27 @@ def run(config: EvalConfig, arr: ArrCoc | None = None, progress: bool = True) ->
 
     methods = make_methods(config.methods, config.baselines)
     task, reward = Task(config.task), make_reward(config.task.reward)
-    folder = RunFolder(config.out, config.to_dict())
-    own = arr is None
-    folder.note("running", seed=config.seed)
+    workers, own = workers or Workers(), arr is None
+    folder = RunFolder(config.out, config.to_dict()) if workers.first else None
+    workers.wait()  # a folder that can't be used ends all of them here
+    shard = folder if folder is not None else RunFolder(_shard(config, workers), config.to_dict())
+    if workers.size > 1 and workers.first:
+        shard = RunFolder(_shard(config, workers), config.to_dict())
+    shard.note("running", seed=config.seed)
     began = time.perf_counter()
     try:
         arr = load(config) if arr is None else arr
         learned = config.policy is not None or not own
-        bench = Bench(arr, reward, config.max_new_tokens, config.seed, learned, folder=folder.path)
-        skipped = _answer_all(bench, methods, task, folder, config, progress)
+        bench = Bench(arr, reward, config.max_new_tokens, config.seed, learned, folder=shard.path)
+        skipped, order = _answer_all(bench, methods, task, shard, config, progress and workers.first, workers)
+        if folder is None:
+            workers.wait()
+            return {}
+        if workers.size > 1:
+            folder.note("running", seed=config.seed, workers=workers.size)
+            folder.records = _merged(config, workers, methods, order, skipped)
+            if (shard.path / "learning").is_dir():  # every process learned the same
+                shutil.copytree(shard.path / "learning", folder.path / "learning", dirs_exist_ok=True)
         uniform = [method.label for method in methods if isinstance(method, Uniform)]
         metrics = summarise(folder.records, config, [m.label for m in methods], uniform) | {
             "uniform": uniform,
@@ -71,8 +91,11 @@ def run(config: EvalConfig, arr: ArrCoc | None = None, progress: bool = True) ->
         }
         report.write(folder.path, metrics, folder.records, config.to_dict(), task)
         folder.finish(metrics)
+        if workers.size > 1:
+            shutil.rmtree(Path(config.out) / "workers")
+            workers.wait()
     except BaseException as error:
-        folder.note("failed", error=f"{type(error).__name__}: {error}")
+        (folder or shard).note("failed", error=f"{type(error).__name__}: {error}")
         raise
     finally:
         if own and arr is not None:
@@ -123,19 +146,61 @@ def _passes(methods: Sequence[Method]) -> Iterator[list[Method]]:
         waiting = [method for method in waiting if method not in ready]
 
 
+def _shard(config: EvalConfig, workers: Workers, rank: int | None = None) -> Path:
+    """The folder of one process's part of a run."""
+    return Path(config.out) / "workers" / f"{workers.rank if rank is None else rank}-of-{workers.size}"
+
+
+def _merged(
+    config: EvalConfig,
+    workers: Workers,
+    methods: Sequence[Method],
+    order: Mapping[str, int],
+    skipped: Mapping[str, str],
+) -> list[Record]:
+    """All parts in the order in which one process would have written them."""
+    records = [
+        record
+        for rank in range(workers.size)
+        for record in read_journal(_shard(config, workers, rank) / "journal.jsonl")
+        if record["method"] not in skipped
+    ]
+    passes = {method.label: number for number, ready in enumerate(_passes(methods)) for method in ready}
+    places = {method.label: place for place, method in enumerate(methods)}
+
+    def key(record: Record) -> tuple[int, int, int, int]:
+        label, question = record["method"], order[record["question_id"]]
+        return passes[label], question // config.batch_size, places[label], question
+
+    return sorted(records, key=key)
+
+
 def _answer_all(
-    bench: Bench, methods: Sequence[Method], task: Task, folder: RunFolder, config: EvalConfig, progress: bool
-) -> dict[str, str]:
-    """Let every method answer every question that the journal does not hold; returns the methods that could not, and
-    why."""
+    bench: Bench,
+    methods: Sequence[Method],
+    task: Task,
+    folder: RunFolder,
+    config: EvalConfig,
+    progress: bool,
+    workers: Workers,
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Let every method answer this process's part of the questions, but for those that the journal holds.
+
+    Returns the methods that could not, with the reason, and the place of every question in the task.
+    """
     skipped: dict[str, str] = {}
+    order: dict[str, int] = {}
     done = {(record["method"], record["question_id"]) for record in folder.records}
     total = None if config.task.limit is None else config.task.limit * len(methods)
     with tqdm(total=total, initial=len(done), unit="answer", desc="evaluating", disable=not progress) as bar:
         for ready in _passes(methods):
             for method in ready:
-                _prepare(method, bench, folder, skipped)
-            for batch in _batches(task, config.batch_size):
+                _prepare(method, bench, folder, skipped, workers)
+            for number, batch in enumerate(_batches(task, config.batch_size)):
+                for sample in batch:
+                    order.setdefault(sample["question_id"], len(order))
+                if number % workers.size != workers.rank:
+                    continue
                 records: list[Record] = []
                 for method in ready:
                     todo = [sample for sample in batch if (method.label, sample["question_id"]) not in done]
@@ -151,16 +216,22 @@ def _answer_all(
                     bar.update(len(todo))
                 if records:
                     folder.append(records)
-    return skipped
+            for part in workers.gather(skipped):
+                skipped.update(part)
+    return skipped, order
 
 
-def _prepare(method: Method, bench: Bench, folder: RunFolder, skipped: dict[str, str]) -> None:
+def _prepare(
+    method: Method, bench: Bench, folder: RunFolder, skipped: dict[str, str], workers: Workers
+) -> None:
     if method.match in skipped:
         skipped[method.label] = f"it matches {method.match}, which could not run"
         return
     if method.match is not None:
         theirs = [record for record in folder.records if record["method"] == method.match]
-        bench.shares[method.match] = sum(r["tokens"] for r in theirs) / sum(r["full_tokens"] for r in theirs)
+        own = [sum(r[name] for r in theirs) for name in ("tokens", "full_tokens")]
+        spent, full = (sum(part) for part in zip(*workers.gather(own), strict=True))
+        bench.shares[method.match] = spent / full
     try:
         method.prepare(bench)
     except NotApplicable as reason:

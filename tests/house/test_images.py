@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arr_coc.images import MAX_PIXELS, ImageError, load_image, to_rgb
+from arr_coc.images import MAX_PIXELS, ImageError, load_image, read_image, to_rgb
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -264,3 +264,16 @@ def test_random_damage_never_escapes_as_another_error(tmp_path: Path) -> None:
                 assert load_image(tmp_path / f"a.{suffix}", max_pixels=1_000_000).mode == "RGB"
             except ImageError:
                 pass
+
+
+def test_bytes_are_read_as_files_are(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    Image.new("RGB", (64, 48), RED).save(file)
+    data = file.read_bytes()
+    assert read_image(data) == load_image(file)
+    wrongs = (b"", "empty"), (b"hello", "holds text"), (data[:40], "header|truncated"), (b"%PDF-", "PDF")
+    for wrong, needle in wrongs:
+        with pytest.raises(ImageError, match=f"^the upload.*({needle})"):
+            read_image(wrong, name="the upload")
+    with pytest.raises(ImageError, match="too large"):
+        read_image(data, max_pixels=64 * 48 - 1)

@@ -1,0 +1,222 @@
+"""The service behind the HTTP routes: places, batches, log, rewards, drift and reloads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import time
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from arr_coc.images import read_image
+from arr_coc.retraining.drift import ContextReference, Watch
+from arr_coc.retraining.versions import FACTS, resolve
+from arr_coc.rewards import vqa_accuracy
+from arr_coc.serving.batching import Batcher
+from arr_coc.serving.config import ServeConfig
+from arr_coc.serving.engine import Answered, Engine, Question
+from arr_coc.serving.log import DecisionLog, find, read_records
+from arr_coc.serving.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+REMEMBERED = 200_000
+"""Rewards that are known to be in without looking; older repetitions reach the log, where the first one counts."""
+
+
+class UnknownDecision(LookupError):
+    """No decision has that id."""
+
+
+class Conflict(ValueError):
+    """A decision has another reward already."""
+
+
+class Service:
+    """Everything a server does, without HTTP.
+
+    Parameters
+    ----------
+    engine
+        The wrapped model.
+    config
+        See `ServeConfig`.
+    log
+        Folder of the decision log.
+    """
+
+    def __init__(self, engine: Engine, config: ServeConfig, log: Path) -> None:
+        self.engine, self.config, self.metrics = engine, config, Metrics()
+        self.log = DecisionLog(log, on_commit=self.metrics.committed)
+        self.batcher = Batcher(engine.answer, config.batch_size, config.batch_wait, config.queue)
+        self.ready = False
+        self._decoder = ThreadPoolExecutor(2, thread_name_prefix="decode")
+        self._rewards: OrderedDict[str, tuple[float, asyncio.Future[str] | None]] = OrderedDict()
+        self._wake = asyncio.Event()
+        self._watch = self._new_watch()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # ---------------------------------------------------------------- life
+
+    async def start(self) -> None:
+        """Read which rewards are in, then work."""
+        for record in await asyncio.to_thread(lambda: list(read_records(self.log.folder, "reward"))[-REMEMBERED:]):
+            self._rewards.setdefault(record["decision"], (record["reward"], None))
+        self.batcher.start()
+        self.metrics.policy.info({"version": self.engine.served.version})
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # no SIGHUP, or no main thread
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._wake.set)
+        self._tasks.append(asyncio.create_task(self._reload()))
+        self.ready = True
+
+    async def stop(self) -> None:
+        """Finish what is inside, and leave the log closed and the model unwrapped."""
+        self.ready = False
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.batcher.stop()
+        self._decoder.shutdown()
+        await asyncio.to_thread(self.log.close)
+        self.engine.close()
+
+    # ---------------------------------------------------------------- answers
+
+    async def answer(self, upload: bytes, text: str) -> tuple[str, Answered, dict[str, float]]:
+        """Answer a question about an uploaded picture; returned only once the decision is on the disk.
+
+        Returns
+        -------
+        tuple
+            Decision id, the answer, and seconds by stage.
+
+        Raises
+        ------
+        Busy, TimeoutError
+            If there is no place, or the answer takes too long.
+        ValueError
+            For a picture or question that can't be used.
+        LogError
+            If the decision can't be logged.
+        """
+        came = time.perf_counter()
+        self.engine.check(text)
+        async with self.batcher.place():
+            loop = asyncio.get_running_loop()
+            image = await loop.run_in_executor(
+                self._decoder, lambda: read_image(upload, name="the upload", max_pixels=self.config.pixels)
+            )
+            answered = await self.batcher.answer(Question(image, text, came), self.config.timeout)
+            logged = time.perf_counter()
+            record = self._record(answered, text)
+            name = await asyncio.wrap_future(self.log.append("decision", record))
+        now = time.perf_counter()
+        stages = {"queue": answered.waited, **answered.allocation.timings, "log": now - logged, "total": now - came}
+        self.metrics.answered(answered, stages)
+        if self._watch.question(answered.taken.decision):
+            self.metrics.alarms.labels("contexts").inc()
+            logger.warning("the questions have drifted: population stability index %.2f", self._watch.psi)
+        self.metrics.psi.set(self._watch.psi)
+        return name, answered, stages
+
+    def _record(self, answered: Answered, text: str) -> dict[str, Any]:
+        taken, allocation = answered.taken, answered.allocation
+        return {
+            "version": answered.version,
+            "answer": answered.text,
+            **({"question": text} if self.config.log_questions else {}),
+            "tokens": allocation.tokens,
+            "full_tokens": allocation.full_tokens,
+            "price": answered.price,
+            "explored": taken.explored,
+            "law": None if taken.law is None else asdict(taken.law),
+            "limit": taken.limit,
+            "costs": taken.costs.tolist(),
+            "coverage": None if taken.coverage is None or not taken.coverage.any() else taken.coverage.tolist(),
+            # The features follow from contexts and index; leaving them out halves the log.
+            "decision": {**taken.decision.to_dict(), "features": None},
+        }
+
+    # ---------------------------------------------------------------- rewards
+
+    async def reward(self, name: str, value: float | None, answers: list[str] | None) -> tuple[float, bool]:
+        """Take a reward; the same one may come again, another one may not.
+
+        Returns
+        -------
+        tuple
+            The reward that counts, and whether it was known already.
+
+        Raises
+        ------
+        UnknownDecision, Conflict, LogError
+        """
+        decision = await asyncio.to_thread(find, self.log.folder, name)
+        if decision is None:
+            raise UnknownDecision(f"no decision has the id {name!r}")
+        if value is None:
+            value = vqa_accuracy(decision["answer"], answers or [])
+        known = self._rewards.get(name)
+        if known is not None:
+            before, pending = known
+            if pending is not None:
+                await asyncio.shield(pending)  # what it repeats must be on the disk before this is acknowledged
+            if before != value:
+                raise Conflict(f"decision {name} has the reward {before} already, not {value}; the first one counts")
+            return before, True
+        future = asyncio.wrap_future(self.log.append("reward", {"decision": name, "reward": value}))
+        self._rewards[name] = value, future
+        try:
+            await asyncio.shield(future)
+        except OSError:
+            self._rewards.pop(name, None)
+            raise
+        self._rewards[name] = value, None
+        while len(self._rewards) > REMEMBERED:
+            self._rewards.popitem(last=False)
+        self.metrics.reward.observe(value)
+        if self._watch.reward(value):
+            self.metrics.alarms.labels("reward").inc()
+            logger.warning("the reward has fallen; retrain, or roll back to an earlier version")
+        self.metrics.fall.set(self._watch.rewards.statistic)
+        return value, False
+
+    # ---------------------------------------------------------------- reloads
+
+    async def _reload(self) -> None:
+        """Serve another policy when the pointer names one, or on SIGHUP; keep the present one if it can't be used."""
+        failed = ""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self.config.reload_seconds)
+            asked, version = self._wake.is_set(), "?"
+            self._wake.clear()
+            try:
+                version = (await asyncio.to_thread(resolve, self.engine.source)).version
+                if version == self.engine.served.version and not asked:
+                    failed = ""
+                    continue
+                loaded = await asyncio.to_thread(self.engine.load)
+                await self.batcher.between_batches(partial(self.engine.swap, loaded))
+            except Exception as error:  # whatever is wrong with the new policy, the present one goes on
+                if asked or failed != f"{version}: {error}":
+                    self.metrics.reloads.labels("failed").inc()
+                    logger.error("policy %s is not served: %s", version, error)
+                failed = f"{version}: {error}"
+                continue
+            failed, self._watch = "", self._new_watch()
+            self.metrics.reloads.labels("done").inc()
+            self.metrics.policy.info({"version": self.engine.served.version})
+            logger.info("policy %s is served", self.engine.served.version)
+
+    def _new_watch(self) -> Watch:
+        facts = self.engine.served.folder / FACTS
+        known = json.loads(facts.read_text(encoding="utf-8")).get("contexts") if facts.is_file() else None
+        return Watch(None if known is None else ContextReference.from_dict(known))

@@ -1,0 +1,1 @@
+"""A real server on loopback, tried: load, soak, kill -9, hostile requests."""

@@ -1,0 +1,180 @@
+"""A server as a process of its own, and clients that ask it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Sample = dict[str, Any]
+
+
+@dataclass
+class Traffic:
+    """What clients saw.
+
+    Attributes
+    ----------
+    seconds
+        Latency of every answer.
+    statuses
+        How many replies had each status; "lost" where the connection broke.
+    decisions, rewards
+        Acknowledged decision ids, and rewards by decision id.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    statuses: Counter[str] = field(default_factory=Counter)
+    decisions: list[str] = field(default_factory=list)
+    rewards: dict[str, float] = field(default_factory=dict)
+
+
+class Server:
+    """``arr-coc serve`` as a process of its own.
+
+    Parameters
+    ----------
+    log
+        Folder of its decision log; what it prints goes to ``server.txt`` beside it.
+    options
+        Further command-line options.
+    """
+
+    def __init__(self, log: Path, *options: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.log, self.url = log, f"http://127.0.0.1:{self.port}"
+        self.output = log.parent / "server.txt"
+        command = [sys.executable, "-m", "arr_coc.cli", "serve", "--log", str(log), "--port", str(self.port), *options]
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                command, cwd=Path(__file__).parents[2], stdout=output, stderr=output,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            )  # fmt: skip
+
+    def wait(self, seconds: float = 600) -> Server:
+        """Until it is ready.
+
+        Raises
+        ------
+        RuntimeError
+            If it ends or does not become ready.
+        """
+        import httpx
+
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and self.process.poll() is None:
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{self.url}/readyz").status_code == 200:
+                    return self
+            time.sleep(0.1)
+        self.stop()
+        raise RuntimeError(f"the server did not become ready:\n{self.output.read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """Ask it to end, and wait."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def memory(self) -> int:
+        """Resident bytes now."""
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def samples(n: int, seed: int = 0) -> list[Sample]:
+    """Reference questions with their pictures as PNG bytes."""
+    from arr_coc import reference
+
+    made = []
+    for sample in reference.generate(n, seed=seed, split="eval"):
+        file = io.BytesIO()
+        sample["image"].save(file, "PNG")
+        made.append({**sample, "png": file.getvalue()})
+    return made
+
+
+async def drive(
+    url: str, questions: Sequence[Sample], count: int, clients: int, seconds: float = 600.0,
+    traffic: Traffic | None = None,
+) -> Traffic:
+    """Ask and reward, `clients` at a time, until `count` questions are asked, time is up or the server is gone.
+
+    ``traffic`` is filled on the way, for whoever watches.
+    """
+    import httpx
+
+    traffic = Traffic() if traffic is None else traffic
+    left, until = iter(range(count)), time.monotonic() + seconds
+    async with httpx.AsyncClient(base_url=url, timeout=600, limits=httpx.Limits(max_connections=clients)) as client:
+
+        async def one() -> None:
+            for n in left:
+                if time.monotonic() > until:
+                    return
+                q = questions[n % len(questions)]
+                began = time.perf_counter()
+                try:
+                    reply = await client.post(
+                        "/answer", files={"image": ("image", q["png"])}, data={"question": q["question"]}
+                    )
+                    traffic.statuses[str(reply.status_code)] += 1
+                    if reply.status_code == 429:
+                        await asyncio.sleep(0.05)
+                    if reply.status_code != 200:
+                        continue
+                    traffic.seconds.append(time.perf_counter() - began)
+                    name = reply.json()["id"]
+                    traffic.decisions.append(name)
+                    given = await client.post("/reward", json={"id": name, "answers": q["answers"]})
+                    if given.status_code == 200:
+                        traffic.rewards[name] = given.json()["reward"]
+                except httpx.TransportError:
+                    traffic.statuses["lost"] += 1
+                    return
+
+        await asyncio.gather(*(one() for _ in range(clients)))
+    return traffic
+
+
+def check_log(log: Path, traffic: Traffic) -> dict[str, int]:
+    """What was acknowledged and is not on the log; everything must be zero.
+
+    Raises
+    ------
+    ValueError
+        If a record can't be read back.
+    """
+    from arr_coc.serving.log import read_records
+
+    decisions = {record["id"] for record in read_records(log, "decision")}
+    rewards: dict[str, float] = {}
+    for record in read_records(log, "reward"):
+        rewards.setdefault(record["decision"], record["reward"])
+    return {
+        "lost decisions": len(set(traffic.decisions) - decisions),
+        "lost rewards": sum(rewards.get(name) != value for name, value in traffic.rewards.items()),
+        "decisions twice": len(traffic.decisions) - len(set(traffic.decisions)),
+    }

@@ -1,0 +1,106 @@
+"""Two processes under `accelerate launch`: the numbers of one, and a killed one breaks the run, not the result."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from allocator import Decision, Policy
+from arr_coc.attending import build_policy
+from arr_coc.distributed import Workers, update_together
+from eval.run import run
+
+from .job import BATCH, EPISODES, eval_config, learn, wrapped
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(ROOT / "configs" / "accelerate-cpu.yaml"), "--main_process_port", "0"]
+    command += ["-m", "tests.distributed.job", *map(str, arguments)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=570)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run killed twice, once in each part, and finished at the third start."""
+    folder = tmp_path_factory.mktemp("two")
+    began = time.monotonic()
+    first = launch(folder, "eval", 1, 3)
+    assert first.returncode != 0 and "SIGKILL" in first.stderr, first.stderr[-3000:]
+    assert not (folder / "eval" / "metrics.json").exists()
+    second = launch(folder, "learn", 1, 5)
+    assert second.returncode != 0 and "SIGKILL" in second.stderr, second.stderr[-3000:]
+    state = json.loads((folder / "learn" / "state.json").read_text())
+    assert state["episodes"] == 2 * 2 * BATCH  # two whole rounds were committed, and nothing of the third
+    assert time.monotonic() - began < 600  # neither hung until a timeout
+    third = launch(folder)
+    assert third.returncode == 0, third.stderr[-3000:]
+    return folder
+
+
+def test_metrics_are_those_of_one_process_to_the_digit(folder: Path, reference: Any, tmp_path: Path) -> None:
+    with wrapped(*reference) as arr:
+        alone = run(eval_config(tmp_path / "one"), arr, progress=False)
+    together = json.loads((folder / "eval" / "metrics.json").read_text())
+    for metrics in (alone, together):
+        for row in metrics["methods"].values():
+            row.pop("milliseconds")
+    assert together == json.loads(json.dumps(alone))
+    mine, theirs = lines(tmp_path / "one" / "questions.jsonl"), lines(folder / "eval" / "questions.jsonl")
+    for record in [*mine, *theirs]:
+        del record["seconds"], record["timings"]
+    assert theirs == mine and len(mine) == 30
+    assert not (folder / "eval" / "workers").exists()
+
+
+def test_the_posterior_is_that_of_one_process_on_the_same_batches(folder: Path, reference: Any) -> None:
+    log = lines(folder / "learn" / "log.jsonl")
+    assert [record["episode"] for record in log] == list(range(EPISODES))  # none lost, none twice, despite the kill
+    assert len({record["question_id"] for record in log}) == EPISODES
+    state = json.loads((folder / "learn" / "state.json").read_text())
+    learned = Policy.load(folder / "learn" / state["policy"])
+    with wrapped(*reference) as arr:
+        alone = build_policy(arr.config, arr.planner.contexts)
+    alone.update_many([Decision.from_dict(r["decision"]) for r in log], [r["reward"] for r in log])
+    for name in ("gram", "moment", "mean"):
+        np.testing.assert_allclose(
+            getattr(learned.posterior, name), getattr(alone.posterior, name), rtol=1e-9, atol=1e-12
+        )
+    assert learned.rounds == alone.rounds == learned.posterior.rounds == EPISODES
+    assert len(state["generators"]) == 2 and state["generators"][0] != state["generators"][1]
+
+
+def test_another_number_of_processes_is_refused(folder: Path, reference: Any) -> None:
+    with wrapped(*reference) as arr, pytest.raises(ValueError, match="by 2 processes, not 1"):
+        learn(folder / "learn", arr, None)
+
+
+def test_what_does_not_add_up_is_refused() -> None:
+    from allocator import make_policy
+
+    for policy in (make_policy("thompson", dim=2, arms=2, forgetting=0.9), make_policy("linucb", dim=2, arms=2)):
+        with pytest.raises(ValueError, match="add up"):
+            update_together(policy, [], [], Workers(0, 2))
+
+
+def test_one_process_alone_needs_no_launcher() -> None:
+    workers = Workers.start()
+    assert (workers.rank, workers.size, workers.first) == (0, 1, True)
+    assert workers.gather({"a": 1}) == [{"a": 1}]
+    workers.wait()
+    workers.stop()

@@ -1,0 +1,86 @@
+"""A little world with a known truth, and the log that serving it would leave; no vision-language model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import arr_coc.reference
+from allocator import Policy, make_policy
+from arr_coc.retraining.versions import Store
+from arr_coc.saving import read_record, write_folder
+from arr_coc.serving.exploring import Exploration, Explorer
+from arr_coc.serving.log import DecisionLog
+
+COSTS = np.array([[64, 128, 256, 400]] * 3)
+PRICE = 0.2 / 1200
+DETAIL = np.array([0.0, 0.1, 0.35, 0.5])
+
+
+def question(rng: np.random.Generator) -> np.ndarray:
+    x = rng.random((3, 3))
+    x[:, 0], x[:, 1] = 1.0, rng.random(3) ** 3
+    return x
+
+
+def mean(x: np.ndarray, index: np.ndarray) -> float:
+    """Expected reward: saturating, so no linear model has it."""
+    return float(1 - 0.7 * np.exp(-1.5 * (DETAIL[index] * x[:, 1]).sum()))
+
+
+def believing(*gains: float, precision: float = 5.0) -> Any:
+    """A policy that believes that the arms gain that much per unit of need."""
+    prior = np.array([[0.0, gain, 0.0] for gain in gains or (0.0, 0.0, 0.0)])
+    return make_policy("thompson", dim=3, arms=4, prior_mean=prior, prior_precision=precision)
+
+
+POOR, WEAK, GOOD = (0.01, 0.03, 0.04), (0.06, 0.18, 0.24), (0.1, 0.3, 0.5)
+
+
+def truth(policy: Policy, rounds: int = 1500) -> float:
+    """Net value of the greedy policy."""
+    rng, total = np.random.default_rng(99), 0.0
+    for _ in range(rounds):
+        x = question(rng)
+        decision = policy.select(x, None, COSTS, None, PRICE, explore=False)
+        total += mean(x, decision.index) - PRICE * decision.cost
+    return total / rounds
+
+
+def make_store(folder: Path, policy: Policy) -> Store:
+    record = read_record(arr_coc.reference.policy_path() / "config.json")
+    write_folder(folder / "policy", policy, record)
+    return Store.create(folder / "store", folder / "policy")
+
+
+def serve(
+    log: Path, policy: Policy, rounds: int, version: str, *, share: float = 1.0, tau: float = 0.02, seed: int = 0,
+    reward: Callable[..., float] = mean, rewarded: float = 1.0,
+) -> None:  # fmt: skip
+    """Append what serving `policy` would have logged."""
+    rng, writer = np.random.default_rng(seed), DecisionLog(log)
+    explorer = Explorer(policy, Exploration(share=share, tau=tau, alpha=1.0, width=0.0), seed=seed)
+    late = []
+    for _ in range(rounds):
+        x = question(rng)
+        decision = explorer.select(x, np.zeros(0), COSTS, None, PRICE)
+        taken = explorer.taken.pop()
+        record = {
+            "version": version, "answer": "", "explored": taken.explored, "limit": None, "costs": COSTS.tolist(),
+            "law": None if taken.law is None else asdict(taken.law),
+            "decision": {**decision.to_dict(), "features": None},
+        }  # fmt: skip
+        late.append((writer.append("decision", record), float(rng.random() < reward(x, decision.index))))
+    for name, value in rng.permutation(np.array(late, dtype=object)):  # rewards come late and in any order
+        if rng.random() < rewarded:
+            writer.append("reward", {"decision": name.result(), "reward": value})
+    writer.close()
+
+
+def reports(store: Store) -> list[dict[str, Any]]:
+    return [json.loads(p.read_text()) for p in sorted((store.path / "reports").glob("*.json"))]
