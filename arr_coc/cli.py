@@ -86,7 +86,7 @@ def ask(
         check_picture_path(out)
 
     from arr_coc import reference
-    from arr_coc.asking import answers, prepare
+    from arr_coc.asking import ask as ask_once
     from arr_coc.config import ArrCocConfig
     from arr_coc.images import load_image
     from arr_coc.loading import FREE, REFERENCE, load_vlm, wrap_with
@@ -97,19 +97,17 @@ def ask(
     if model == REFERENCE and not given.keys() - FREE:
         given["policy"] = str(reference.policy_path())  # learned, where nothing else was asked for
     with wrap_with(vlm, processor, given) as arr:
-        inputs = prepare(processor, [picture], [question]).to(vlm.device)
-        length = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
-        sequences = vlm.generate(**inputs, do_sample=False, **length)
-    (answer,), (allocation,) = answers(processor, inputs["input_ids"], sequences), arr.last
-    grid = processor.patch_grid(picture) if hasattr(processor, "patch_grid") else None
+        asked = ask_once(arr, picture, question, max_new_tokens)
+    allocation = asked.allocation
     if out is not None:
         from arr_coc.drawing import draw_allocation
 
-        draw_allocation(picture, allocation, grid, answer, levels=arr.config.budgets).save(out)
+        draw_allocation(picture, allocation, asked.grid, asked.answer, levels=arr.config.budgets).save(out)
     if as_json:
-        typer.echo(json.dumps({"answer": answer, "image": str(image), "grid": grid, **allocation.to_dict()}))
+        record = {"answer": asked.answer, "image": str(image), "grid": asked.grid, **allocation.to_dict()}
+        typer.echo(json.dumps(record))
         return
-    print_answer(answer, allocation, grid)
+    print_answer(asked.answer, allocation, asked.grid)
     if out is not None:
         typer.echo(f"overlay: {out}")
 
