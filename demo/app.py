@@ -12,8 +12,10 @@ import gradio as gr
 
 from demo.gallery import gallery
 from demo.host import Host
-from demo.tabs import ask
+from demo.results import runs
+from demo.tabs import ask, compare, knowing, learning, results
 from demo.tabs.chooser import Chooser
+from demo.tabs.common import QUIET
 
 STYLE = Path(__file__).with_name("style.css")
 TITLE = "ARR-COC: every patch its own token budget"
@@ -41,8 +43,20 @@ def build(host: Host) -> gr.Blocks:
                 chooser.build()
             with gr.Column(scale=8, min_width=320):
                 with gr.Tabs(elem_id="tabs"):
-                    with gr.Tab("Ask", id="ask"):
+                    with gr.Tab("Ask", id="ask") as asking:
                         ask.build(chooser, first)
+                    with gr.Tab("Compare", id="compare") as comparing:
+                        compare.build(chooser)
+                    with gr.Tab("Knowing", id="knowing") as knows:
+                        knowing.build(chooser)
+                    with gr.Tab("Learning", id="learning") as learns:
+                        learning.build(host)
+                    with gr.Tab("Results", id="results") as recorded:
+                        results.build(runs())
+        for tab in (asking, comparing, knows):  # these three are about the picture and the question on the left
+            tab.select(lambda: gr.update(visible=True), None, left, **QUIET)
+        for tab in (learns, recorded):
+            tab.select(lambda: gr.update(visible=False), None, left, **QUIET)
     page.queue(max_size=64, default_concurrency_limit=2)
     return page
 

@@ -66,11 +66,18 @@ def stages(shown: Shown) -> str:
     return "milliseconds: " + ", ".join(f"{name} {1000 * seconds:.0f}" for name, seconds in timings)
 
 
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A plain HTML table; cells are text."""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table class="plain"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
 COMPARED = ("policy", "answer", "tokens", "share of full", "ms in all", *STAGES)
 
 
-def compared(answers: Sequence[Shown]) -> list[list[str]]:
-    """Table cells of several answers to one question, columns as in `COMPARED`."""
+def compared(answers: Sequence[Shown]) -> str:
+    """A table of several answers to one question."""
     rows = []
     for shown in answers:
         allocation = shown.allocation
@@ -84,18 +91,48 @@ def compared(answers: Sequence[Shown]) -> list[list[str]]:
                 *(f"{1000 * seconds:,.0f}" for seconds in columns),
             ]
         )  # fmt: skip
-    return rows
+    return table(COMPARED, rows)
 
 
-def sources(shown: Shown) -> list[list[str]]:
-    """Per patch what the policy went by: scores, and the detail that the smallest budget destroys."""
+def sources(shown: Shown) -> str:
+    """A table of what the policy went by, patch by patch: scores, and the detail that the smallest budget destroys."""
+    header = ["patch", *shown.allocation.scores, f"lost at {shown.explanation.budgets[0]}", "budget"]
     rows = []
     for i, report in enumerate(shown.explanation.patches):
         detail = f"{100 * report.detail[0]:.0f} %" if report.detail else "–"
         rows.append([place(shown, i), *(f"{v:.2f}" for v in report.scores.values()), detail, str(report.budget)])
-    return rows
+    return table(header, rows)
 
 
-def tensions(shown: Shown) -> list[list[str]]:
-    """What balancing read and set: every signal of the record."""
-    return [[name.replace("_", " "), f"{value:+.3f}"] for name, value in shown.allocation.tension.items()]
+MEANINGS = {
+    "price": "reward that a full-detail image costs",
+    "fineness": "how much the words ask for detail",
+    "flatness": "0: the look rests on one patch; 1: on all alike",
+    "disagreement": "0: the scorers rank alike; 1: opposed",
+    "compress": "− particularise … + compress",
+    "explore": "− exploit … + explore (acts while learning)",
+    "diversify": "− focus … + diversify",
+    "price_factor": "what compress ↔ particularise makes of the price",
+    "coverage": "largest bonus or charge that focus ↔ diversify lays on a patch",
+}
+"""Signals of the record that the page shows, in words."""
+
+
+def tensions(shown: Shown) -> str:
+    """A table of what balancing read and set."""
+    found = shown.allocation.tension
+    rows = [[key.replace("_", " "), f"{found[key]:.3f}", words] for key, words in MEANINGS.items() if key in found]
+    return table(("signal", "value", "meaning"), rows)
+
+
+def saving(one: Shown, other: Shown, full: Shown) -> str:
+    """What two policies spent against full detail, in two sentences."""
+    lines = []
+    for shown in (one, other):
+        share = shown.allocation.tokens / full.allocation.tokens
+        same = "the same answer as" if shown.answer == full.answer else "another answer than"
+        lines.append(
+            f"<p><b>{escape(shown.settings.policy)}</b> says <b>{escape(shown.answer or '(no answer)')}</b>: {same} full "
+            f"detail ({escape(full.answer or '(no answer)')}), for {100 * share:.0f} % of its tokens.</p>"
+        )
+    return f'<div class="card">{"".join(lines)}</div>'

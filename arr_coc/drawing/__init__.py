@@ -7,11 +7,12 @@ the same functions.
 from .boxes import Box, grid_boxes, patch_boxes
 from .heat import draw_heat
 from .overlay import draw_allocation, draw_budgets, draw_seen, seen_grids
-from .page import contact_sheet, stack
-from .patchmap import patch_map
+from .page import contact_sheet, stack, titled
+from .patchmap import SCORE_WORDS, patch_map
 from .style import contrast, font, palette, shade
 
 __all__ = [
+    "SCORE_WORDS",
     "Box",
     "contact_sheet",
     "contrast",
@@ -27,4 +28,5 @@ __all__ = [
     "seen_grids",
     "shade",
     "stack",
+    "titled",
 ]

@@ -8,8 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .boxes import Box
-from .page import stack, text_strip
-from .style import FAINT, INK, contrast, font, shade
+from .style import INK, contrast, font, shade
 
 
 def draw_heat(
@@ -17,8 +16,6 @@ def draw_heat(
     boxes: Sequence[Box],
     cells: Sequence[np.ndarray],
     *,
-    title: str | None = None,
-    note: str | None = None,
     labels: Sequence[str] = (),
     top: float | None = None,
     width: int = 480,
@@ -33,8 +30,6 @@ def draw_heat(
         N pixel boxes.
     cells
         Per box ``[rows, columns]`` values >= 0; a single number is a ``[1, 1]`` array.
-    title, note
-        Text below.
     labels
         N short texts, one in the corner of each box.
     top
@@ -73,9 +68,4 @@ def draw_heat(
             over = canvas.getpixel((min(x + 8, width - 1), min(y + 8, size[1] - 1)))
             color = contrast(over) if isinstance(over, tuple) else INK
             draw.text((x + 6, y + 4), labels[i], font=face, fill=color)
-    strips = [canvas]
-    if title:
-        strips.append(text_strip(title, width, INK, bold=True))
-    if note:
-        strips.append(text_strip(note, width, FAINT))
-    return stack(strips)
+    return canvas

@@ -42,6 +42,11 @@ def stack(pictures: Sequence[Image.Image]) -> Image.Image:
     return page
 
 
+def titled(title: str, picture: Image.Image) -> Image.Image:
+    """A picture under its title."""
+    return stack([text_strip(title, picture.width, INK, bold=True), picture])
+
+
 def text_strip(text: str, width: int, color: Color, bold: bool = False) -> Image.Image:
     """A paragraph of at most four lines, as wide as the picture that it goes with."""
     size = max(12, min(26, width // 36))

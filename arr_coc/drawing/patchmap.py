@@ -47,6 +47,7 @@ STYLE = """
 .arr-map .arr-legend { display: flex; flex-wrap: wrap; gap: .3rem 1rem; margin-top: .5rem; font-size: 14px }
 .arr-map .arr-legend label { display: inline-flex; align-items: center; gap: .35rem; cursor: pointer }
 .arr-map .arr-legend i { width: 1em; height: 1em; border-radius: 3px; display: inline-block }
+.arr-map .arr-legend input { all: revert; margin: 0; width: 1em; height: 1em }
 .arr-map .arr-detail { display: none }
 .arr-map .arr-detail h4 { margin: 0 0 .2rem; font-size: 16px }
 .arr-map .arr-detail p { margin: .2rem 0 .5rem }

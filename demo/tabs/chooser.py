@@ -13,6 +13,10 @@ from ..host import Host, Settings
 from .common import QUIET, Picture
 
 FREE, PRICED, LIMITED = "the policy's own price", "my price", "a limit"
+OWN_WORLD = (
+    "The model that ships with ARR-COC is small and knows a world of signs. Of photographs it can only say which of its "
+    "signs it does not see; the budgets still show where it looks. `--model` takes another one."
+)
 SPENDING = (FREE, PRICED, LIMITED)
 
 
@@ -31,14 +35,17 @@ class Chooser:
     def build(self) -> None:
         """Lay out the column."""
         first = self.pictures[0]
+        gr.Markdown("**1. Choose a picture**, or upload or paste your own")
         shelf = gr.Gallery(
-            [(entry.image, entry.title) for entry in self.pictures], label="1. Choose a picture", columns=5, height=150,
-            allow_preview=False, object_fit="cover", buttons=[], elem_id="shelf", format="jpeg",
+            [(entry.image, entry.title) for entry in self.pictures], label="pictures", show_label=False, columns=5,
+            allow_preview=False, object_fit="cover", buttons=[], elem_id="shelf", format="jpeg", height="auto",
         )  # fmt: skip
         self.image = Picture(
-            first.image, label="or upload or paste one", sources=["upload", "clipboard"], height=230, buttons=[],
+            first.image, label="your picture", show_label=False, sources=["upload", "clipboard"], height=230, buttons=[],
             elem_id="picture", format="png",
         )  # fmt: skip
+        if self.host.is_reference:
+            gr.Markdown(OWN_WORLD, elem_classes="hint")
         self.suggestions = gr.Radio(
             [q.text for q in first.questions], value=first.questions[0].text, label="2. Choose a question",
             elem_id="suggestions",

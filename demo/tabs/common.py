@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,6 @@ QUIET = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
 
 def friendly(function: Callable[..., Any]) -> Callable[..., Any]:
     """Turn the expected errors of a listener into a message on the page."""
-    if inspect.isgeneratorfunction(function):
-
-        @functools.wraps(function)
-        def generate(*args: Any) -> Iterator[Any]:
-            try:
-                yield from function(*args)
-            except EXPECTED as error:
-                raise message(error) from error
-
-        return generate
 
     @functools.wraps(function)
     def run(*args: Any) -> Any:
