@@ -38,11 +38,11 @@ def build(host: Host) -> gr.Blocks:
     chooser = Chooser(host, pictures)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(INTRODUCTION, elem_id="introduction")
-        with gr.Row():
+        with gr.Row(elem_id="page"):
             with gr.Column(scale=3, min_width=300) as left:
                 chooser.build()
             with gr.Column(scale=8, min_width=320):
-                with gr.Tabs(elem_id="tabs"):
+                with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
                     with gr.Tab("Ask", id="ask") as asking:
                         ask.build(chooser, first)
                     with gr.Tab("Compare", id="compare") as comparing:
@@ -70,13 +70,23 @@ def look() -> dict[str, Any]:
     return {"theme": theme, "css_paths": [STYLE]}
 
 
-def serve(host: Host, *, port: int | None = None, address: str = "127.0.0.1", share: bool = False, **more: Any) -> Any:
+def serve(
+    host: Host,
+    *,
+    page: gr.Blocks | None = None,
+    port: int | None = None,
+    address: str = "127.0.0.1",
+    share: bool = False,
+    **more: Any,
+) -> tuple[Any, str, str]:
     """Serve the page; blocks until stopped unless ``prevent_thread_lock=True``.
 
     Parameters
     ----------
     host
         Who answers.
+    page
+        As `build` made it; built here by default.
     port
         By default the first free one from 7860.
     address
@@ -85,8 +95,13 @@ def serve(host: Host, *, port: int | None = None, address: str = "127.0.0.1", sh
         Open a public tunnel through Gradio's servers.
     more
         Further arguments of ``launch``.
+
+    Returns
+    -------
+    tuple
+        As of ``launch``: the web application, the local address and the public one, if any.
     """
-    page = build(host)
+    page = page or build(host)
     return page.launch(
         server_name=address, server_port=port, share=share, ssr_mode=False, max_file_size="20mb", footer_links=["api"],
         enable_monitoring=False, state_session_capacity=200, **look(), **more,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from arr_coc.cli import Debug, Device
-from arr_coc.terminal import clear_errors
+from arr_coc.terminal import check_folder, clear_errors
 
 app = typer.Typer(
     add_completion=False,
@@ -40,6 +41,8 @@ def serve(
     `python -m demo`
 
     `python -m demo --model Qwen/Qwen2.5-VL-3B-Instruct --policy runs/mine/policy`
+
+    It stays on this machine, fetches nothing and sends nothing, unless --share is given.
     """
     if context.invoked_subcommand is not None:
         return
@@ -52,3 +55,35 @@ def serve(
 
     typer.echo(f"loading {model} ...")
     launch(Host(model, policy, device), port=port, address=address, share=share)
+
+
+@app.command()
+@clear_errors
+def screenshots(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("demo/screenshots"),
+    debug: Debug = False,
+) -> None:
+    """Take pictures of every tab, as the README shows them. Needs playwright and Debian's chromium.
+
+    Example: `python -m demo screenshots`
+    """
+    from demo.screenshots import take
+
+    check_folder(out)
+    for file in take(out):
+        typer.echo(f"{file}: {file.stat().st_size // 1000} kB")
+
+
+@app.command()
+@clear_errors
+def space(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to fill; it must not exist yet.")],
+    debug: Debug = False,
+) -> None:
+    """Put together a Hugging Face Space: this demo with the code it stands on, ready for `hf upload`.
+
+    Example: `python -m demo space --out build/space`
+    """
+    from demo.space import assemble
+
+    typer.echo(f"space: {assemble(out)}; now: hf upload --repo-type space OWNER/NAME {out} .")

@@ -51,6 +51,7 @@ STYLE = """
 .arr-map .arr-detail { display: none }
 .arr-map .arr-detail h4 { margin: 0 0 .2rem; font-size: 16px }
 .arr-map .arr-detail p { margin: .2rem 0 .5rem }
+.arr-map .arr-scroll { overflow-x: auto }
 .arr-map table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums }
 .arr-map th, .arr-map td { text-align: right; padding: .2rem .35rem; border: 0; border-bottom: 1px solid var(--line);
   font-weight: 400 }
@@ -63,7 +64,8 @@ STYLE = """
 .arr-map summary { cursor: pointer; font-size: 14px; margin-top: .4rem }
 .arr-map .arr-context { columns: 3 7rem; font-size: 12.5px; margin: .3rem 0; padding: 0; list-style: none }
 .arr-map .arr-context li { display: flex; justify-content: space-between; gap: .4rem; margin: 0; padding: 0 }
-@media (max-width: 760px) { .arr-map { grid-template-columns: minmax(0, 1fr) } }
+@media (max-width: 760px) { .arr-map { grid-template-columns: minmax(0, 1fr) }
+  .arr-map th, .arr-map td { padding: .2rem .25rem } }
 """
 
 
@@ -205,7 +207,8 @@ def _budget_table(report: PatchReport, budgets: Sequence[int]) -> str:
         chosen = ' class="arr-chosen"' if budget == report.budget else ""
         lines.append(f"<tr{chosen}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     head = "".join(f"<th>{cell}</th>" for cell in header)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<div class="arr-scroll">{table}</div>'
 
 
 def _number(value: float | None) -> str:

@@ -15,6 +15,8 @@ from ..words import answer_card
 from .chooser import Chooser, check_asked, read_settings
 from .common import MODEL, QUIET, friendly
 
+SHOW = "() => { if (innerWidth < 860) document.querySelector('#answer').scrollIntoView({ behavior: 'smooth' }) }"
+"""On a phone the answer lies below the question."""
 HINT = "Hover a patch to see why it got its budget; click to keep it. The legend switches the masks."
 
 
@@ -45,12 +47,16 @@ def build(chooser: Chooser, first: Shown) -> None:
 
     inputs = [last, chooser.image, chooser.question, *chooser.settings]
     outputs = [card, drawn, record, last]
-    chooser.ask.click(ask, inputs, outputs, api_name="ask", scroll_to_output=True, **MODEL)
-    chooser.question.submit(ask, inputs, outputs, api_visibility="private", **MODEL)
-    # A question that is chosen is asked: one click, and the budgets move.
-    chooser.suggestions.input(lambda text: text, chooser.suggestions, chooser.question, **QUIET).then(
-        ask, inputs, outputs, api_visibility="private", **MODEL
-    )
+    asked = [
+        chooser.ask.click(ask, inputs, outputs, api_name="ask", **MODEL),
+        chooser.question.submit(ask, inputs, outputs, api_visibility="private", **MODEL),
+        # A question that is chosen is asked: one click, and the budgets move.
+        chooser.suggestions.input(lambda text: text, chooser.suggestions, chooser.question, **QUIET).then(
+            ask, inputs, outputs, api_visibility="private", **MODEL
+        ),
+    ]
+    for event in asked:
+        event.then(None, None, None, js=SHOW)
 
 
 def draw_map(shown: Shown, name: str) -> str:

@@ -90,13 +90,13 @@ def heats(shown: Shown) -> list[Image.Image | None]:
         values = [report.scores[name] for report in reports]
         looks = shown.explanation.looks if name == "participatory" and shown.explanation.looks else None
         cells = looks or [np.array([[value]]) for value in values]
-        heat = draw_heat(shown.image, shown.boxes, cells, labels=[f"{value:.2f}" for value in values])
+        heat = draw_heat(shown.image, shown.boxes, cells, labels=[f"{value:.2f}" for value in values], width=300)
         pictures.append(titled(f"{name}: {SCORE_WORDS.get(name, name)}", heat))
     if all(report.detail for report in reports):
         lost = [report.detail[0] for report in reports]
         heat = draw_heat(
             shown.image, shown.boxes, [np.array([[value]]) for value in lost],
-            labels=[f"{100 * value:.0f} %" for value in lost],
+            labels=[f"{100 * value:.0f} %" for value in lost], width=300,
         )  # fmt: skip
         pictures.append(titled(f"detail lost at {reports[0].costs[0]} tokens", heat))
     return [*pictures, *[None] * MAPS][:MAPS]

@@ -36,7 +36,7 @@ def build(runs: dict[str, Path]) -> None:
     chosen = gr.Dropdown(names, value=start, label="run", elem_id="run")
     plot = gr.Image(
         charts.pareto(first.metrics), label="accuracy against tokens; the grey line is the same budget everywhere",
-        show_label=False, interactive=False, buttons=["fullscreen", "download"], elem_id="pareto", format="png", height=520,
+        show_label=False, interactive=False, buttons=["fullscreen", "download"], elem_id="pareto", format="png",
     )  # fmt: skip
     table = gr.Dataframe(_table(first), label="methods", interactive=False, elem_id="methods")
     kinds = gr.Dataframe(_kinds(first), label="by kind of question", interactive=False)
