@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext, Page
+    from playwright.sync_api import Browser, Page
 
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -28,15 +27,8 @@ def chromium() -> str | None:
 
 
 @contextmanager
-def browser(size: tuple[int, int] = DESKTOP, **options: Any) -> Iterator[BrowserContext]:
-    """A headless Chromium with a profile of its own, gone afterwards.
-
-    Parameters
-    ----------
-    size
-        Of the window, in pixels.
-    options
-        Further ones of Playwright's ``launch_persistent_context``.
+def browser() -> Iterator[Browser]:
+    """A headless Chromium with a fresh profile, gone afterwards.
 
     Raises
     ------
@@ -50,19 +42,32 @@ def browser(size: tuple[int, int] = DESKTOP, **options: Any) -> Iterator[Browser
     path = chromium()
     if path is None:
         raise OSError("chromium is not installed; on Debian: apt-get install chromium")
-    with tempfile.TemporaryDirectory(prefix="arr-coc-browser-") as profile, sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            profile, executable_path=path, args=list(FLAGS), headless=True,
-            viewport={"width": size[0], "height": size[1]}, **options,
-        )  # fmt: skip
+    with sync_playwright() as playwright:
+        chrome = playwright.chromium.launch(executable_path=path, args=list(FLAGS), headless=True)
         try:
-            yield context
+            yield chrome
         finally:
-            context.close()
+            chrome.close()
 
 
-def visit(context: BrowserContext, url: str) -> Page:
-    """The page, opened and ready."""
+def visit(chrome: Browser, url: str, size: tuple[int, int] = DESKTOP, prepare: Any = None) -> Page:
+    """A new visitor, the page open and ready.
+
+    Parameters
+    ----------
+    chrome
+        The browser.
+    url
+        Of the running demo.
+    size
+        Of the window, in pixels; that of a phone makes it one.
+    prepare
+        Called with the visitor's ``BrowserContext`` before anything is loaded.
+    """
+    phone = {"is_mobile": True, "has_touch": True} if size == PHONE else {}
+    context = chrome.new_context(viewport={"width": size[0], "height": size[1]}, **phone)
+    if prepare is not None:
+        prepare(context)
     page = context.new_page()
     page.set_default_timeout(120_000)  # a busy machine answers slowly
     page.goto(url)
@@ -76,7 +81,7 @@ def open_tab(page: Page, name: str) -> None:
     page.wait_for_selector(f"#{name.lower()}[role=tabpanel]:visible, .tabitem:visible")
 
 
-def take(out: Path, episodes: int = 96) -> list[Path]:
+def take(out: Path, episodes: int = 64) -> list[Path]:
     """Serve the reference model, go through the tabs and write one picture of each, and one of a phone.
 
     Parameters
@@ -89,11 +94,10 @@ def take(out: Path, episodes: int = 96) -> list[Path]:
     from .app import serve
     from .host import Host
 
-    with _served(lambda **more: serve(Host(), **more)) as url, browser() as context:
-        page = visit(context, url)
+    with _served(lambda **more: serve(Host(), **more)) as url, browser() as chrome:
+        page = visit(chrome, url)
         # a question whose evidence is fine print, then one about another patch: the budgets have moved
         page.locator("#suggestions input").nth(1).check()
-        page.get_by_text("budgets").first.wait_for()
         page.locator("#answer .asked").get_by_text(_text(page, 1)).wait_for()
         files = [_shoot(page, out / "ask.png", "body")]
         page.locator("#suggestions input").nth(0).check()
@@ -121,9 +125,7 @@ def take(out: Path, episodes: int = 96) -> list[Path]:
         open_tab(page, "Results")
         _settle(page)
         files.append(_shoot(page, out / "results.png", "body"))
-        page.close()
-        phone = visit(context, url)
-        phone.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+        phone = visit(chrome, url, PHONE)
         _settle(phone)
         files.append(_shoot(phone, out / "phone.png", "body"))
     return files

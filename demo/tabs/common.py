@@ -36,7 +36,7 @@ def friendly(function: Callable[..., Any]) -> Callable[..., Any]:
 def message(error: BaseException | str, title: str = "That did not work") -> gr.Error:
     """An error for the page, its words escaped."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return gr.Error(escape(text[:1].upper() + text[1:]), title=title, duration=None, print_exception=False)
+    return gr.Error(escape(text), title=title, duration=None, print_exception=False)
 
 
 class Picture(gr.Image):

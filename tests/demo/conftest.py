@@ -45,6 +45,10 @@ def url(app: Any) -> str:
 
 @pytest.fixture(scope="session")
 def need_browser() -> None:
+    check_browser()
+
+
+def check_browser() -> None:
     """Skip without a browser, unless the environment says that the test must run."""
     if chromium() is None:
         reason = "chromium is not installed; on Debian: apt-get install chromium"
