@@ -47,7 +47,9 @@ def learning(log: Sequence[Mapping[str, Any]]) -> Image.Image:
     if known:
         x, values = np.array(known, dtype=float).T
         regret.plot(x, np.cumsum(values), color=plots.OKABE_ITO[2], linewidth=2)
-    regret.set_title("regret, summed: net reward behind the allocation that knows the evidence", loc="left", fontsize=10)
+    regret.set_title(
+        "regret, summed: net reward behind the allocation that knows the evidence", loc="left", fontsize=10
+    )
     for axes in (reward, tokens, regret):
         axes.set_xlabel("episode")
         axes.grid(alpha=0.25)

@@ -30,7 +30,9 @@ def serve(
     ] = None,
     device: Device = None,
     address: Annotated[str, typer.Option(help="Where to listen; by default this machine alone.")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="By default the first free one from 7860.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="By default the first free one from 7860.")
+    ] = None,
     share: Annotated[bool, typer.Option("--share", help="Open a public tunnel through Gradio's servers.")] = False,
     debug: Debug = False,
 ) -> None:

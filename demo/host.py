@@ -126,7 +126,10 @@ class Host:
         self.model, self.processor = load_vlm(model, device=device)
         self._lock = threading.Lock()
         with self.wrapped({"policy": self.folder} if self.folder else {}) as arr:
-            self.budgets, self.price = tuple(arr.config.budgets), float(getattr(arr.planner, "price", arr.config.price))
+            self.budgets, self.price = (
+                tuple(arr.config.budgets),
+                float(getattr(arr.planner, "price", arr.config.price)),
+            )
             self._realizers = [name for name in describe()["realizers"] if _fits(name, arr.family)]
 
     @property
@@ -165,7 +168,9 @@ class Host:
             If the policy is unknown.
         """
         if settings.policy not in self.policies():
-            raise ValueError(f"policy {settings.policy!r} is unknown here. {nearest(settings.policy, self.policies())}")
+            raise ValueError(
+                f"policy {settings.policy!r} is unknown here. {nearest(settings.policy, self.policies())}"
+            )
         given: dict[str, Any] = {"realizer": settings.realizer}
         if settings.limit is not None:
             given["limit"] = float(settings.limit)
@@ -243,7 +248,9 @@ class Host:
         cell = int(vision.patch_size) * int(getattr(vision, "spatial_merge_size", 1))
         patches = allocation.patches
         if grid is not None:
-            rows, columns = (side * size for side, size in zip(grid, (patches[0].height, patches[0].width), strict=True))
+            rows, columns = (
+                side * size for side, size in zip(grid, (patches[0].height, patches[0].width), strict=True)
+            )
         else:
             rows, columns = max(p.bottom for p in patches), max(p.right for p in patches)
         size = (columns * cell, rows * cell)

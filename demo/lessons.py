@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,9 @@ def lesson(host: Host, pupil: Pupil, episodes: int) -> Iterator[Pupil]:
             records = learn(arr, samples, episodes=BATCH, batch_size=BATCH, progress=False)
             state = planner.policy.state_dict()
             best = _evidence(Bench(arr, make_reward("vqa_accuracy"), MAX_NEW_TOKENS), samples)
-        done = [_entry(pupil, len(pupil.log) + i, r, net) for i, (r, net) in enumerate(zip(records, best, strict=True))]
+        done = [
+            _entry(pupil, len(pupil.log) + i, r, net) for i, (r, net) in enumerate(zip(records, best, strict=True))
+        ]
         pupil = replace(pupil, state=state, log=(*pupil.log, *done), batches=pupil.batches + 1, trial=None)
         yield pupil
 

@@ -26,7 +26,7 @@ def assemble(out: Path) -> Path:
     """
     if out.exists():
         raise ValueError(f"{out} exists already; name a new folder")
-    ignore = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+    ignore = shutil.ignore_patterns("__pycache__", "*.pyc", "*.pyi", ".*")
     for package in PACKAGES:
         shutil.copytree(ROOT / package, out / package, ignore=ignore)
     for name in AT_THE_TOP:

@@ -41,9 +41,7 @@ def moves(before: Shown | None, now: Shown) -> str:
     if before is None or before.image.tobytes() != now.image.tobytes() or before.boxes != now.boxes:
         return ""
     old, new = before.allocation.budgets, now.allocation.budgets
-    changed = [
-        f"{place(now, i)} {a} → {b}" for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b
-    ]
+    changed = [f"{place(now, i)} {a} → {b}" for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
     if not changed:
         return "Same budgets as for your last question."
     more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
@@ -70,7 +68,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A plain HTML table; cells are text."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table class="plain"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="scroll"><table class="plain"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
 COMPARED = ("policy", "answer", "tokens", "share of full", "ms in all", *STAGES)
@@ -81,9 +81,7 @@ def compared(answers: Sequence[Shown]) -> str:
     rows = []
     for shown in answers:
         allocation = shown.allocation
-        columns = [
-            sum(allocation.timings.get(stage, 0.0) for stage in behind) for behind in STAGES.values()
-        ]
+        columns = [sum(allocation.timings.get(stage, 0.0) for stage in behind) for behind in STAGES.values()]
         rows.append(
             [
                 shown.settings.policy, shown.answer or "(no answer)", f"{allocation.tokens:,}",
@@ -132,7 +130,7 @@ def saving(one: Shown, other: Shown, full: Shown) -> str:
         share = shown.allocation.tokens / full.allocation.tokens
         same = "the same answer as" if shown.answer == full.answer else "another answer than"
         lines.append(
-            f"<p><b>{escape(shown.settings.policy)}</b> says <b>{escape(shown.answer or '(no answer)')}</b>: {same} full "
-            f"detail ({escape(full.answer or '(no answer)')}), for {100 * share:.0f} % of its tokens.</p>"
+            f"<p><b>{escape(shown.settings.policy)}</b> says <b>{escape(shown.answer or '(no answer)')}</b>: {same} "
+            f"full detail ({escape(full.answer or '(no answer)')}), for {100 * share:.0f} % of its tokens.</p>"
         )
     return f'<div class="card">{"".join(lines)}</div>'

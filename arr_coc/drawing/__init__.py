@@ -1,4 +1,4 @@
-"""Pictures of an allocation: budgets over the image, what the model saw, where the scorers look, and a page of several.
+"""Pictures of an allocation: budgets over the image, what the model saw, where the scorers look, pages of several.
 
 Plain Pillow and HTML, no plotting library and no web framework: the command line, the report and the demo draw with
 the same functions.

@@ -216,7 +216,7 @@ def _number(value: float | None) -> str:
 
 
 def _css(color: tuple[int, int, int]) -> str:
-    return "#%02x%02x%02x" % color
+    return "#" + bytes(color).hex()
 
 
 def _place(box: Box, size: tuple[int, int]) -> str:

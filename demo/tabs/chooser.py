@@ -14,8 +14,8 @@ from .common import QUIET, Picture
 
 FREE, PRICED, LIMITED = "the policy's own price", "my price", "a limit"
 OWN_WORLD = (
-    "The model that ships with ARR-COC is small and knows a world of signs. Of photographs it can only say which of its "
-    "signs it does not see; the budgets still show where it looks. `--model` takes another one."
+    "The model that ships with ARR-COC is small and knows a world of signs. Of photographs it can only say which of "
+    "its signs it does not see; the budgets still show where it looks. `--model` takes another one."
 )
 SPENDING = (FREE, PRICED, LIMITED)
 
@@ -41,8 +41,8 @@ class Chooser:
             allow_preview=False, object_fit="cover", buttons=[], elem_id="shelf", format="jpeg", height="auto",
         )  # fmt: skip
         self.image = Picture(
-            first.image, label="your picture", show_label=False, sources=["upload", "clipboard"], height=230, buttons=[],
-            elem_id="picture", format="png",
+            first.image, label="your picture", show_label=False, sources=["upload", "clipboard"], height=230,
+            buttons=[], elem_id="picture", format="png",
         )  # fmt: skip
         if self.host.is_reference:
             gr.Markdown(OWN_WORLD, elem_classes="hint")

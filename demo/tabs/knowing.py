@@ -18,7 +18,6 @@ from .chooser import Chooser, check_asked, read_settings
 from .common import MODEL, friendly
 from .compare import overlay
 
-
 MAPS = 4
 """Three scores and the detail loss."""
 
@@ -27,8 +26,8 @@ def build(chooser: Chooser) -> None:
     """Lay out the tab."""
     host = chooser.host
     gr.Markdown(
-        "Three scorers look at every patch, and each budget is charged with the detail that it would destroy. Untick a "
-        "source, or let a tension act, and see which budgets change."
+        "Three scorers look at every patch, and each budget is charged with the detail that it would destroy. Untick "
+        "a source, or let a tension act, and see which budgets change."
     )
     with gr.Row():
         on = gr.CheckboxGroup(

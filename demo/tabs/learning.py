@@ -9,7 +9,6 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from PIL import Image
 
 from .. import charts
 from ..gallery import Asking
@@ -62,9 +61,7 @@ def build(host: Host) -> None:
     def busy(yes: bool) -> tuple[Any, ...]:
         return tuple(gr.update(interactive=not yes) for _ in (learn, reset, more))
 
-    def teach(
-        state: Pupil, begin: str, cost: float, count: float, request: gr.Request
-    ) -> Iterator[tuple[Any, ...]]:
+    def teach(state: Pupil, begin: str, cost: float, count: float, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         session = str(request.session_hash)
         stopping.discard(session)
         try:
@@ -140,6 +137,6 @@ def progress(pupil: Pupil) -> str:
     by_hand = sum(row["by"] == "hand" for row in pupil.log)
     hand = f", {by_hand} of them judged by you" if by_hand else ""
     return (
-        f"**{len(pupil.log)}** episodes{hand}. Last {len(recent)}: reward **{reward:.2f}** at **{100 * share:.0f} %** of "
-        "full detail, exploration included."
+        f"**{len(pupil.log)}** episodes{hand}. Last {len(recent)}: reward **{reward:.2f}** at **{100 * share:.0f} %** "
+        "of full detail, exploration included."
     )

@@ -51,7 +51,13 @@ def build(runs: dict[str, Path]) -> None:
         visible=not first.browsable, buttons=["fullscreen"],
     )  # fmt: skip
     question = gr.Dropdown(_choices(first, _method(first)), value=None, label="question", elem_id="browse")
-    page = gr.Image(label="the question under each method", show_label=False, interactive=False, buttons=["fullscreen"], format="jpeg")
+    page = gr.Image(
+        label="the question under each method",
+        show_label=False,
+        interactive=False,
+        buttons=["fullscreen"],
+        format="jpeg",
+    )
 
     def opened(name: str) -> Run:
         if name not in runs:
@@ -66,8 +72,14 @@ def build(runs: dict[str, Path]) -> None:
         questions = gr.update(choices=_choices(run, _method(run)), value=None)
         told = "" if run.browsable else NOT_BROWSABLE
         figures = charts.pareto(run.metrics), _table(run), _kinds(run)
-        return *figures, told, methods, names, questions, None, gr.update(
-            value=_overview(run), visible=not run.browsable
+        return (
+            *figures,
+            told,
+            methods,
+            names,
+            questions,
+            None,
+            gr.update(value=_overview(run), visible=not run.browsable),
         )
 
     @friendly

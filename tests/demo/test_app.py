@@ -113,7 +113,12 @@ def test_no_file_of_the_server_and_no_address_is_opened(
 
     monkeypatch.setattr("gradio.processing_utils.async_ssrf_protected_download", opened)
     api = f"{client.src}gradio_api"
-    for path in ("/etc/passwd", str(ROOT / "eval" / "records" / "learning.png"), str(sign), "http://example.org/a.png"):
+    for path in (
+        "/etc/passwd",
+        str(ROOT / "eval" / "records" / "learning.png"),
+        str(sign),
+        "http://example.org/a.png",
+    ):
         # Past the Python client, which would upload a file that it finds here.
         data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, "is there a red sign ?", *terms()]
         event = httpx.post(f"{api}/call/ask", json={"data": data}, timeout=120).json()["event_id"]

@@ -1,4 +1,4 @@
-"""The page in a real browser: every tab, a phone, the keyboard, bad files, two visitors, and not one foreign request."""
+"""The page in a real browser: every tab, a phone, the keyboard, bad files, two visitors, no foreign request."""
 
 from __future__ import annotations
 
@@ -195,7 +195,8 @@ def test_uploads(page: Page, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["<img src=x onerror='window.hit=1'> ?", "${window.hit=1} `${window.hit=1}` ?", "{{value}} {{#each value}} \\"]
+    "text",
+    ["<img src=x onerror='window.hit=1'> ?", "${window.hit=1} `${window.hit=1}` ?", "{{value}} {{#each value}} \\"],
 )
 def test_foreign_words_stay_words(page: Page, text: str) -> None:
     page.locator("#question textarea, #question input").first.fill(text)

@@ -98,9 +98,9 @@ def test_only_allowed_budgets_are_chosen(host: Host, pictures: list[Entry], allo
     assert set(shown.allocation.budgets) <= set(allowed)
     for report in shown.explanation.patches:
         assert [v is not None for v in report.values] == [b in allowed for b in host.budgets]
-    assert set(host.ask(pictures[0].image, QUESTION, Settings(policy="random", budgets=allowed)).allocation.budgets) <= set(
-        allowed
-    )
+    assert set(
+        host.ask(pictures[0].image, QUESTION, Settings(policy="random", budgets=allowed)).allocation.budgets
+    ) <= set(allowed)
 
 
 def test_silenced_sources_are_silent(host: Host, pictures: list[Entry]) -> None:
@@ -160,7 +160,9 @@ def test_large_and_odd_pictures(host: Host) -> None:
     assert max(big.image.size) == KEPT_SIDE
     for size in ((1, 1), (1, 900), (900, 1)):
         shown = host.ask(Image.new("L", size), "is there a red sign ?")
-        assert shown.allocation.tokens == sum(shown.allocation.realised) and len(shown.boxes) == len(shown.explanation.patches)
+        assert shown.allocation.tokens == sum(shown.allocation.realised) and len(shown.boxes) == len(
+            shown.explanation.patches
+        )
 
 
 def test_many_at_once_get_what_each_would_get_alone(host: Host, pictures: list[Entry]) -> None:

@@ -17,7 +17,6 @@ from demo.tabs.learning import fitting, progress
 
 from .test_host import signature
 
-
 BATCH = 3
 
 
