@@ -130,6 +130,7 @@ class Host:
                 tuple(arr.config.budgets),
                 float(getattr(arr.planner, "price", arr.config.price)),
             )
+            self.tensions = tuple(arr.config.tensions)
             self._realizers = [name for name in describe()["realizers"] if _fits(name, arr.family)]
 
     @property
@@ -198,7 +199,7 @@ class Host:
         settings: Settings | None = None,
         *,
         off: Collection[str] = (),
-        tensions: Collection[str] = (),
+        tensions: Collection[str] | None = None,
         state: dict[str, Any] | None = None,
         explore: bool = False,
     ) -> Shown:

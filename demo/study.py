@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from arr_coc.attending import Contexts, PolicyPlanner
-from arr_coc.balancing import BalanceConfig, Balancer
+from arr_coc.balancing import Balance, Balancer, balance_config
 from arr_coc.explaining import EXCLUDED
 from arr_coc.knowing import Scorer
 from arr_coc.knowing.participatory import Participatory
@@ -73,7 +73,7 @@ class StudyPlanner(PolicyPlanner):
     off
         Keys of `SOURCES` that are silent.
     tensions
-        Keys of `TENSIONS` that act.
+        Keys of `TENSIONS` that act; those of the planner's configuration by default.
     allowed
         Budgets that may be chosen; all by default.
 
@@ -87,7 +87,7 @@ class StudyPlanner(PolicyPlanner):
         self,
         planner: PolicyPlanner,
         off: Collection[str] = (),
-        tensions: Collection[str] = (),
+        tensions: Collection[str] | None = None,
         allowed: Collection[int] | None = None,
     ) -> None:
         super().__init__(planner.config, StudyContexts(planner.contexts, off), planner.policy)
@@ -95,21 +95,15 @@ class StudyPlanner(PolicyPlanner):
         self.allowed = [k for k, b in enumerate(self.config.budgets) if allowed is None or b in allowed]
         if not self.allowed:
             raise ValueError(f"none of the budgets {self.config.budgets} is allowed; allow at least one")
-        strengths = {name: 0.0 for name in ("price", "temperature", "coverage") if name not in tensions}
-        self.balancer = Balancer(BalanceConfig(**strengths))
+        if tensions is not None:
+            self.balancer = Balancer(balance_config(tensions))
 
-    def terms(self, scene: Scene, scores: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, float]]:
-        terms, logged = super().terms(scene, scores)
-        balance = self.balancer(scene, scores, terms["price"])
+    def terms(self, scene: Scene, balance: Balance) -> dict[str, Any]:
         open_ = scene.costs[:, self.allowed]
         # A budget that costs as much as an allowed one is that one.
         closed = (scene.costs[:, :, None] != open_[:, None, :]).all(-1)
-        return {
-            "price": balance.price,
-            "temperature": balance.temperature,
-            "coverage": balance.coverage.masked_fill(closed, 1000 * EXCLUDED),
-            "floor": open_[:, 0],
-        }, {**logged, **balance.log}
+        terms = super().terms(scene, balance)
+        return {**terms, "coverage": terms["coverage"].masked_fill(closed, 1000 * EXCLUDED), "floor": open_[:, 0]}
 
 
 def _silenced(scorer: Scorer) -> Scorer:

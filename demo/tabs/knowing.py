@@ -25,6 +25,7 @@ MAPS = 4
 def build(chooser: Chooser) -> None:
     """Lay out the tab."""
     host = chooser.host
+    acts = [key for key in TENSIONS if key in host.tensions]
     gr.Markdown(
         "Three scorers look at every patch, and each budget is charged with the detail that it would destroy. Untick "
         "a source, or let a tension act, and see which budgets change."
@@ -34,12 +35,14 @@ def build(chooser: Chooser) -> None:
             [(words, key) for key, words in SOURCES.items()], value=list(SOURCES), label="what the policy goes by",
             elem_id="sources",
         )  # fmt: skip
-        acting = gr.CheckboxGroup([(words, key) for key, words in TENSIONS.items()], label="tensions that act")
+        acting = gr.CheckboxGroup(
+            [(words, key) for key, words in TENSIONS.items()], value=acts, label="tensions that act"
+        )
     run = gr.Button("Show what it knows", variant="primary", elem_id="know")
     told = gr.Markdown(elem_id="known")
     with gr.Row():
         picture = {"show_label": False, "buttons": ["fullscreen"], "interactive": False, "format": "jpeg"}
-        before = gr.Image(label="budgets with everything", **picture)
+        before = gr.Image(label="budgets as the policy is", **picture)
         after = gr.Image(label="budgets as ticked", **picture)
     with gr.Row(elem_id="maps"):
         maps = [gr.Image(label=f"map {number + 1}", min_width=200, **picture) for number in range(MAPS)]
@@ -57,8 +60,9 @@ def build(chooser: Chooser) -> None:
             terms = replace(terms, policy=host.default_policy)  # those look at nothing
         whole = host.ask(image, question.strip(), terms)
         off = [key for key in SOURCES if key not in ticked]
-        shown = host.ask(image, question.strip(), terms, off=off, tensions=tensed) if off or tensed else whole
-        pictures = (titled("Budgets with everything", overlay(host, whole)), titled("As ticked", overlay(host, shown)))
+        changed = off or set(tensed) != set(acts)
+        shown = host.ask(image, question.strip(), terms, off=off, tensions=tensed) if changed else whole
+        pictures = (titled("As the policy is", overlay(host, whole)), titled("As ticked", overlay(host, shown)))
         tables = f'<div class="beside">{sources(shown)}{tensions(shown)}</div>'
         return effect(whole, shown), *pictures, *heats(shown), tables, shown.record()
 
@@ -72,7 +76,7 @@ def build(chooser: Chooser) -> None:
 def effect(whole: Shown, shown: Shown) -> str:
     """One line about what the switches did."""
     if whole is shown:
-        return f"Everything is on: **{whole.answer}** for {whole.allocation.tokens:,} tokens."
+        return f"As the policy is: **{whole.answer}** for {whole.allocation.tokens:,} tokens."
     changed = moves(whole, shown) if whole.allocation.budgets != shown.allocation.budgets else "No budget changes."
     return (
         f"{changed} **{shown.answer}** for {shown.allocation.tokens:,} tokens, instead of **{whole.answer}** for "

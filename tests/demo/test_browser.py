@@ -86,7 +86,7 @@ def test_every_tab(page: Page, pictures: list[Entry]) -> None:
 
     open_tab(page, "Knowing")
     page.locator("#know").click()
-    page.locator("#known").get_by_text("Everything is on").wait_for()
+    page.locator("#known").get_by_text("As the policy is").wait_for()
     page.locator("#maps img").nth(3).wait_for()
     assert page.locator("#known-tables table").first.locator("tbody tr").count() == 6
     page.get_by_label("price of tokens").uncheck()

@@ -117,7 +117,7 @@ def test_silenced_sources_are_silent(host: Host, pictures: list[Entry]) -> None:
 
 
 def test_tensions_act_only_when_asked(host: Host, pictures: list[Entry]) -> None:
-    still = host.ask(pictures[0].image, QUESTION).allocation.tension
+    still = host.ask(pictures[0].image, QUESTION, tensions=[]).allocation.tension
     acting = host.ask(pictures[0].image, QUESTION, tensions=["price", "coverage"]).allocation.tension
     assert still["price_factor"] == 1 and still["coverage"] == 0
     assert acting["price_factor"] != 1 and acting["coverage"] > 0  # "number" asks for detail
