@@ -148,10 +148,9 @@ def _text(page: Page, number: int) -> str:
 
 
 def _settle(page: Page) -> None:
-    """Wait until pictures are there."""
-    page.wait_for_load_state("networkidle")
+    """Wait until pictures are there and movements over; the page keeps a connection open, so it is never idle."""
     page.wait_for_function("[...document.images].every(image => image.complete)")
-    page.wait_for_timeout(500)
+    page.wait_for_timeout(1500)
 
 
 def _shoot(page: Page, file: Path, what: str) -> Path:

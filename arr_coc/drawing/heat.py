@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .boxes import Box
-from .style import INK, contrast, font, shade
+from .style import contrast, font, shade
 
 
 def draw_heat(
@@ -65,7 +65,6 @@ def draw_heat(
         draw.rectangle((x, y, end - 1, bottom - 1), outline=(255, 255, 255), width=1)
         if labels:
             face = font(max(11, min(width // 26, (end - x) // 5)))
-            over = canvas.getpixel((min(x + 8, width - 1), min(y + 8, size[1] - 1)))
-            color = contrast(over) if isinstance(over, tuple) else INK
-            draw.text((x + 6, y + 4), labels[i], font=face, fill=color)
+            behind = shade(float(places[min(y + 8, size[1] - 1), min(x + 8, width - 1)]))
+            draw.text((x + 6, y + 4), labels[i], font=face, fill=contrast(behind))
     return canvas
