@@ -18,6 +18,8 @@ FLAGS = (
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 """No sandbox, because inside a container there is none to be had; nothing fetched on the browser's own account."""
+LARGEST = 300_000
+"""Bytes of a picture."""
 DESKTOP, PHONE = (1400, 900), (390, 844)
 
 
@@ -154,9 +156,11 @@ def _settle(page: Page) -> None:
 
 
 def _shoot(page: Page, file: Path, what: str) -> Path:
-    """One picture, its colours reduced to what the page has, so that it stays small."""
+    """One picture; a large one gets fewer colours."""
     page.locator(what).screenshot(path=file)
     with Image.open(file) as picture:
-        small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    small.save(file, optimize=True)
+        whole = picture.convert("RGB")
+    whole.save(file, optimize=True)
+    if file.stat().st_size > LARGEST:
+        whole.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
     return file
