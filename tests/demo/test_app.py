@@ -186,7 +186,7 @@ def test_two_pupils_do_not_meet(url: str, client: Client) -> None:
         other.predict(api_name="/thumbs_up")  # it is the first one's question
     assert client.predict(api_name="/thumbs_up")[0].startswith("**9** episodes, 1 of them judged by you")
     assert client.predict("prior", 0.2, api_name="/forget")[0] == "Nothing learned yet."
-    with pytest.raises(AppError, match="not offered"):
+    with pytest.raises(AppError, match="greater than maximum"):
         client.predict("prior", 0.2, 10_000, api_name="/learn")
 
 
