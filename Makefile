@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-full test-oldest test-lmms lint wheel bench-peers clean hostile
+.PHONY: help install quickstart test test-full test-oldest test-lmms lint wheel bench-peers clean hostile demo
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ install: $(READY)  ## create .venv with the project and everything it needs
 
 quickstart: $(READY)  ## learn a policy on the shipped reference model, evaluate it beside the baselines, write a run folder under runs/
 	$(BIN)/python -m eval quickstart
+
+demo: $(READY)  ## serve the patch-budget demo, on this machine only
+	$(BIN)/python -m demo
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .

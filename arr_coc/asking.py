@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 
 from arr_coc.config import nearest
+
+if TYPE_CHECKING:
+    from arr_coc.scene import Allocation, Plan, Scene
+    from arr_coc.wrapper import ArrCoc
 
 
 def prepare(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> Any:
@@ -54,3 +59,61 @@ def answers(processor: Any, prompt_ids: torch.Tensor, sequences: torch.Tensor) -
     tokenizer = getattr(processor, "tokenizer", processor)
     new = sequences[:, prompt_ids.shape[1] :]
     return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+
+@dataclass
+class Asked:
+    """One question about one image, answered: what is printed, drawn and explained afterwards.
+
+    Attributes
+    ----------
+    image
+        The picture.
+    answer
+        The model's.
+    allocation
+        Its record.
+    grid
+        Rows and columns of patches, where every patch is an image entry of its own; else ``None``.
+    plan, scene
+        The planner's plan and what it saw.
+    """
+
+    image: Image.Image
+    answer: str
+    allocation: Allocation
+    grid: tuple[int, int] | None
+    plan: Plan
+    scene: Scene
+
+
+def ask(arr: ArrCoc, image: Image.Image, question: str, max_new_tokens: int | None = None) -> Asked:
+    """Ask a wrapped model one question about one image.
+
+    Parameters
+    ----------
+    arr
+        The wrapped model.
+    image, question
+        What to ask about, and what.
+    max_new_tokens
+        Longest answer; the model's own default otherwise.
+
+    Raises
+    ------
+    ValueError
+        If the question is empty.
+    """
+    from arr_coc.attending import Recorder
+
+    inputs = prepare(arr.processor, [image], [question]).to(arr.model.device)
+    length = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+    recorder = Recorder(arr.planner, scenes=True)
+    arr.planner = recorder
+    try:
+        sequences = arr.model.generate(**inputs, do_sample=False, **length)
+    finally:
+        arr.planner = recorder.planner
+    (answer,), (allocation,) = answers(arr.processor, inputs["input_ids"], sequences), arr.last
+    grid = arr.processor.patch_grid(image) if hasattr(arr.processor, "patch_grid") else None
+    return Asked(image, answer, allocation, grid, recorder.plans[0], recorder.scenes[0])

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from allocator import Policy, make_policy, policy_names
 from allocator.registry import policy_class
-from arr_coc.balancing import Balancer, balance_config
+from arr_coc.balancing import Balance, Balancer, balance_config
 from arr_coc.config import ArrCocConfig, nearest, resolve_limit
 from arr_coc.knowing import Scorer, make_scorer
 from arr_coc.knowing.detail import scene_detail_loss
@@ -96,14 +96,14 @@ class Contexts:
         others = [score for name, score in scores.items() if self.aligned is None or name != self.aligned.name]
         relevance = torch.stack(others).mean(0) if self.aligned is None else scores[self.aligned.name]
         relevance = relevance / relevance.max().clamp_min(1e-6)
-        detail = self._detail(scene)
+        detail = self.detail(scene)
         u, question = doubt.float().cpu(), self.question_code(scene.question_embeddings).cpu()
         facts = torch.cat([torch.ones(1), u[None]]).expand(len(relevance), -1)
         asked = torch.cat([question, u * question]).expand(len(relevance), -1)
         known = torch.cat([facts, detail, u * detail, asked, *(score[:, None] for score in others)], 1)
         return relevance[:, None] * known, torch.cat([u[None], question]), scores
 
-    def _detail(self, scene: Scene) -> Tensor:
+    def detail(self, scene: Scene) -> Tensor:
         """``[N, K-1]`` share of detail each reduced budget destroys, weighted by where the question looks."""
         if scene.pixels is None:
             return torch.zeros(len(scene.patches), len(self.reduced))
@@ -157,15 +157,48 @@ class PolicyPlanner:
         balanced = time.perf_counter()
         limit = resolve_limit(self.config.limit, scene.costs) if self.config.limit is not None else None
         decision = self.policy.select(
-            contexts, covariates, scene.costs, limit, balance.price / int(scene.costs[:, -1].sum()),
-            balance.temperature, balance.coverage, explore=self.explore,
-        )  # fmt: skip
+            contexts, covariates, scene.costs, limit, explore=self.explore, **self.terms(scene, balance)
+        )
         timings = {
             "knowing": known - began, "balancing": balanced - known, "attending": time.perf_counter() - balanced,
         }  # fmt: skip
         return Plan(
             _budgets(self.config, decision), decision, scores, {"price": balance.price, **balance.log}, timings
         )
+
+    def terms(self, scene: Scene, balance: Balance) -> dict[str, Any]:
+        """The terms on which the policy chooses, as arguments of its ``select``."""
+        return {
+            "price": balance.price / int(scene.costs[:, -1].sum()),
+            "temperature": balance.temperature,
+            "coverage": balance.coverage,
+        }
+
+
+class Recorder:
+    """Hands a planner's plans on and keeps them.
+
+    Attributes
+    ----------
+    planner
+        Who plans.
+    plans
+        Its plans, in order.
+    scenes
+        What they were made from; filled with ``scenes=True`` only, because a scene holds the whole glance.
+    """
+
+    def __init__(self, planner: Planner, scenes: bool = False):
+        self.planner, self.needs, self._keep = planner, planner.needs, scenes
+        self.plans: list[Plan] = []
+        self.scenes: list[Scene] = []
+
+    def plan(self, scene: Scene) -> Plan:
+        plan = self.planner.plan(scene)
+        self.plans.append(plan)
+        if self._keep:
+            self.scenes.append(scene)
+        return plan
 
 
 def _budgets(config: ArrCocConfig, decision: Decision) -> list[int]:

@@ -91,7 +91,8 @@ def ask(
         check_picture_path(out)
 
     from arr_coc import reference
-    from arr_coc.asking import answers, prepare
+    from arr_coc.asking import ask as ask_once
+    from arr_coc.asking import prepare
     from arr_coc.config import ArrCocConfig
     from arr_coc.images import load_image
     from arr_coc.loading import FREE, REFERENCE, load_vlm, wrap_with
@@ -102,24 +103,23 @@ def ask(
     if model == REFERENCE and not given.keys() - FREE:
         given["policy"] = str(reference.policy_path())  # learned, where nothing else was asked for
     with wrap_with(vlm, processor, given) as arr:
-        inputs = prepare(processor, [picture], [question]).to(vlm.device)
-        length = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
-        sequences = vlm.generate(**inputs, do_sample=False, **length)
-    (answer,), (allocation,) = answers(processor, inputs["input_ids"], sequences), arr.last
-    grid = processor.patch_grid(picture) if hasattr(processor, "patch_grid") else None
+        asked = ask_once(arr, picture, question, max_new_tokens)
+    allocation = asked.allocation
     if out is not None:
         from arr_coc.drawing import draw_allocation, draw_views
 
-        if grid is not None or len({(patch.entry, patch.view) for patch in allocation.patches}) == 1:
-            overlay = draw_allocation(picture, allocation, grid, answer, levels=arr.config.budgets)
+        if asked.grid is not None or len({(patch.entry, patch.view) for patch in allocation.patches}) == 1:
+            overlay = draw_allocation(picture, allocation, asked.grid, asked.answer, levels=arr.config.budgets)
         else:  # tiles: how they lie in the photograph is the processor's secret, so they are shown as they came
+            inputs = prepare(processor, [picture], [question])
             seen = arr.family.pixels(vlm, inputs, allocation.patches, arr.looker.scale or (0.0, 1.0))
-            overlay = draw_views(seen or [], allocation, answer, arr.config.budgets)
+            overlay = draw_views(seen or [], allocation, asked.answer, arr.config.budgets)
         overlay.save(out)
     if as_json:
-        typer.echo(json.dumps({"answer": answer, "image": str(image), "grid": grid, **allocation.to_dict()}))
+        record = {"answer": asked.answer, "image": str(image), "grid": asked.grid, **allocation.to_dict()}
+        typer.echo(json.dumps(record))
         return
-    print_answer(answer, allocation, grid)
+    print_answer(asked.answer, allocation, asked.grid)
     if out is not None:
         typer.echo(f"overlay: {out}")
 

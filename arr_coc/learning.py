@@ -17,32 +17,17 @@ from tqdm.auto import tqdm
 from allocator import PriceTracker
 from allocator.storage import replace_file
 from arr_coc.asking import answers, prepare
-from arr_coc.attending import PolicyPlanner
+from arr_coc.attending import PolicyPlanner, Recorder
 from arr_coc.distributed import Workers, update_together
 from arr_coc.rewards import make_reward
-from arr_coc.scene import Plan
 
 if TYPE_CHECKING:
-    from arr_coc.scene import Scene
     from arr_coc.wrapper import ArrCoc
 
 Reward = Callable[[str, Mapping[str, Any]], float]
 
 PRICE_STEP = 0.02
 """Step of the price tracker: reward units per full-detail image and per share of tokens too many, for each batch."""
-
-
-class _Recorder:
-    """Hands the planner's plans on and keeps them until their rewards are in."""
-
-    def __init__(self, planner: PolicyPlanner):
-        self.planner, self.needs = planner, planner.needs
-        self.plans: list[Plan] = []
-
-    def plan(self, scene: Scene) -> Plan:
-        plan = self.planner.plan(scene)
-        self.plans.append(plan)
-        return plan
 
 
 def learn(
@@ -126,7 +111,7 @@ def learn(
     store = None if out is None else _Store(Path(out), resume, workers)
     log = [] if store is None else store.load(planner, tracker)
     samples = _samples(dataset, len(log), episodes)
-    recorder, explored = _Recorder(planner), planner.explore
+    recorder, explored = Recorder(planner), planner.explore
     arr.planner, planner.explore = recorder, True
     shown = progress and workers.first
     bar = tqdm(total=episodes, initial=len(log), desc="learning", unit="episode", disable=not shown)
@@ -166,7 +151,7 @@ def learn(
 
 
 def _episode(
-    arr: ArrCoc, recorder: _Recorder, score: Reward, batch: list[Mapping[str, Any]], first: int, price: float
+    arr: ArrCoc, recorder: Recorder, score: Reward, batch: list[Mapping[str, Any]], first: int, price: float
 ) -> list[dict[str, Any]]:
     """Answer one batch with explored allocations and reward the answers."""
     if not batch:  # the last round may not have one for every process

@@ -107,7 +107,7 @@ def learning_curve(logs: Sequence[str | os.PathLike[str]], path: str | os.PathLi
         color = OKABE_ITO[number % len(OKABE_ITO)]
         curves = ([row["reward"] for row in rows], [100 * row["tokens"] / row["full_tokens"] for row in rows])
         for axes, values in zip((above, below), curves, strict=True):
-            x, mean = _running_mean(episodes, np.array(values, dtype=float), window)
+            x, mean = running_mean(episodes, np.array(values, dtype=float), window)
             axes.plot(x, mean, color=color, linewidth=1.8, label=_run_name(Path(log)))
     above.set_ylabel(f"reward\n(mean of {window})")
     below.set_ylabel("tokens in %\nof full detail")
@@ -156,7 +156,7 @@ def _name_points(figure: Figure, axes: Any, points: Sequence[tuple[str, float, f
             text.remove()
 
 
-def _running_mean(episodes: np.ndarray, values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+def running_mean(episodes: np.ndarray, values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
     """Means of windows that end at each episode; a log shorter than the window is one growing mean."""
     totals = np.concatenate([[0.0], np.cumsum(values)])
     ends = np.arange(1, len(values) + 1)

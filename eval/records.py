@@ -4,6 +4,7 @@ most."""
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import platform
@@ -92,13 +93,39 @@ def read_run(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Record]
         If the folder holds no finished run.
     """
     folder = Path(path)
+    metrics = read_metrics(folder)
+    lines = _questions(folder).splitlines()
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    return metrics, [json.loads(line) for line in lines], config
+
+
+def read_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Metrics of a finished run.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no finished run.
+    """
+    folder = Path(path)
     if not (folder / "metrics.json").is_file():
         state = "an unfinished run; start it again to finish it" if (folder / "config.yaml").exists() else "no run"
         raise ValueError(f"{folder} holds {state}: there is no metrics.json")
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    lines = (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    return metrics, [json.loads(line) for line in lines], config
+    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return metrics
+
+
+def has_questions(path: str | os.PathLike[str]) -> bool:
+    """Whether a finished run still has its records question by question; those kept for good may be without."""
+    return any((Path(path) / name).is_file() for name in ("questions.jsonl", "questions.jsonl.gz"))
+
+
+def _questions(folder: Path) -> str:
+    """The question records; kept for good, they may be packed."""
+    packed = folder / "questions.jsonl.gz"
+    if packed.is_file():
+        return gzip.decompress(packed.read_bytes()).decode("utf-8")
+    return (folder / "questions.jsonl").read_text(encoding="utf-8")
 
 
 def environment() -> dict[str, Any]:

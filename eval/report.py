@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from markdown_it import MarkdownIt
+from PIL import Image
 from rich import box
 from rich.table import Table
 
@@ -124,7 +125,7 @@ def markdown(metrics: Mapping[str, Any], config: Mapping[str, Any], folder: Path
             f"What a learner maximises at that price; {base} has {100 * utility['methods'][base][0]:.1f}.",
             markdown_table(("method", "utility", f"minus {base}, points [95% CI]", "p (images)"), cells),
         ]
-    parts += ["## By kind of question", _kinds(metrics)]
+    parts += ["## By kind of question", markdown_table(*kind_rows(metrics))]
     if (folder / "kinds.png").exists():
         parts.append("![accuracy by kind of question](kinds.png)")
     if (folder / "overlays.png").exists():
@@ -153,7 +154,8 @@ th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; white-space: nowr
 img { max-width: 100% }"""
 
 
-def _kinds(metrics: Mapping[str, Any]) -> str:
+def kind_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the table by kind of question."""
     names = list(next(iter(metrics["methods"].values()))["kinds"])
     cells = []
     for label, method in metrics["methods"].items():
@@ -161,8 +163,8 @@ def _kinds(metrics: Mapping[str, Any]) -> str:
             [label] + [f"{100 * k['accuracy'][0]:.1f} ({k['tokens']:,.0f})" for k in method["kinds"].values()]
         )
     counts = [k["questions"] for k in next(iter(metrics["methods"].values()))["kinds"].values()]
-    header = ("accuracy (tokens)", *(f"{name}, n={count}" for name, count in zip(names, counts, strict=True)))
-    return markdown_table(header, cells)
+    header = ["accuracy (tokens)", *(f"{name}, n={count}" for name, count in zip(names, counts, strict=True))]
+    return header, cells
 
 
 def _difference(found: Mapping[str, Any]) -> list[str]:
@@ -208,19 +210,22 @@ def _overlays(path: Path, metrics: Mapping[str, Any], records: Sequence[Record],
     for sample in task:
         record = wanted.pop(sample["question_id"], None)
         if record is not None:
-            width, height = sample["image"].size
-            boxes = [
-                (left * width // 1000, top * height // 1000, right * width // 1000, bottom * height // 1000)
-                for left, top, right, bottom in record["boxes"]
-            ]
-            pictures.append(
-                draw_budgets(
-                    sample["image"], boxes, record["budgets"], record["realised"], levels=metrics["budgets"],
-                    full_tokens=record["full_tokens"], question=record["question"], answer=record["answer"],
-                    truth=" / ".join(record["answers"][:3]), score=record["score"],
-                )
-            )  # fmt: skip
+            pictures.append(draw_record(sample["image"], record, metrics["budgets"]))
         if not wanted:
             break
     if pictures:
         contact_sheet(pictures, 3, f"Patch budgets: {label} ({len(right)} right, {len(wrong)} wrong)").save(path)
+
+
+def draw_record(image: Image.Image, record: Record, levels: Sequence[int]) -> Image.Image:
+    """The overlay of one question record over its image."""
+    width, height = image.size
+    boxes = [
+        (left * width // 1000, top * height // 1000, right * width // 1000, bottom * height // 1000)
+        for left, top, right, bottom in record["boxes"]
+    ]
+    return draw_budgets(
+        image, boxes, record["budgets"], record["realised"], levels=levels, full_tokens=record["full_tokens"],
+        question=record["question"], answer=record["answer"], truth=" / ".join(record["answers"][:3]),
+        score=record["score"],
+    )  # fmt: skip

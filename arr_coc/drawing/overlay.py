@@ -1,92 +1,22 @@
-"""Pictures of an allocation: budgets over the image, what the model saw, and a page of several questions.
-
-Plain Pillow, no plotting library and no web framework: the command line, the report and the demo draw with the same
-functions.
-"""
+"""Budgets over the image, and what the model saw at them."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .patches import Patch, budget_grid
+from arr_coc.patches import budget_grid
+
+from .boxes import Box, patch_boxes
+from .page import stack, text_strip
+from .style import FAINT, INK, PAPER, Color, contrast, font, palette
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .scene import Allocation
-
-Box = tuple[int, int, int, int]
-Color = tuple[int, int, int]
-
-# Seven steps of matplotlib's "viridis" (van der Walt and Smith), which rises evenly in lightness and reads alike for
-# all eyes.
-_VIRIDIS: tuple[Color, ...] = (
-    (68, 1, 84), (68, 57, 131), (49, 104, 142), (33, 145, 140), (53, 183, 121), (144, 215, 67), (253, 231, 37),
-)  # fmt: skip
-INK, PAPER, FAINT = (28, 28, 32), (255, 255, 255), (110, 110, 118)
-
-
-def palette(levels: Sequence[int]) -> dict[int, Color]:
-    """One colour per budget level, from dark (few tokens) to bright (many).
-
-    Parameters
-    ----------
-    levels
-        The budgets; order and repeats do not matter.
-    """
-    ranked = sorted(set(levels))
-    if not ranked:
-        raise ValueError("levels is empty; give the budgets, for example (64, 128, 256, 400)")
-    return {level: _blend_scale(i / max(1, len(ranked) - 1)) for i, level in enumerate(ranked)}
-
-
-def grid_boxes(size: tuple[int, int], grid: tuple[int, int]) -> list[Box]:
-    """Pixel boxes (left, top, right, bottom) of a rows x columns grid over an image, in raster order."""
-    (width, height), (rows, columns) = size, grid
-    if rows < 1 or columns < 1:
-        raise ValueError(f"grid={grid} must have at least one row and one column")
-    return [
-        (width * c // columns, height * r // rows, width * (c + 1) // columns, height * (r + 1) // rows)
-        for r in range(rows)
-        for c in range(columns)
-    ]
-
-
-def patch_boxes(size: tuple[int, int], patches: Sequence[Patch], grid: tuple[int, int] | None = None) -> list[Box]:
-    """Pixel boxes of patches over the one image that they cover.
-
-    Parameters
-    ----------
-    size
-        Width and height of the image in pixels.
-    patches
-        N patches of one view; ragged ones keep their proportions.
-    grid
-        Rows and columns where each patch is an image entry of its own, as with the reference processor.
-
-    Raises
-    ------
-    ValueError
-        If the patches are those of several views and no grid tells how they lie.
-    """
-    if grid is not None:
-        if grid[0] * grid[1] != len(patches):
-            raise ValueError(f"a grid of {grid[0]} x {grid[1]} has no place for {len(patches)} patches")
-        return grid_boxes(size, grid)
-    if len({(patch.entry, patch.view) for patch in patches}) != 1:
-        raise ValueError("the patches are those of several views; give grid= (rows, columns) if they tile one image")
-    width = size[0] / max(patch.right for patch in patches)
-    height = size[1] / max(patch.bottom for patch in patches)
-    return [
-        (round(p.left * width), round(p.top * height), round(p.right * width), round(p.bottom * height))
-        for p in patches
-    ]
+    from arr_coc.scene import Allocation
 
 
 def draw_allocation(
@@ -206,11 +136,11 @@ def draw_budgets(
     tokens = f"{sum(realised):,} visual tokens"
     if full_tokens:
         tokens += f" of {full_tokens:,} at full detail ({100 * sum(realised) / full_tokens:.0f} %)"
-    strips.append(_text_strip(tokens, width, FAINT))
+    strips.append(text_strip(tokens, width, FAINT))
     if question:
-        strips.append(_text_strip(f"Q: {question}", width, INK))
+        strips.append(text_strip(f"Q: {question}", width, INK))
     if answer is not None:
-        strips.append(_text_strip(f"A: {answer or '(no answer)'}{_verdict(truth, score)}", width, INK, bold=True))
+        strips.append(text_strip(f"A: {answer or '(no answer)'}{_verdict(truth, score)}", width, INK, bold=True))
     return stack(strips)
 
 
@@ -245,57 +175,6 @@ def seen_grids(allocation: Allocation) -> list[tuple[int, int]]:
     return [budget_grid(p.height, p.width, n) for p, n in zip(allocation.patches, allocation.realised, strict=True)]
 
 
-def contact_sheet(
-    pictures: Sequence[Image.Image], columns: int = 3, title: str | None = None, gap: int = 16
-) -> Image.Image:
-    """Pictures of one width on one page, row by row, under an optional title."""
-    if not pictures or columns < 1:
-        raise ValueError(
-            f"a page of {len(pictures)} pictures in {columns} columns has nothing to show; give at least one"
-        )
-    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
-    width = max(sum(picture.width + gap for picture in row) for row in rows) + gap
-    heights = [max(picture.height for picture in row) + gap for row in rows]
-    page = Image.new("RGB", (width, sum(heights) + gap), PAPER)
-    top = gap
-    for row, height in zip(rows, heights, strict=True):
-        left = gap
-        for picture in row:
-            page.paste(picture, (left, top))
-            left += picture.width + gap
-        top += height
-    return stack([_text_strip(title, width, INK, bold=True), page]) if title else page
-
-
-def stack(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures below one another on white."""
-    page = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), PAPER)
-    top = 0
-    for picture in pictures:
-        page.paste(picture, (0, top))
-        top += picture.height
-    return page
-
-
-@lru_cache(maxsize=32)
-def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib brings along; it knows far more letters than Pillow's own font."""
-    import matplotlib
-
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
-
-
-def _blend_scale(place: float) -> Color:
-    """The colour at a place in [0, 1] of the scale."""
-    step = place * (len(_VIRIDIS) - 1)
-    low = min(int(step), len(_VIRIDIS) - 2)
-    red, green, blue = (
-        round(a + (b - a) * (step - low)) for a, b in zip(_VIRIDIS[low], _VIRIDIS[low + 1], strict=True)
-    )
-    return red, green, blue
-
-
 def _fitted(image: Image.Image, width: int) -> tuple[Image.Image, float]:
     """The image as RGB on a canvas of a width, and the scale. A strip is not drawn taller than four widths."""
     scale = min(width / image.width, 4 * width / image.height)
@@ -313,11 +192,6 @@ def _verdict(truth: str | None, score: float | None) -> str:
     return wrong + ("" if truth is None else f"   (expected: {truth})")
 
 
-def _contrast(color: Color) -> Color:
-    """Black or white, whichever reads better on a colour."""
-    return INK if 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 140 else PAPER
-
-
 def _tag(
     draw: ImageDraw.ImageDraw,
     corner: tuple[int, int],
@@ -333,7 +207,7 @@ def _tag(
         return
     x, y = corner
     draw.rectangle((x, y, x + right - left + 2 * pad, y + bottom - top + 2 * pad), fill=color)
-    draw.text((x + pad - left, y + pad - top), text, font=face, fill=_contrast(color))
+    draw.text((x + pad - left, y + pad - top), text, font=face, fill=contrast(color))
 
 
 def _legend(colors: dict[int, Color], width: int) -> Image.Image:
@@ -348,17 +222,4 @@ def _legend(colors: dict[int, Color], width: int) -> Image.Image:
         draw.rectangle((x, y, x + side, y + side), fill=color)
         draw.text((x + side + side // 3, y + side / 2), str(level), font=face, fill=INK, anchor="lm")
         x += side + side // 3 + round(face.getlength(f"{level}  ")) + side // 2
-    return strip
-
-
-def _text_strip(text: str, width: int, color: Color, bold: bool = False) -> Image.Image:
-    size = max(12, min(26, width // 36))
-    face = font(size, bold)
-    letters = max(8, int(1.9 * width / size) - 4)
-    lines = textwrap.wrap(text, letters)[:4] or [" "]
-    pad = size // 2
-    strip = Image.new("RGB", (width, round(len(lines) * size * 1.3) + pad // 2), PAPER)
-    draw = ImageDraw.Draw(strip)
-    for number, line in enumerate(lines):
-        draw.text((pad, round(number * size * 1.3)), line, font=face, fill=color)
     return strip

@@ -1,0 +1,113 @@
+"""The page as a whole. A Hugging Face Space runs this file; on a machine of your own, ``python -m demo`` does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it when it is imported
+
+import gradio as gr
+
+from demo.gallery import gallery
+from demo.host import Host
+from demo.results import runs
+from demo.tabs import ask, compare, knowing, learning, results
+from demo.tabs.chooser import Chooser
+from demo.tabs.common import QUIET
+
+STYLE = Path(__file__).with_name("style.css")
+TITLE = "ARR-COC: every patch its own token budget"
+INTRODUCTION = """# Where does the model look closely?
+A vision-language model reads a picture as *visual tokens*. Usually every part of the picture gets the same number of
+them. Here each patch gets its own budget, from 64 to 400 tokens, **chosen for your question** by a policy that learned
+from the model's own answers. Choose another question and watch the bright patch move."""
+
+
+def build(host: Host) -> gr.Blocks:
+    """The page over one model.
+
+    Parameters
+    ----------
+    host
+        Who answers.
+    """
+    pictures = gallery(host.is_reference)
+    first = host.ask(pictures[0].image, pictures[0].questions[0].text)
+    chooser = Chooser(host, pictures)
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        gr.Markdown(INTRODUCTION, elem_id="introduction")
+        with gr.Row(elem_id="page"):
+            with gr.Column(scale=3, min_width=300) as left:
+                chooser.build()
+            with gr.Column(scale=8, min_width=320):
+                with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
+                    with gr.Tab("Ask", id="ask") as asking:
+                        ask.build(chooser, first)
+                    with gr.Tab("Compare", id="compare") as comparing:
+                        compare.build(chooser)
+                    with gr.Tab("Knowing", id="knowing") as knows:
+                        knowing.build(chooser)
+                    with gr.Tab("Learning", id="learning") as learns:
+                        learning.build(host)
+                    with gr.Tab("Results", id="results") as recorded:
+                        results.build(runs())
+        for tab in (asking, comparing, knows):  # these three are about the picture and the question on the left
+            tab.select(lambda: gr.update(visible=True), None, left, **QUIET)
+        for tab in (learns, recorded):
+            tab.select(lambda: gr.update(visible=False), None, left, **QUIET)
+    page.queue(max_size=64, default_concurrency_limit=2)
+    return page
+
+
+def look() -> dict[str, Any]:
+    """Theme and style for ``launch``; nothing in them is fetched from elsewhere."""
+    theme = gr.themes.Base(
+        primary_hue="teal", neutral_hue="slate",
+        font=["system-ui", "-apple-system", "Segoe UI", "sans-serif"], font_mono=["ui-monospace", "monospace"],
+    )  # fmt: skip
+    return {"theme": theme, "css_paths": [STYLE]}
+
+
+def serve(
+    host: Host,
+    *,
+    page: gr.Blocks | None = None,
+    port: int | None = None,
+    address: str = "127.0.0.1",
+    share: bool = False,
+    **more: Any,
+) -> tuple[Any, str, str]:
+    """Serve the page; blocks until stopped unless ``prevent_thread_lock=True``.
+
+    Parameters
+    ----------
+    host
+        Who answers.
+    page
+        As `build` made it; built here by default.
+    port
+        By default the first free one from 7860.
+    address
+        Where to listen; this machine alone by default.
+    share
+        Open a public tunnel through Gradio's servers.
+    more
+        Further arguments of ``launch``.
+
+    Returns
+    -------
+    tuple
+        As of ``launch``: the web application, the local address and the public one, if any.
+    """
+    page = page or build(host)
+    return page.launch(
+        server_name=address, server_port=port, share=share, ssr_mode=False, max_file_size="20mb", footer_links=["api"],
+        enable_monitoring=False, state_session_capacity=200, **look(), **more,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    # A Space is a container of its own: it must listen on all of its addresses to be reached.
+    serve(Host(), address="0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1")

@@ -1,0 +1,160 @@
+"""Learning in private: every visitor teaches a copy of the policy, and nobody else's changes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from allocator import Policy, make_policy
+from arr_coc import reference
+from arr_coc.attending import PolicyPlanner
+from arr_coc.learning import learn
+from arr_coc.rewards import make_reward
+from eval.bench import Bench
+from eval.methods import make_method
+
+from .host import LEARNED, MAX_NEW_TOKENS, Host, Settings, Shown
+
+BATCH = 8
+"""Questions answered in one go; other visitors get their turn in between."""
+STARTS = {"prior": "thompson", "learned": LEARNED}
+"""Where a pupil starts: from the score heuristic, or from what was learned already."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One explored answer that waits for its reward."""
+
+    shown: Shown
+    truth: str
+
+
+@dataclass(frozen=True)
+class Pupil:
+    """What one visitor's copy of the policy has learned; replaced, never changed in place.
+
+    Attributes
+    ----------
+    start
+        Key of `STARTS`.
+    price
+        Reward units that a full-detail image costs.
+    seed
+        Of the questions and of the exploration.
+    state
+        State of the policy; ``None`` before the first lesson.
+    log
+        One record per episode: those of `arr_coc.learn`, with the ``net`` reward (tokens charged), the ``regret``
+        against the evidence allocation, and ``by``: "lesson" or "hand".
+    trial
+        What waits for a thumb.
+    """
+
+    start: str = "prior"
+    price: float = 0.2
+    seed: int = 0
+    state: dict[str, Any] | None = None
+    log: tuple[dict[str, Any], ...] = ()
+    trial: Trial | None = None
+    tried: int = 0
+    batches: int = 0
+
+    @property
+    def settings(self) -> Settings:
+        """How its questions are asked."""
+        return Settings(policy=STARTS[self.start], price=self.price)
+
+
+def lesson(host: Host, pupil: Pupil, episodes: int) -> Iterator[Pupil]:
+    """Teach with the rewards of the reference world's answers; gives the pupil after every batch.
+
+    Parameters
+    ----------
+    host
+        Whose model answers.
+    pupil
+        Who learns.
+    episodes
+        Questions, rounded up to whole batches.
+    """
+    for _ in range(-(-episodes // BATCH)):
+        samples = list(reference.generate(BATCH, seed=1000 * pupil.seed + pupil.batches, split="learn"))
+        with host.wrapped(host.given(pupil.settings)) as arr:
+            planner = arr.planner
+            if not isinstance(planner, PolicyPlanner):
+                raise TypeError(f"the policy {pupil.settings.policy!r} does not learn; start from another one")
+            _resume(planner.policy, pupil)
+            records = learn(arr, samples, episodes=BATCH, batch_size=BATCH, progress=False)
+            state = planner.policy.state_dict()
+            best = _evidence(Bench(arr, make_reward("vqa_accuracy"), MAX_NEW_TOKENS), samples)
+        done = [
+            _entry(pupil, len(pupil.log) + i, r, net) for i, (r, net) in enumerate(zip(records, best, strict=True))
+        ]
+        pupil = replace(pupil, state=state, log=(*pupil.log, *done), batches=pupil.batches + 1, trial=None)
+        yield pupil
+
+
+def _evidence(bench: Bench, samples: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    """Reward and share of full detail of the allocation that knows where the evidence is and how fine its print."""
+    method = make_method("evidence")
+    method.prepare(bench)
+    answers = method.answer(bench, samples)
+    return [
+        (bench.reward(answer.text, sample), answer.tokens / answer.full_tokens)
+        for answer, sample in zip(answers, samples, strict=True)
+    ]
+
+
+def _entry(pupil: Pupil, number: int, record: dict[str, Any], best: tuple[float, float]) -> dict[str, Any]:
+    net = record["reward"] - pupil.price * record["tokens"] / record["full_tokens"]
+    regret = best[0] - pupil.price * best[1] - net
+    return {**record, "episode": number, "net": net, "regret": regret, "by": "lesson"}
+
+
+def try_one(host: Host, pupil: Pupil) -> Pupil:
+    """Answer a fresh question with an explored allocation, and wait for a thumb."""
+    rng = random.Random(f"{pupil.seed}/{pupil.tried}")
+    (sample,) = reference.generate(1, seed=rng.randrange(10**6), split="learn")
+    shown = host.ask(sample["image"], sample["question"], pupil.settings, state=pupil.state, explore=True)
+    return replace(pupil, trial=Trial(shown, sample["answer"]), tried=pupil.tried + 1)
+
+
+def thumb(host: Host, pupil: Pupil, reward: float) -> Pupil:
+    """Learn from a visitor's own judgement of the last trial.
+
+    Raises
+    ------
+    ValueError
+        If no trial waits.
+    """
+    if pupil.trial is None or pupil.trial.shown.decision is None:
+        raise ValueError("nothing waits for your judgement; ask for a question first")
+    shown = pupil.trial.shown
+    if pupil.state is None:
+        with host.wrapped(host.given(pupil.settings)) as arr:
+            policy = arr.planner.policy
+            _resume(policy, pupil)
+    else:
+        policy = make_policy(pupil.state["policy"], **pupil.state["config"])
+        policy.load_state_dict(pupil.state)
+    policy.update(shown.decision, reward)
+    allocation = shown.allocation
+    net = reward - pupil.price * allocation.tokens / allocation.full_tokens
+    entry = {
+        "episode": len(pupil.log), "question": shown.question, "prediction": shown.answer, "reward": reward,
+        "tokens": allocation.tokens, "full_tokens": allocation.full_tokens, "budgets": allocation.budgets,
+        "price": pupil.price, "kind": "by hand", "net": net, "regret": None, "by": "hand",
+    }  # fmt: skip
+    return replace(pupil, state=policy.state_dict(), log=(*pupil.log, entry), trial=None)
+
+
+def _resume(policy: Policy, pupil: Pupil) -> None:
+    """The pupil's own state, or at the first lesson a generator of its own."""
+    if pupil.state is not None:
+        policy.load_state_dict(pupil.state)
+    else:
+        policy.generator.bit_generator.state = np.random.default_rng(pupil.seed).bit_generator.state

@@ -1,0 +1,34 @@
+"""A Hugging Face Space out of this clone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("allocator", "arr_coc", "eval", "demo")
+AT_THE_TOP = ("README.md", "app.py", "requirements.txt")
+"""What a Space looks for in its own root."""
+
+
+def assemble(out: Path) -> Path:
+    """Copy the packages, and what a Space looks for to the top of the folder.
+
+    Parameters
+    ----------
+    out
+        Made; must not exist yet.
+
+    Raises
+    ------
+    ValueError
+        If it exists.
+    """
+    if out.exists():
+        raise ValueError(f"{out} exists already; name a new folder")
+    ignore = shutil.ignore_patterns("__pycache__", "*.pyc", "*.pyi", ".*")
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, out / package, ignore=ignore)
+    for name in AT_THE_TOP:
+        shutil.copy(ROOT / "demo" / name, out / name)
+    return out

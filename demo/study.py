@@ -1,0 +1,110 @@
+"""A policy under study: single sources of its knowledge silenced, tensions switched on, budgets closed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arr_coc.attending import Contexts, PolicyPlanner
+from arr_coc.balancing import Balance, Balancer, balance_config
+from arr_coc.explaining import EXCLUDED
+from arr_coc.knowing import Scorer
+from arr_coc.knowing.participatory import Participatory
+from arr_coc.scene import Scene
+
+SOURCES = {
+    "propositional": "information in the patch",
+    "perspectival": "what stands out",
+    "participatory": "where the question looks",
+    "detail": "detail that a budget destroys",
+    "doubt": "doubt about the answer of the glance",
+    "price": "price of tokens",
+}
+"""What a policy goes by; each can be silenced."""
+TENSIONS = {
+    "price": "compress ↔ particularise: moves the price",
+    "coverage": "focus ↔ diversify: moves single patches",
+}
+"""What balancing can add to a greedy choice. Its third tension, exploit ↔ explore, acts while a policy explores."""
+
+
+class Silent(Scorer):
+    """A scorer that tells no patch from another: all zero."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def score(self, scene: Scene) -> Tensor:
+        return torch.zeros(len(scene.patches))
+
+
+class Everywhere(Participatory):
+    """A look that rests on all cells alike: as if the question did not say where."""
+
+    def cell_map(self, scene: Scene) -> list[Tensor]:
+        sizes = [rows * columns for rows, columns in scene.glance_grids]
+        return [torch.full((size,), 1 / sum(sizes)) for size in sizes]
+
+
+class StudyContexts(Contexts):
+    """Contexts in which some sources are silent; same slots, so that a learned policy still fits."""
+
+    def __init__(self, contexts: Contexts, off: Collection[str]) -> None:
+        scorers = [_silenced(scorer) if scorer.name in off else scorer for scorer in contexts.scorers]
+        budgets = [int(name[1:]) for name in contexts.reduced]
+        super().__init__([*budgets, 0], scorers, contexts.confidence and "doubt" not in off, contexts.seed)
+        self.blurred = "detail" in off
+
+    def detail(self, scene: Scene) -> Tensor:
+        found = super().detail(scene)
+        return torch.zeros_like(found) if self.blurred else found
+
+
+class StudyPlanner(PolicyPlanner):
+    """A planner like another one, with changes.
+
+    Parameters
+    ----------
+    planner
+        Whose policy chooses.
+    off
+        Keys of `SOURCES` that are silent.
+    tensions
+        Keys of `TENSIONS` that act; those of the planner's configuration by default.
+    allowed
+        Budgets that may be chosen; all by default.
+
+    Raises
+    ------
+    ValueError
+        If no budget is left.
+    """
+
+    def __init__(
+        self,
+        planner: PolicyPlanner,
+        off: Collection[str] = (),
+        tensions: Collection[str] | None = None,
+        allowed: Collection[int] | None = None,
+    ) -> None:
+        super().__init__(planner.config, StudyContexts(planner.contexts, off), planner.policy)
+        self.price, self.explore = 0.0 if "price" in off else planner.price, planner.explore
+        self.allowed = [k for k, b in enumerate(self.config.budgets) if allowed is None or b in allowed]
+        if not self.allowed:
+            raise ValueError(f"none of the budgets {self.config.budgets} is allowed; allow at least one")
+        if tensions is not None:
+            self.balancer = Balancer(balance_config(tensions))
+
+    def terms(self, scene: Scene, balance: Balance) -> dict[str, Any]:
+        open_ = scene.costs[:, self.allowed]
+        # A budget that costs as much as an allowed one is that one.
+        closed = (scene.costs[:, :, None] != open_[:, None, :]).all(-1)
+        terms = super().terms(scene, balance)
+        return {**terms, "coverage": terms["coverage"].masked_fill(closed, 1000 * EXCLUDED), "floor": open_[:, 0]}
+
+
+def _silenced(scorer: Scorer) -> Scorer:
+    return Everywhere() if isinstance(scorer, Participatory) else Silent(scorer.name)

@@ -1,0 +1,1 @@
+"""The page, tab by tab: components and their wiring, nothing else."""

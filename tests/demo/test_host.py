@@ -1,0 +1,184 @@
+"""The host: answers that are the evaluator's own, settings that hold, and visitors that never meet."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from arr_coc import reference
+from arr_coc.asking import ask
+from arr_coc.loading import wrap_with
+from demo.gallery import Entry
+from demo.host import KEPT_SIDE, LONGEST_QUESTION, Host, Settings
+from demo.study import SOURCES
+
+QUESTION = "what number is on the purple sign ?"
+
+
+def signature(folder: str | None) -> dict[str, str]:
+    assert folder is not None
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in Path(folder).iterdir()}
+
+
+def test_an_answer_is_what_the_wrapped_model_gives(host: Host, pictures: list[Entry]) -> None:
+    """The study planner with nothing changed is the planner itself."""
+    for entry in (pictures[0], pictures[-1]):
+        text = entry.questions[0].text
+        shown = host.ask(entry.image, text)
+        with wrap_with(host.model, host.processor, {"policy": host.folder}) as arr:
+            plain = ask(arr, entry.image, text)
+        assert (shown.answer, shown.allocation.budgets) == (plain.answer, plain.allocation.budgets)
+        assert shown.allocation.scores == plain.allocation.scores
+        assert shown.allocation.tokens == sum(shown.allocation.realised) <= shown.allocation.full_tokens
+        record = shown.record()
+        assert record["tokens"] == sum(record["realised"]) and record["question"] == text
+
+
+def test_the_model_is_left_as_it_was(host: Host, pictures: list[Entry]) -> None:
+    host.ask(pictures[0].image, QUESTION)
+    with pytest.raises(ValueError, match="limit"):
+        host.ask(pictures[0].image, QUESTION, Settings(limit=0.01))
+    assert "generate" not in vars(host.model) and not host.model._forward_pre_hooks
+
+
+def test_the_budgets_follow_the_question(host: Host, pictures: list[Entry]) -> None:
+    """Two questions about print on different patches of one picture: the dearest patch is another one."""
+    pairs = moved = 0
+    for entry in pictures:
+        fine = [q for q in entry.questions if q.kind in ("number", "word") and len(q.evidence) == 1]
+        for one, other in itertools.combinations(fine, 2):
+            if one.evidence != other.evidence:
+                budgets = [host.ask(entry.image, q.text).allocation.budgets for q in (one, other)]
+                pairs, moved = pairs + 1, moved + (budgets[0] != budgets[1])
+    assert pairs >= 2 and moved == pairs
+
+
+def test_explanations_agree_with_the_decision(host: Host, pictures: list[Entry]) -> None:
+    shown = host.ask(pictures[0].image, QUESTION)
+    for i, report in enumerate(shown.explanation.patches):
+        assert report.budget == shown.allocation.budgets[i] and report.realised == shown.allocation.realised[i]
+        values = np.array(report.values, dtype=float)
+        # No limit binds, so each patch takes its best value and the next best is the runner-up.
+        chosen = host.budgets.index(report.budget)
+        assert chosen == values.argmax() and report.margin is not None and report.margin >= 0
+        assert host.budgets.index(report.runner_up) == np.argsort(values)[-2]
+        price = host.price / shown.allocation.full_tokens
+        charged = price * (np.array(report.costs) - report.costs[0])
+        np.testing.assert_allclose(np.array(report.gains, dtype=float) - values, charged, atol=1e-9)
+        assert report.detail[-1] == 0 and sorted(report.detail, reverse=True) == report.detail
+        assert len(report.context) > 10
+    assert abs(sum(look.sum() for look in shown.explanation.looks) - 1) < 1e-4
+
+
+def test_a_limit_holds_and_the_explanation_names_what_it_forbade(host: Host, pictures: list[Entry]) -> None:
+    free = host.ask(pictures[1].image, pictures[1].questions[0].text, Settings(price=0.0))
+    tight = host.ask(pictures[1].image, pictures[1].questions[0].text, Settings(price=0.0, limit=0.2))
+    assert tight.allocation.tokens <= 0.2 * tight.allocation.full_tokens < free.allocation.tokens
+    assert tight.explanation.shadow_price > 0
+    assert any(report.margin is not None and report.margin < 0 for report in tight.explanation.patches)
+
+
+def test_price_moves_tokens_one_way(host: Host, pictures: list[Entry]) -> None:
+    spent = [host.ask(pictures[0].image, QUESTION, Settings(price=p)).allocation.tokens for p in (0.0, 0.2, 1.0, 50.0)]
+    assert spent == sorted(spent, reverse=True) and spent[-1] == 64 * 6
+    without = host.ask(pictures[0].image, QUESTION, Settings(price=1.0), off=["price"]).allocation
+    assert without.tokens == spent[0] and without.tension["price"] == 0
+
+
+@pytest.mark.parametrize("allowed", [(64, 400), (128, 256), (256,)])
+def test_only_allowed_budgets_are_chosen(host: Host, pictures: list[Entry], allowed: tuple[int, ...]) -> None:
+    shown = host.ask(pictures[0].image, QUESTION, Settings(budgets=allowed))
+    assert set(shown.allocation.budgets) <= set(allowed)
+    for report in shown.explanation.patches:
+        assert [v is not None for v in report.values] == [b in allowed for b in host.budgets]
+    assert set(
+        host.ask(pictures[0].image, QUESTION, Settings(policy="random", budgets=allowed)).allocation.budgets
+    ) <= set(allowed)
+
+
+def test_silenced_sources_are_silent(host: Host, pictures: list[Entry]) -> None:
+    def contexts(*off: str) -> list[dict[str, float]]:
+        return [r.context for r in host.ask(pictures[0].image, QUESTION, off=off).explanation.patches]
+
+    whole = contexts()
+    assert len({round(c["r"], 6) for c in whole}) > 1
+    assert {round(c["r"], 4) for c in contexts("participatory")} == {1.0}
+    assert {c["r propositional"] for c in contexts("propositional")} == {0.0}
+    assert {c["r d64"] for c in contexts("detail")} == {0.0} != {c["r d64"] for c in whole}
+    assert all(c["r u"] == pytest.approx(c["r"]) for c in contexts("doubt"))
+    assert set(SOURCES) == {"propositional", "perspectival", "participatory", "detail", "doubt", "price"}
+
+
+def test_tensions_act_only_when_asked(host: Host, pictures: list[Entry]) -> None:
+    still = host.ask(pictures[0].image, QUESTION, tensions=[]).allocation.tension
+    acting = host.ask(pictures[0].image, QUESTION, tensions=["price", "coverage"]).allocation.tension
+    assert still["price_factor"] == 1 and still["coverage"] == 0
+    assert acting["price_factor"] != 1 and acting["coverage"] > 0  # "number" asks for detail
+    assert acting["fineness"] == still["fineness"] == 0.5
+
+
+def test_every_policy_and_realizer_of_the_lists_answers(host: Host, pictures: list[Entry]) -> None:
+    entry = pictures[2]  # the smallest: 2 x 2
+    for policy in host.policies():
+        shown = host.ask(entry.image, entry.questions[0].text, Settings(policy=policy))
+        if policy.startswith("uniform-"):
+            assert set(shown.allocation.budgets) == {int(policy[8:])} and shown.explanation.price is None
+    for realizer in host.realizers():
+        assert host.ask(entry.image, entry.questions[0].text, Settings(realizer=realizer)).answer
+
+
+@pytest.mark.parametrize(
+    ("settings", "question", "said"),
+    [
+        (Settings(policy="lerned"), QUESTION, "Did you mean 'learned'"),
+        (Settings(policy="uniform-256", budgets=(64, 128)), QUESTION, "needs the budget 256"),
+        (Settings(budgets=(65,)), QUESTION, "none of the budgets"),
+        (Settings(price=-1.0), QUESTION, "price=-1.0"),
+        (Settings(price=float("nan")), QUESTION, "price=nan"),
+        (Settings(realizer="zoom"), QUESTION, "zoom"),
+        (Settings(limit=0.05), QUESTION, "use at least"),
+        (None, "   ", "empty"),
+        (None, "word " * LONGEST_QUESTION, "letters; at most"),
+    ],
+)
+def test_bad_settings_get_one_clear_error(
+    host: Host, pictures: list[Entry], settings: Settings | None, question: str, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        host.ask(pictures[0].image, question, settings)
+
+
+def test_large_and_odd_pictures(host: Host) -> None:
+    big = host.ask(Image.new("RGB", (5000, 3000), "teal"), "is there a red sign ?")
+    assert max(big.image.size) == KEPT_SIDE
+    for size in ((1, 1), (1, 900), (900, 1)):
+        shown = host.ask(Image.new("L", size), "is there a red sign ?")
+        assert shown.allocation.tokens == sum(shown.allocation.realised) and len(shown.boxes) == len(
+            shown.explanation.patches
+        )
+
+
+def test_many_at_once_get_what_each_would_get_alone(host: Host, pictures: list[Entry]) -> None:
+    asked = [(e, q.text, p) for e in pictures[:4] for q, p in zip(e.questions, (None, 0.0, 1.0), strict=False)]
+    alone = [host.ask(e.image, text, Settings(price=p)) for e, text, p in asked]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda a: host.ask(a[0].image, a[1], Settings(price=a[2])), asked))
+    for one, other in zip(alone, together, strict=True):
+        assert one.record() | {"timings": None} == other.record() | {"timings": None}
+
+
+def test_asking_changes_nothing_that_is_shared(host: Host, pictures: list[Entry]) -> None:
+    before, random_state = signature(host.folder), torch.get_rng_state()
+    one = host.ask(pictures[0].image, QUESTION, explore=True)
+    two = host.ask(pictures[0].image, QUESTION, explore=True)
+    # Both start from the same saved generator: the first draw moved nobody else's.
+    assert one.allocation.budgets == two.allocation.budgets
+    assert signature(host.folder) == before and torch.equal(torch.get_rng_state(), random_state)
+    assert host.folder == str(reference.policy_path())
