@@ -77,6 +77,8 @@ class Asked:
         Rows and columns of patches, where every patch is an image entry of its own; else ``None``.
     plan, scene
         The planner's plan and what it saw.
+    inputs
+        What the processor made of image and question.
     """
 
     image: Image.Image
@@ -85,6 +87,7 @@ class Asked:
     grid: tuple[int, int] | None
     plan: Plan
     scene: Scene
+    inputs: Any
 
 
 def ask(arr: ArrCoc, image: Image.Image, question: str, max_new_tokens: int | None = None) -> Asked:
@@ -116,4 +119,4 @@ def ask(arr: ArrCoc, image: Image.Image, question: str, max_new_tokens: int | No
         arr.planner = recorder.planner
     (answer,), (allocation,) = answers(arr.processor, inputs["input_ids"], sequences), arr.last
     grid = arr.processor.patch_grid(image) if hasattr(arr.processor, "patch_grid") else None
-    return Asked(image, answer, allocation, grid, recorder.plans[0], recorder.scenes[0])
+    return Asked(image, answer, allocation, grid, recorder.plans[0], recorder.scenes[0], inputs)

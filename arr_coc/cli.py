@@ -92,7 +92,6 @@ def ask(
 
     from arr_coc import reference
     from arr_coc.asking import ask as ask_once
-    from arr_coc.asking import prepare
     from arr_coc.config import ArrCocConfig
     from arr_coc.images import load_image
     from arr_coc.loading import FREE, REFERENCE, load_vlm, wrap_with
@@ -111,8 +110,7 @@ def ask(
         if asked.grid is not None or len({(patch.entry, patch.view) for patch in allocation.patches}) == 1:
             overlay = draw_allocation(picture, allocation, asked.grid, asked.answer, levels=arr.config.budgets)
         else:  # tiles: how they lie in the photograph is the processor's secret, so they are shown as they came
-            inputs = prepare(processor, [picture], [question])
-            seen = arr.family.pixels(vlm, inputs, allocation.patches, arr.looker.scale or (0.0, 1.0))
+            seen = arr.family.pixels(vlm, asked.inputs, allocation.patches, arr.looker.scale or (0.0, 1.0))
             overlay = draw_views(seen or [], allocation, asked.answer, arr.config.budgets)
         overlay.save(out)
     if as_json:

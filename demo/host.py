@@ -48,7 +48,7 @@ class Settings:
     limit
         Share of full detail that may be spent at most.
     realizer
-        How a patch is brought to its budget.
+        How a patch is brought to its budget; "auto" leaves it to the model's family.
     budgets
         Budgets that may be chosen; all by default.
     """
@@ -56,7 +56,7 @@ class Settings:
     policy: str = LEARNED
     price: float | None = None
     limit: float | None = None
-    realizer: str = "rescale"
+    realizer: str = "auto"
     budgets: tuple[int, ...] = ()
 
 
@@ -131,7 +131,7 @@ class Host:
                 float(getattr(arr.planner, "price", arr.config.price)),
             )
             self.tensions = tuple(arr.config.tensions)
-            self._realizers = [name for name in describe()["realizers"] if _fits(name, arr.family)]
+            self._realizers = ["auto"] + [name for name in describe()["realizers"] if _fits(name, arr.family)]
 
     @property
     def default_policy(self) -> str:

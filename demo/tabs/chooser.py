@@ -68,7 +68,7 @@ class Chooser:
         limit = gr.Slider(
             0.16, 1, value=0.4, step=0.01, label="limit: share of full detail, never exceeded", visible=False
         )
-        realizer = gr.Radio(host.realizers(), value="rescale", label="how a patch is brought to its budget")
+        realizer = gr.Radio(host.realizers(), value="auto", label="how a patch is brought to its budget")
         budgets = gr.CheckboxGroup(list(host.budgets), value=list(host.budgets), label="budgets that may be chosen")
         spending.change(
             lambda kind: (gr.update(visible=kind == PRICED), gr.update(visible=kind == LIMITED)),
