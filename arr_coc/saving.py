@@ -131,7 +131,12 @@ def load_planner(
         )
     planner: Any = make_planner(config, model, processor)
     try:
-        _policy(planner).load_state_dict(Policy.load(folder / POLICY).state_dict())
+        fresh, saved = _policy(planner), Policy.load(folder / POLICY)
+        for what in ("name", "arms", "dim", "covariates"):
+            mine, theirs = getattr(fresh, what, None), getattr(saved, what, None)
+            if mine != theirs:
+                raise ValueError(f"its {what} is {theirs!r}, the configuration needs {mine!r}")
+        planner.policy = saved  # with the prior and the scale it was learned with, whatever the defaults are by now
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{folder / POLICY} does not fit the configuration beside it (other budgets, other contexts, or damaged): "

@@ -128,3 +128,17 @@ def test_push_to_hub_uploads_the_folder(model, monkeypatch):
     assert seen == {
         "token": None, "made": ("me/policy", True, True), "files": ["README.md", "config.json", "policy.safetensors"]
     }  # fmt: skip
+
+
+def test_a_saved_policy_keeps_the_prior_it_was_learned_with(model, tmp_path, monkeypatch):
+    """Defaults change between versions; what was learned must stay loadable, and decide as it did."""
+    from arr_coc import attending
+
+    arr = taught(model)
+    folder = arr.save_pretrained(tmp_path / "policy")
+    before = arr.planner.policy
+    arr.detach()
+    monkeypatch.setattr(attending, "SLOT_PRECISION", 7.0)
+    with arr_coc.ArrCoc.from_pretrained(folder, model, tiny.tokenizer()) as again:
+        assert again.planner.policy.config() == before.config()
+        assert torch.equal(again.planner.policy.posterior.mean, before.posterior.mean)
