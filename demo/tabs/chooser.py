@@ -14,8 +14,8 @@ from .common import QUIET, Picture
 
 FREE, PRICED, LIMITED = "the policy's own price", "my price", "a limit"
 OWN_WORLD = (
-    "The model that ships with ARR-COC is small and knows a world of signs. Of photographs it can only say which of "
-    "its signs it does not see; the budgets still show where it looks. `--model` takes another one."
+    "The model that ships with ARR-COC is small and knows a world of signs. Photographs it can only "
+    "answer in the words of that world; the budgets still show where it looks. `--model` takes another one."
 )
 SPENDING = (FREE, PRICED, LIMITED)
 
