@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -13,6 +13,27 @@ from torch.nn.parallel import DistributedDataParallel
 
 MINIMUM = (5, 19)
 MAXIMUM = (6, 0)
+
+
+def installed_transformers() -> tuple[int, ...]:
+    """Major and minor version of the transformers that is installed."""
+    return tuple(int(part) for part in version("transformers").split(".")[:2])
+
+
+def cache_name() -> str:
+    """The keyword and the output field of the key-value cache: ``cache`` since 5.24, ``past_key_values`` before."""
+    return "cache" if installed_transformers() >= (5, 24) else "past_key_values"
+
+
+def given_cache(inputs: Mapping[str, Any]) -> Any:
+    """The key-value cache that a call brings along under either of its names, or ``None``."""
+    cache = inputs.get("cache")
+    return inputs.get("past_key_values") if cache is None else cache
+
+
+def output_cache(output: Any) -> Any:
+    """The key-value cache in what a model returned, or ``None``."""
+    return getattr(output, cache_name(), None)
 
 
 def require_transformers() -> None:
@@ -26,8 +47,7 @@ def require_transformers() -> None:
         Naming the installed version and the range that works.
     """
     installed = version("transformers")
-    major_minor = tuple(int(part) for part in installed.split(".")[:2])
-    if not MINIMUM <= major_minor < MAXIMUM:
+    if not MINIMUM <= installed_transformers() < MAXIMUM:
         raise ImportError(
             f"ARR-COC needs transformers >= {MINIMUM[0]}.{MINIMUM[1]} and < {MAXIMUM[0]}, found {installed}; "
             f"install one with: pip install 'transformers>={MINIMUM[0]}.{MINIMUM[1]},<{MAXIMUM[0]}'."
@@ -42,10 +62,10 @@ def refuse_chunked_prefill() -> None:
     ValueError
         Before 5.23, where the features began to be sliced with the prompt.
     """
-    installed = version("transformers")
-    if tuple(int(part) for part in installed.split(".")[:2]) < (5, 23):
+    if installed_transformers() < (5, 23):
         raise ValueError(
-            f"prefill_chunk_size with images needs transformers >= 5.23, found {installed}; leave it out, or upgrade."
+            f"prefill_chunk_size with images needs transformers >= 5.23, found {version('transformers')}; leave it "
+            "out, or upgrade."
         )
 
 

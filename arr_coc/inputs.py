@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .compat import given_cache
+
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
 
@@ -52,7 +54,7 @@ def check_inputs(inputs: Mapping[str, Any]) -> None:
 
 def cache_length(inputs: Mapping[str, Any]) -> int:
     """Tokens in the cache that a call brings along."""
-    cache = inputs.get("past_key_values")
+    cache = given_cache(inputs)
     return int(cache.get_seq_length()) if cache is not None else 0
 
 
@@ -101,7 +103,7 @@ def with_mask_for_gaps(inputs: dict[str, Any]) -> dict[str, Any]:
     borders of several sequences packed into one.
     """
     ids, positions = inputs.get("input_ids"), inputs.get("position_ids")
-    given = inputs.get("attention_mask") is not None or inputs.get("past_key_values") is not None
+    given = inputs.get("attention_mask") is not None or given_cache(inputs) is not None
     if ids is None or positions is None or positions.ndim != 2 or given or not inputs.get("mm_encoder_outputs"):
         return inputs
     return inputs | {"attention_mask": torch.ones_like(ids)}

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from . import saving
-from .compat import innermost, refuse_chunked_prefill, require_transformers
+from .compat import given_cache, innermost, output_cache, refuse_chunked_prefill, require_transformers
 from .config import ArrCocConfig
 from .families import family_for
 from .inputs import (
@@ -204,7 +204,7 @@ class ArrCoc:
         """
         if inputs is not None and kwargs.get("input_ids") is None:
             kwargs["input_ids"], inputs = inputs, None
-        cache = kwargs.get("past_key_values")
+        cache = given_cache(kwargs)
         turn = self._turns.get(cache) if cache is not None and cache_length(kwargs) > 0 else None
         if turn is not None:
             self.last, self.kept = [], []
@@ -223,7 +223,7 @@ class ArrCoc:
         with watch("generate"):
             output, copies = self._answer(inputs, generation_config, args, kwargs, spliced.inputs)
         self._record(watch)
-        cache = getattr(output, "past_key_values", None) or cache
+        cache = output_cache(output) or cache
         if cache is not None and copies == 1:
             self._turns[cache] = Turn.of(call, spliced)
         return output

@@ -19,6 +19,7 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 import arr_coc
+from arr_coc.compat import cache_name, output_cache
 from arr_coc.config import ArrCocConfig
 from arr_coc.families import family_for
 from arr_coc.realizing import Call
@@ -198,9 +199,7 @@ def cached(cell: Cell) -> float:
                     longer = grown(inputs, with_cache.sequences[:, : length + step], causal_type(cell))
                     figures.append(difference(cell.logits(longer)[:, -1], with_cache.logits[step]))
                 alone = cell.make(0)  # nothing is padded: generate passes no mask on
-                figures.append(
-                    difference(cell.generate(alone).logits, cell.generate(alone, use_cache=False).logits)
-                )
+                figures.append(difference(cell.generate(alone).logits, cell.generate(alone, use_cache=False).logits))
     return close(*figures)
 
 
@@ -368,7 +367,7 @@ def second_turn(cell: Cell) -> float:
             ids = torch.cat([first.sequences, torch.tensor([[40, 41, 42], [43, 44, 45]])], 1)
             second = grown(inputs, ids, causal_type(cell))
             whole = cell.generate(second, allocation=budgets)
-            kept = cell.generate(second, past_key_values=first.past_key_values)
+            kept = cell.generate(second, **{cache_name(): output_cache(first)})
         assert torch.equal(kept.sequences, whole.sequences)
         figures.append(difference(kept.logits, whole.logits))
     return close(*figures)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+from arr_coc.compat import cache_name, output_cache
 from arr_coc.patches import budget_grid
 from tests import tiny
 
@@ -162,7 +163,7 @@ def test_a_hand_written_decoding_loop_gets_the_right_positions(name, positions, 
         out = model.model(**inputs, use_cache=True)
         for step in range(1, 5):
             token = want.sequences[:, inputs["input_ids"].shape[1] + step - 1][:, None]
-            out = model.model(input_ids=token, past_key_values=out.past_key_values, use_cache=True)
+            out = model.model(input_ids=token, **{cache_name(): output_cache(out)}, use_cache=True)
             assert (out.logits[:, -1] - want.logits[step]).abs().max() < TOLERANCE
 
 

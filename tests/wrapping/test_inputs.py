@@ -7,6 +7,7 @@ import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 import arr_coc
+from arr_coc.compat import cache_name
 from arr_coc.config import ArrCocConfig
 from arr_coc.families import Family, known_families, register_family
 from arr_coc.scene import Plan
@@ -80,8 +81,8 @@ def test_masks_embeddings_and_caches(model):
     with pytest.raises(ValueError, match="labels has shape"):
         model.model(**inputs, labels=inputs["input_ids"][:, 1:])
     cache = DynamicCache(config=model.model.config.get_text_config())
-    model.model(input_ids=torch.tensor([[30, 31]]), past_key_values=cache)
-    both(model, inputs, "The cache holds tokens already", past_key_values=cache)
+    model.model(input_ids=torch.tensor([[30, 31]]), **{cache_name(): cache})
+    both(model, inputs, "The cache holds tokens already", **{cache_name(): cache})
 
 
 def test_allocations_and_questions(model):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from arr_coc.compat import cache_name, output_cache
 from tests import tiny
 
 from .conftest import built
@@ -47,13 +48,13 @@ def test_a_second_turn_on_the_cache_is_that_of_the_whole_conversation(name, posi
     whole = model.model.generate(**second, **OPTIONS, allocation=budgets)
     turn = second if pixels else {k: v for k, v in second.items() if k not in ("pixel_values", "image_grid_thw")}
     model.model.generate(**tiny.one(inputs, 0), max_new_tokens=1)  # another conversation in between
-    kept = model.model.generate(**turn, **OPTIONS, past_key_values=first.past_key_values)
+    kept = model.model.generate(**turn, **OPTIONS, **{cache_name(): output_cache(first)})
     assert torch.equal(kept.sequences, whole.sequences)
     for a, b in zip(kept.logits, whole.logits, strict=True):
         assert (a - b).abs().max() < TOLERANCE
     third = grown(second, torch.cat([kept.sequences, more], 1))
     whole = model.model.generate(**third, **OPTIONS, allocation=budgets)
-    kept = model.model.generate(**third, **OPTIONS, past_key_values=kept.past_key_values)
+    kept = model.model.generate(**third, **OPTIONS, **{cache_name(): output_cache(kept)})
     assert torch.equal(kept.sequences, whole.sequences)
 
 
@@ -73,16 +74,16 @@ def test_what_a_cache_can_not_carry_on(wrapped):
     inputs = model.make(PROMPTS[1:2])
     wrapped(model, 4)
     cache = DynamicCache(config=model.model.config.get_text_config())
-    ids = model.model.generate(**inputs, max_new_tokens=2, past_key_values=cache)
+    ids = model.model.generate(**inputs, max_new_tokens=2, **{cache_name(): cache})
     assert cache.get_seq_length() < inputs["input_ids"].shape[1]
     other = grown(inputs, ids)
     other["input_ids"] = other["input_ids"].roll(1, 1)
     with pytest.raises(ValueError, match="do not begin with that call's prompt"):
-        model.model.generate(**other, max_new_tokens=1, past_key_values=cache)
+        model.model.generate(**other, max_new_tokens=1, **{cache_name(): cache})
     image = grown(inputs, torch.cat([ids, torch.tensor([[tiny.IMAGE]])], 1))
     with pytest.raises(ValueError, match="The new turn brings an image"):
-        model.model.generate(**image, max_new_tokens=1, past_key_values=cache)
+        model.model.generate(**image, max_new_tokens=1, **{cache_name(): cache})
     assert (
-        model.model.generate(**grown(inputs, ids), max_new_tokens=1, past_key_values=cache).shape[1]
+        model.model.generate(**grown(inputs, ids), max_new_tokens=1, **{cache_name(): cache}).shape[1]
         == ids.shape[1] + 1
     )
