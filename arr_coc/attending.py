@@ -1,16 +1,17 @@
 """Attending: from what is known about each patch to one budget each.
 
 The context vector of a patch (``Contexts.slots`` names every entry) is bounded by construction, so it needs no running
-statistics. Value means gain over the floor, and gain is what relevance multiplies, so every slot does: with ``r`` the
-relevance of the patch relative to the most relevant one (its participatory score), ``u`` the model's doubt about the
-answer its glance gives, ``d_b`` the detail that budget ``b`` destroys *where the question looks*, and ``q`` a random
-projection of the question:
+statistics. Value means gain over the floor. A patch can only gain if the question is about it and the glance has not
+already answered it, so every slot is a multiple of ``ru``: the relevance ``r`` of the patch relative to the most
+relevant one (its participatory score) times the model's doubt ``u`` about the answer its glance gives. With ``d_b``
+the detail that budget ``b`` destroys *where the question looks* and ``q`` a random projection of the question:
 
-    r, r u, r d_b, r u d_b, r q, r u q, r times each other score
+    ru d_b, ru, ru u, ru q, ru times each other score
 
-The covariates ``u, q`` explain how hard the question is whatever is allocated. The score heuristic "worth of a budget
-= relevance times the detail it restores" is linear in these slots; it is the prior mean of the learners and, frozen,
-the baseline they must beat.
+The covariates explain how hard the question is whatever is allocated: ``u``, the probability ``e`` that the glance
+gives to all other answers, their squares, ``q`` and ``u q``. Without them hard questions, which are given more tokens,
+would make detail look harmful. The score heuristic "worth of a budget = relevance times doubt times the detail it
+restores" is linear in these slots; it is the prior mean of the learners and, frozen, the baseline they must beat.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
 
 QUESTION_WIDTH = 8
 PRIOR_STRENGTH = 1.0
-"""Reward the score heuristic expects from restoring all detail of a patch of relevance 1."""
-HEURISTIC_PRECISION, SLOT_PRECISION = 10.0, 1.0
-"""Prior precision of the slots that carry the heuristic, and of the others, in observations."""
+"""Reward the score heuristic expects from restoring all detail of a patch of relevance and doubt 1."""
+PRIOR_PRECISION = 10.0
+"""Prior precision of every slot, in observations of unit noise."""
 POSTERIOR_SCALE = 0.15
 """Scale of Thompson draws: with the posterior reckoned at unit noise, about half the deviation of 0/1 rewards."""
 
@@ -55,7 +56,8 @@ class Contexts:
     scorers
         In the order in which their scores enter.
     confidence
-        Whether the doubt ``u`` is read from the glance (one full-depth pass over the glance tokens); else u = 1.
+        Whether the doubt is read from the glance (one full-depth pass over the glance tokens); else u = e = 1, and the
+        heuristic is relevance times restored detail.
     seed
         Of the question's projection.
     """
@@ -66,18 +68,17 @@ class Contexts:
         self.scorers, self.confidence, self.seed = list(scorers), confidence, seed
         self.reduced = [f"d{b}" for b in budgets[:-1]]
         questions = [f"q{i}" for i in range(QUESTION_WIDTH)]
-        asked = [*self.reduced, *(f"u {d}" for d in self.reduced), *questions, *(f"u {q}" for q in questions)]
         self.aligned = next((s for s in scorers if isinstance(s, Participatory)), None)
         others = [s.name for s in scorers if s is not self.aligned]
-        self.slots = ["r", "r u", *(f"r {name}" for name in [*asked, *others])]
-        self.covariates = ["u", *questions]
+        self.slots = ["ru", *(f"ru {name}" for name in ["u", *self.reduced, *questions, *others])]
+        self.covariates = ["u", "e", "u u", "e e", *questions, *(f"u {q}" for q in questions)]
 
     def prior_mean(self) -> np.ndarray:
-        """``[K-1, d]``: arm k is worth relevance times the detail it restores, ``r (d_0 - d_k)``."""
+        """``[K-1, d]``: arm k is worth relevance times doubt times the detail it restores, ``ru (d_0 - d_k)``."""
         theta = np.zeros((len(self.reduced), len(self.slots)))
-        theta[:, self.slots.index(f"r {self.reduced[0]}")] = PRIOR_STRENGTH
+        theta[:, self.slots.index(f"ru {self.reduced[0]}")] = PRIOR_STRENGTH
         for k, name in enumerate(self.reduced[1:]):
-            theta[k, self.slots.index(f"r {name}")] = -PRIOR_STRENGTH
+            theta[k, self.slots.index(f"ru {name}")] = -PRIOR_STRENGTH
         return theta
 
     def question_code(self, embeddings: Tensor) -> Tensor:
@@ -91,17 +92,28 @@ class Contexts:
     def __call__(self, scene: Scene) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Contexts ``[N, d]``, covariates ``[m]`` and the scores by name."""
         # The full-depth pass goes first: attention is then read off the same pass.
-        doubt = 1.0 - scene.glance_answer().max().exp() if self.confidence else torch.tensor(1.0)
+        u, e = self.doubt(scene)
         scores = {scorer.name: scorer(scene).cpu() for scorer in self.scorers}
         others = [score for name, score in scores.items() if self.aligned is None or name != self.aligned.name]
         relevance = torch.stack(others).mean(0) if self.aligned is None else scores[self.aligned.name]
         relevance = relevance / relevance.max().clamp_min(1e-6)
         detail = self.detail(scene)
-        u, question = doubt.float().cpu(), self.question_code(scene.question_embeddings).cpu()
-        facts = torch.cat([torch.ones(1), u[None]]).expand(len(relevance), -1)
-        asked = torch.cat([question, u * question]).expand(len(relevance), -1)
-        known = torch.cat([facts, detail, u * detail, asked, *(score[:, None] for score in others)], 1)
-        return relevance[:, None] * known, torch.cat([u[None], question]), scores
+        question = self.question_code(scene.question_embeddings).cpu()
+        asked = torch.cat([question.new_tensor([1.0, u]), question]).expand(len(relevance), -1)
+        known = torch.cat([asked[:, :2], detail, asked[:, 2:], *(score[:, None] for score in others)], 1)
+        covariates = torch.cat([question.new_tensor([u, e, u * u, e * e]), question, u * question])
+        return u * relevance[:, None] * known, covariates, scores
+
+    def doubt(self, scene: Scene) -> tuple[float, float]:
+        """Doubt u about the glance's answer and probability e of all other answers, both in [0, 1].
+
+        u is one less the margin between the two likeliest answers: between "yes" and "no" at 70 to 30 it is 0.6,
+        where e, at most one half there, would call that surer than a name picked at 60 from a hundred.
+        """
+        if not self.confidence:
+            return 1.0, 1.0
+        first, second = scene.glance_answer().float().exp().topk(2).values.tolist()
+        return max(1.0 - (first - second), 0.0), max(1.0 - first, 0.0)
 
     def detail(self, scene: Scene) -> Tensor:
         """``[N, K-1]`` share of detail each reduced budget destroys, weighted by where the question looks."""
@@ -238,7 +250,7 @@ def make_planner(config: ArrCocConfig, model: Any = None, processor: Any = None)
 def build_policy(config: ArrCocConfig, contexts: Contexts, prior: bool = True) -> Policy:
     """A fresh policy of ``config.policy`` over these contexts.
 
-    Its prior mean is the score heuristic, or without ``prior`` zero at the same precision.
+    Its prior mean is the score heuristic, or without ``prior`` zero.
     """
     mean = contexts.prior_mean()
     if config.policy == "heuristic":
@@ -247,7 +259,7 @@ def build_policy(config: ArrCocConfig, contexts: Contexts, prior: bool = True) -
     return make_policy(
         config.policy, dim=len(contexts.slots), arms=len(config.budgets), covariates=len(contexts.covariates),
         prior_mean=mean if prior else None, seed=config.seed,
-        prior_precision=np.where(mean != 0, HEURISTIC_PRECISION, SLOT_PRECISION), **options,
+        prior_precision=PRIOR_PRECISION, **options,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ METHODS: list[Any] = [
     "uniform-400",
     {"method": "random", "match": "learned", "label": "random"},
     "top-patch-400",
+    {"method": "heuristic", "label": "heuristic-no-doubt", "confidence": False},
     "heuristic",
     "learned",
     "oracle",

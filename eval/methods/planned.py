@@ -44,11 +44,13 @@ class Planned(Method):
     scorers: list[str] | None = None
     price: float | None = None
     limit: float | None = None
+    confidence: bool | None = None
 
     def prepare(self, bench: Bench) -> None:
         from arr_coc.attending import make_planner
 
-        changes = {"policy": self.policy, "scorers": self.scorers, "price": self.price, "limit": self.limit}
+        names = ("policy", "scorers", "price", "limit", "confidence")
+        changes = {name: getattr(self, name) for name in names}
         if self.match is not None:
             changes |= {"price": 0.0, "limit": bench.share(self.match)}
         config = dataclasses.replace(bench.arr.config, **{k: v for k, v in changes.items() if v is not None})
@@ -61,7 +63,10 @@ class Planned(Method):
 @register_method("heuristic")
 @dataclass(kw_only=True)
 class Heuristic(Planned):
-    """The score heuristic: an exact knapsack over relevance times the detail that each budget restores."""
+    """The score heuristic: an exact knapsack over relevance times doubt times the detail that each budget restores.
+
+    ``confidence: false`` leaves the doubt out.
+    """
 
 
 @register_method("saliency")
@@ -71,6 +76,7 @@ class Saliency(Planned):
     GlobalCom2)."""
 
     scorers: list[str] | None = dataclasses.field(default_factory=lambda: ["perspectival"])
+    confidence: bool | None = False
 
 
 class _Top:

@@ -49,17 +49,22 @@ def test_context_slots_are_named_bounded_and_finite(scenes):
         assert set(scores) == set(ArrCocConfig().scorers)
         at = planner.contexts.slots.index
         relevance = scores["participatory"] / scores["participatory"].max()
-        assert torch.allclose(contexts[:, at("r")], relevance) and contexts[:, at("r")].max() == 1
-        assert torch.allclose(contexts[:, at("r u")], relevance * covariates[0])
-        assert torch.allclose(contexts[:, at("r propositional")], relevance * scores["propositional"])
+        top = scene.glance_answer().exp().sort(descending=True).values
+        u = 1 - top[0] + top[1]
+        assert covariates[:2].tolist() == pytest.approx([float(u), 1 - float(top[0])], abs=1e-6)
+        assert torch.allclose(contexts[:, at("ru")], relevance * u)
+        assert torch.allclose(contexts[:, at("ru u")], relevance * u**2)
+        assert torch.allclose(contexts[:, at("ru propositional")], relevance * u * scores["propositional"])
+        for b, loss in zip((64, 128, 256), planner.contexts.detail(scene).T, strict=True):
+            assert torch.allclose(contexts[:, at(f"ru d{b}")], relevance * u * loss)
 
 
-def test_prior_mean_is_relevance_times_restored_detail(scenes):
+def test_prior_mean_is_relevance_times_doubt_times_restored_detail(scenes):
     planner = make_planner(ArrCocConfig())
     contexts, _, scores = planner.contexts(scenes[0])
     worth = contexts.numpy() @ planner.contexts.prior_mean().T  # [N, K-1]
     at = planner.contexts.slots.index
-    lost = [contexts[:, at(f"r d{b}")].numpy() for b in (64, 128, 256)] + [np.zeros(4)]
+    lost = [contexts[:, at(f"ru d{b}")].numpy() for b in (64, 128, 256)] + [np.zeros(4)]
     for k in range(3):
         assert np.allclose(worth[:, k], lost[0] - lost[k + 1], atol=1e-6)
     assert (np.diff(worth, axis=1) > -0.05).all()  # more tokens restore more

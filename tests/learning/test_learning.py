@@ -172,7 +172,7 @@ def test_learning_moves_budgets_to_where_reward_needs_them(reference):
         planner.explore = True
         for i in range(300):
             decision = planner.plan(plans[i % 6]).decision
-            best = int(decision.contexts[:, planner.contexts.slots.index("r")].argmax())
+            best = int(decision.contexts[:, planner.contexts.slots.index("ru")].argmax())
             planner.policy.update(decision, float(decision.index[best] == 3))
         planner.explore = False
         learned = [planner.plan(scene) for scene in plans]

@@ -138,7 +138,7 @@ def test_a_saved_policy_keeps_the_prior_it_was_learned_with(model, tmp_path, mon
     folder = arr.save_pretrained(tmp_path / "policy")
     before = arr.planner.policy
     arr.detach()
-    monkeypatch.setattr(attending, "SLOT_PRECISION", 7.0)
+    monkeypatch.setattr(attending, "PRIOR_PRECISION", 7.0)
     with arr_coc.ArrCoc.from_pretrained(folder, model, tiny.tokenizer()) as again:
         assert again.planner.policy.config() == before.config()
         assert torch.equal(again.planner.policy.posterior.mean, before.posterior.mean)
