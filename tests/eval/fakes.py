@@ -69,7 +69,7 @@ class FakeArr:
     def detach(self):
         self.attached = False
 
-    def generate(self, input_ids, asked, do_sample, max_new_tokens):
+    def generate(self, input_ids, asked, do_sample, max_new_tokens, stopping_criteria):
         self.calls += 1
         if self.fail_after is not None and self.calls > self.fail_after:
             raise KeyboardInterrupt
