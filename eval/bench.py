@@ -215,9 +215,9 @@ class Bench:
             boxes=self._boxes(image, allocation.patches),
         )
 
-    def _sight(self, sample: Sample) -> Sight:
+    def sight(self, sample: Sample) -> Sight:
         """What has been seen of a question; a fresh look where nothing is shared."""
-        known = self._sights.get(sample["question_id"])
+        known = self._sights.get(sample["question_id"]) if self.shared else None
         if known is not None:
             return known
         inputs = prepare(self.arr.processor, [sample["image"]], [sample["question"]]).to(self.arr.model.device)
@@ -228,7 +228,7 @@ class Bench:
 
     def _share(self, sample: Sample, planner: Planner) -> Answer:
         """The answer to a planner's allocation, which another method may have had already."""
-        sight = self._sight(sample)
+        sight = self.sight(sample)
         plan = sight.plan(planner)
         scores = {name: [float(value) for value in values] for name, values in plan.scores.items()}
         key = sample["question_id"], tuple(plan.budgets)
@@ -241,10 +241,8 @@ class Bench:
             )  # fmt: skip
         return replace(self._answers[key], scores=scores)
 
-    def _pruned(
-        self, sample: Sample, choose: Callable[[Tokens, int], Tensor], share: float, tower: bool
-    ) -> Answer:
-        sight = self._sight(sample)
+    def _pruned(self, sample: Sample, choose: Callable[[Tokens, int], Tensor], share: float, tower: bool) -> Answer:
+        sight = self.sight(sample)
         clock = Clock(self.arr.model)
         tokens, call, rows = sight.tokens(self.rng(sample), tower)
         with sight.watch("knowing"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import re
 import time
 from collections.abc import Iterator
@@ -96,8 +97,8 @@ class Memory:
     """Peak memory of a stretch of code, in bytes above where it began.
 
     On a GPU what torch's allocator gave out at most; on Linux without one the highest resident set of the process, for
-    which the kernel's high-water mark is reset. Memory that a process has freed and not returned is reused unseen, so
-    the second is a lower bound. ``None`` where neither can be had.
+    which free memory is given back and the kernel's high-water mark reset. What the C library keeps all the same is
+    reused unseen, so the second is a lower bound. ``None`` where neither can be had.
     """
 
     def __init__(self, device: Any) -> None:
@@ -110,6 +111,8 @@ class Memory:
             torch.cuda.reset_peak_memory_stats(self._device)
             self._before: int | None = torch.cuda.memory_allocated(self._device)
         else:
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL(None).malloc_trim(0)
             with contextlib.suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to VmRSS
             self._before = _status("VmRSS")

@@ -6,16 +6,19 @@ which all methods share what was already seen, encoded or answered.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from arr_coc.asking import answers
+from arr_coc.attending import PolicyPlanner
 from arr_coc.config import ArrCocConfig
 from arr_coc.families import Features
 from arr_coc.inputs import with_mask
@@ -84,12 +87,13 @@ class Sight:
         self._look: Look
         self._full: tuple[Look, TowerView | None] | None = None
         self._known: dict[tuple[int, Grid], Features] = {}
+        self._known_contexts: dict[str, Any] = {}
         entries = Counter(patch.entry for patch in self.call.patches)
         # Only a patch that is a whole image entry is encoded alike whatever becomes of the others.
         self._alone = [i for i, patch in enumerate(self.call.patches) if entries[patch.entry] == 1]
 
     def plan(self, planner: Planner) -> Plan:
-        """Ask a planner; what it needs to see is looked at once for all planners."""
+        """Ask a planner; what it needs to see is looked at once for all planners, and known once for all policies."""
         needs = frozenset(planner.needs) | (self._needs or frozenset())
         if needs != self._needs:
             self._look, self._needs = self.arr.looker.look(self.call, 0, None, _Asks(needs), False), needs
@@ -97,7 +101,17 @@ class Sight:
             if glance is not None:
                 self._known |= {(i, glance.grids[i]): glance.patch(i) for i in self._alone}
         assert self._look.scene is not None
+        if isinstance(planner, PolicyPlanner):
+            planner = copy.copy(planner)
+            planner.contexts = partial(self._contexts, planner.contexts, planner.config)
         return self.arr.looker.plan(planner, self._look.scene)
+
+    def _contexts(self, contexts: Any, config: ArrCocConfig, scene: Scene) -> Any:
+        """Context vectors depend on what is looked at and how, not on the policy that goes by them or on its terms."""
+        key = replace(config, policy="heuristic", budget=None, price=0.0, limit=None, tensions=())
+        if repr(key) not in self._known_contexts:
+            self._known_contexts[repr(key)] = contexts(scene)
+        return self._known_contexts[repr(key)]
 
     def realise(self, budgets: Sequence[int]) -> tuple[Realised, list[int]]:
         """What an allocation makes of the image, and the tokens of each patch; encoded patches are used again."""
@@ -137,18 +151,25 @@ class Sight:
 
     def answer(self, call: Call, realised: Realised, clock: Any = None) -> str:
         """The model's answer from exactly these tokens, by its own ``generate``."""
+        extra = {} if clock is None else {"stopping_criteria": [clock]}
+        prompt, sequences = self._generate(call, realised, max_new_tokens=self.max_new_tokens, **extra)
+        (text,) = answers(self.arr.processor, prompt, sequences)
+        return text
+
+    def next_token(self, realised: Realised) -> torch.Tensor:
+        """``[V]`` log-probabilities of the answer's first token."""
+        asked = {"max_new_tokens": 1, "return_dict_in_generate": True, "output_logits": True}
+        return self._generate(self.call, realised, **asked)[1].logits[0][0].float().log_softmax(-1).cpu()
+
+    def _generate(self, call: Call, realised: Realised, **asked: Any) -> tuple[torch.Tensor, Any]:
+        """The shortened prompt, and what ``generate`` made of it."""
         model = self.arr.model
         with self.watch("splice"):
             spliced = splice(call, realised, self.arr.config.positions, for_generate=True)
         if spliced.rope_deltas is not None:
             model.base_model.rope_deltas = spliced.rope_deltas
-        extra = {} if clock is None else {"stopping_criteria": [clock]}
         with self.watch("generate"):
-            sequences = model.generate(
-                **spliced.inputs, do_sample=False, max_new_tokens=self.max_new_tokens, **extra
-            )
-        (text,) = answers(self.arr.processor, spliced.inputs["input_ids"], sequences)
-        return text
+            return spliced.inputs["input_ids"], model.generate(**spliced.inputs, do_sample=False, **asked)
 
 
 def reduced(call: Call, rows: torch.Tensor, owner: torch.Tensor) -> Realised:

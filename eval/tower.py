@@ -13,8 +13,9 @@ from .clock import tower_layers
 from .methods.base import NotApplicable
 
 if TYPE_CHECKING:
-    from arr_coc.families import Family
     from transformers import PreTrainedModel
+
+    from arr_coc.families import Family
 
 
 @dataclass
@@ -84,7 +85,9 @@ class TowerReader(TorchFunctionMode):
         """What was read, for ``count`` visual tokens of the call."""
         read, self._read = self._read, []
         if not read:
-            raise NotApplicable("the tower's attention can't be read under this kernel; use attn_implementation='sdpa'")
+            raise NotApplicable(
+                "the tower's attention can't be read under this kernel; use attn_implementation='sdpa'"
+            )
         sizes = [weights.shape[0] * weights.shape[1] for weights, _ in read]
         pictures = sum(weights.shape[0] for weights, _ in read)
         if sum(sizes) == count * self._merge:

@@ -9,6 +9,7 @@ from . import (
     oracle,
     planned,
     pruned,
+    router,
     shaped,
     untouched,
     visionzip,
@@ -16,5 +17,17 @@ from . import (
 from .base import Method, NotApplicable, make_method, method_names, register_method
 
 __all__ = ["Method", "NotApplicable", "make_method", "method_names", "register_method"]
-__all__ += ["cdpruner", "divprune", "fastv", "fixed", "learner", "oracle", "planned", "pruned", "shaped", "untouched"]
+__all__ += [
+    "cdpruner",
+    "divprune",
+    "fastv",
+    "fixed",
+    "learner",
+    "oracle",
+    "planned",
+    "pruned",
+    "router",
+    "shaped",
+    "untouched",
+]
 __all__ += ["visionzip"]
