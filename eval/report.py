@@ -112,9 +112,9 @@ def markdown(metrics: Mapping[str, Any], config: Mapping[str, Any], folder: Path
         header = ("method", "minus uniform, points [95% CI]", "p (images)", "uniform needs", "at equal time, points")
         parts += [
             "## At matched tokens",
-            "Against the mixture of the two neighbouring uniform budgets with the same mean tokens; the tokens at which "
-            "uniform budgets reach the method's accuracy; and the difference at the same mean time to the first token, "
-            "where the uniform budgets reach that.",
+            "Against the mixture of the two neighbouring uniform budgets with the same mean tokens; the tokens at "
+            "which uniform budgets reach the method's accuracy; and the difference at the same mean time to the first "
+            "token, where the uniform budgets reach that.",
             markdown_table(header, cells),
         ]
     if metrics.get("curves"):
@@ -179,7 +179,8 @@ def _costs(metrics: Mapping[str, Any]) -> list[str]:
         kinds |= {method["memory of"]} if "memory" in method else set()
         cells.append(
             [label, f"{method.get('questions', metrics['questions']):,}",
-             f"{tokens['p10']:,.0f} / {tokens['p90']:,.0f}", *(f"{times[c]:.0f}" if c in times else "–" for c in columns), memory]
+             f"{tokens['p10']:,.0f} / {tokens['p90']:,.0f}",
+             *(f"{times[c]:.0f}" if c in times else "–" for c in columns), memory]
         )  # fmt: skip
     text = "Medians in milliseconds; encode is the vision tower, prefill ends with the first token."
     if kinds:

@@ -174,8 +174,11 @@ def test_the_towers_attention_is_that_of_its_eager_map(name):
         view = reader.view(64 + 30)
     visual = model.model.base_model.visual
     block, seen = visual.blocks[-2].attn, {}
-    handle = block.register_forward_pre_hook(lambda m, a, k: seen.update(hidden=a[0] if a else k["hidden_states"], **k),
-                                             with_kwargs=True)  # fmt: skip
+
+    def note(module, args, kwargs):
+        seen.update(hidden=args[0] if args else kwargs["hidden_states"], **kwargs)
+
+    handle = block.register_forward_pre_hook(note, with_kwargs=True)
     with torch.no_grad():
         arr.family.encode(model.model, inputs)
     handle.remove()
