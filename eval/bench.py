@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from arr_coc.asking import answers, prepare
 from arr_coc.drawing import patch_boxes
-from arr_coc.patches import Patch
+from arr_coc.patches import Patch, full_tokens
 from arr_coc.rewards import Reward
 from arr_coc.scene import Allocation, Plan, Planner, Scene
 
+from .clock import Clock
+from .sight import Sight, Tokens, reduced
+
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from arr_coc.wrapper import ArrCoc
 
     from .tasks import Sample
 
-SHARED_STAGES = ("encode", "splice", "generate")
-"""Stages that `Allocation.timings` gives for the whole call; here each question bears an equal part."""
+SHARED_STAGES = ("encode", "splice", "prefill", "decode")
+"""Stages that are timed for the whole call; here each question bears an equal part."""
 
 
 @dataclass
@@ -41,8 +47,11 @@ class Answer:
         Per patch the nominal budget and the tokens spent; empty for calls without allocation.
     seconds
         Wall time of the call, an equal part for each question of the batch. Image preprocessing is not in it.
+    first
+        Seconds from the start of the call to the first token of its answers.
     timings
-        Seconds by stage: glance, knowing, balancing, attending, encode, splice, generate; empty for an untouched call.
+        Seconds by stage: glance, knowing, balancing, attending, encode, splice, prefill, decode. An untouched call has
+        the last two, and its tower's time as encode.
     scores
         Per scorer one number per patch.
     boxes
@@ -55,6 +64,7 @@ class Answer:
     budgets: list[int] = field(default_factory=list)
     realised: list[int] = field(default_factory=list)
     seconds: float = 0.0
+    first: float = 0.0
     timings: dict[str, float] = field(default_factory=dict)
     scores: dict[str, list[float]] = field(default_factory=dict)
     boxes: list[list[int]] = field(default_factory=list)
@@ -90,6 +100,9 @@ class Bench:
         Measured tokens over full tokens of methods that already ran, for methods that match another's tokens.
     folder
         The run's, where methods that learn keep their checkpoints.
+    shared
+        Let methods share what was seen, encoded and answered of a question (see `Sight`): an allocation that was
+        answered is not answered again. Answers stay the same, but their times say nothing and are left out.
     """
 
     def __init__(
@@ -101,11 +114,18 @@ class Bench:
         learned: bool = False,
         shares: Mapping[str, float] | None = None,
         folder: Path | None = None,
+        shared: bool = False,
     ) -> None:
         self.arr, self.reward, self.max_new_tokens, self.seed = arr, reward, max_new_tokens, seed
         self.learned = learned
         self.shares = dict(shares or {})
-        self.folder = folder
+        self.folder, self.shared = folder, shared
+        self._sights: dict[str, Sight] = {}
+        self._answers: dict[tuple[str, tuple[int, ...]], Answer] = {}
+
+    def forget(self) -> None:
+        """Let go of what was seen of the questions so far; answers are kept."""
+        self._sights.clear()
 
     @property
     def budgets(self) -> tuple[int, ...]:
@@ -136,48 +156,108 @@ class Bench:
         ``images`` replace the samples' own. ``full_tokens`` are those of the images given.
         """
         arr, own = self.arr, self.arr.planner
+        if self.shared and images is None:
+            each = [own] * len(samples) if planners is None else planners
+            return [self._share(sample, planner) for sample, planner in zip(samples, each, strict=True)]
         if planners is not None:
             arr.planner = _Each(planners)
         try:
-            texts, seconds, _ = self._generate(samples, images)
+            texts, clock, _ = self._generate(samples, images)
         finally:
             arr.planner = own
         pictures = [sample["image"] for sample in samples] if images is None else images
         return [
-            self._answer(text, allocation, seconds, len(samples), picture)
+            self._answer(text, allocation, clock, len(samples), picture)
             for text, allocation, picture in zip(texts, arr.last, pictures, strict=True)
         ]
+
+    def pruned(
+        self,
+        samples: Sequence[Sample],
+        choose: Callable[[Tokens, int], Tensor],
+        share: float,
+        tower: bool = False,
+    ) -> list[Answer]:
+        """Answer from a share of the tower's tokens, chosen question by question; see `eval.methods.pruned`."""
+        return [self._pruned(sample, choose, share, tower) for sample in samples]
 
     def untouched(self, samples: Sequence[Sample], images: Sequence[Image.Image] | None = None) -> list[Answer]:
         """Answer with the model as it was before it was wrapped; tokens are counted in the prompt."""
         self.arr.detach()
         try:
-            texts, seconds, tokens = self._generate(samples, images)
+            texts, clock, tokens = self._generate(samples, images)
         finally:
             self.arr.attach()
         full = tokens if images is None else [self.tokens(sample["image"], sample["question"]) for sample in samples]
+        batch = len(samples)
+        times = {"encode": clock.tower, "generate": clock.seconds - clock.tower} if clock.ticks else {}
         return [
-            Answer(text, count, whole, seconds=seconds / len(samples))
+            Answer(text, count, whole, seconds=clock.seconds / batch, first=clock.first,
+                   timings=_stages(times, clock, batch))
             for text, count, whole in zip(texts, tokens, full, strict=True)
-        ]
+        ]  # fmt: skip
 
     def tokens(self, image: Image.Image, question: str) -> int:
         """Visual tokens that the untouched model spends on an image."""
         return self._count(prepare(self.arr.processor, [image], [question]))[0]
 
-    def _answer(self, text: str, allocation: Allocation, seconds: float, batch: int, image: Image.Image) -> Answer:
-        timings = allocation.timings.items()
+    def _answer(self, text: str, allocation: Allocation, clock: Clock, batch: int, image: Image.Image) -> Answer:
         return Answer(
             text=text,
             tokens=allocation.tokens,
             full_tokens=allocation.full_tokens,
             budgets=list(allocation.budgets),
             realised=list(allocation.realised),
-            seconds=seconds / batch,
-            timings={stage: value / batch if stage in SHARED_STAGES else value for stage, value in timings},
+            seconds=clock.seconds / batch,
+            first=clock.first,
+            timings=_stages(allocation.timings, clock, batch),
             scores=dict(allocation.scores),
             boxes=self._boxes(image, allocation.patches),
         )
+
+    def sight(self, sample: Sample) -> Sight:
+        """What has been seen of a question; a fresh look where nothing is shared."""
+        known = self._sights.get(sample["question_id"]) if self.shared else None
+        if known is not None:
+            return known
+        inputs = prepare(self.arr.processor, [sample["image"]], [sample["question"]]).to(self.arr.model.device)
+        sight = Sight(self.arr, inputs, self.max_new_tokens)
+        if self.shared:
+            self._sights[sample["question_id"]] = sight
+        return sight
+
+    def _share(self, sample: Sample, planner: Planner) -> Answer:
+        """The answer to a planner's allocation, which another method may have had already."""
+        sight = self.sight(sample)
+        plan = sight.plan(planner)
+        scores = {name: [float(value) for value in values] for name, values in plan.scores.items()}
+        key = sample["question_id"], tuple(plan.budgets)
+        if key not in self._answers:
+            realised, spent = sight.realise(plan.budgets)
+            text, patches = sight.answer(sight.call, realised), sight.call.patches
+            self._answers[key] = Answer(
+                text, sum(spent), full_tokens(patches), list(plan.budgets), spent,
+                boxes=self._boxes(sample["image"], patches),
+            )  # fmt: skip
+        return replace(self._answers[key], scores=scores)
+
+    def _pruned(self, sample: Sample, choose: Callable[[Tokens, int], Tensor], share: float, tower: bool) -> Answer:
+        sight = self.sight(sample)
+        clock = Clock(self.arr.model)
+        tokens, call, rows = sight.tokens(self.rng(sample), tower)
+        with sight.watch("knowing"):
+            owner = choose(tokens, max(1, int(share * len(tokens.features) + 1e-9)))
+        realised = reduced(call, rows, owner)
+        text = sight.answer(call, realised, clock)
+        clock.stop()
+        sizes = [patch.native for patch in call.patches]
+        kept = [int((part >= 0).sum()) for part in _own(owner).split(sizes)]
+        return Answer(
+            text, sum(kept), sum(sizes), realised=kept,
+            seconds=0.0 if self.shared else clock.seconds,
+            first=0.0 if self.shared else clock.first,
+            timings={} if self.shared else _stages(sight.watch.seconds, clock, 1),
+        )  # fmt: skip
 
     def _boxes(self, image: Image.Image, patches: Sequence[Patch]) -> list[list[int]]:
         grid = getattr(self.arr.processor, "patch_grid", lambda image: None)(image)
@@ -187,14 +267,32 @@ class Bench:
 
     def _generate(
         self, samples: Sequence[Sample], images: Sequence[Image.Image] | None
-    ) -> tuple[list[str], float, list[int]]:
+    ) -> tuple[list[str], Clock, list[int]]:
         arr = self.arr
         pictures = [sample["image"] for sample in samples] if images is None else list(images)
         inputs = prepare(arr.processor, pictures, [sample["question"] for sample in samples]).to(arr.model.device)
-        began = time.perf_counter()
-        sequences = arr.model.generate(**inputs, do_sample=False, max_new_tokens=self.max_new_tokens)
-        texts = answers(arr.processor, inputs["input_ids"], sequences)  # waits for the device
-        return texts, time.perf_counter() - began, self._count(inputs)
+        clock = Clock(arr.model)
+        with nullcontext() if arr.attached else clock.watching(arr.model):
+            sequences = arr.model.generate(
+                **inputs, do_sample=False, max_new_tokens=self.max_new_tokens, stopping_criteria=[clock]
+            )
+        texts = answers(arr.processor, inputs["input_ids"], sequences)
+        clock.stop()
+        return texts, clock, self._count(inputs)
 
     def _count(self, inputs: Mapping[str, Any]) -> list[int]:
         return (inputs["input_ids"] == self.arr.family.image_token(self.arr.model)).sum(1).tolist()
+
+
+def _stages(timings: Mapping[str, float], clock: Clock, batch: int) -> dict[str, float]:
+    """Seconds by stage for one question of a batch, the language model's time cut where the first token is there."""
+    stages = dict(timings)
+    if "generate" in stages:
+        whole = stages.pop("generate")
+        stages |= {"prefill": max(0.0, whole - clock.decode), "decode": clock.decode}
+    return {stage: value / batch if stage in SHARED_STAGES else value for stage, value in stages.items()}
+
+
+def _own(owner: Tensor) -> Tensor:
+    """Owners with -1 for every token that doesn't stand for itself."""
+    return owner.where(owner == torch.arange(len(owner)), -1)

@@ -9,10 +9,17 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from .bars import Runs, bars, difference, pairs
 from .records import Record, read_run
 from .report import markdown_table
 from .statistics import Difference, paired_difference
 from .summary import by_method
+
+_BARS = "Learned at its own price, no level picked by its result."
+_DOMINATED = (
+    "Each baseline against the best level of the learned policy that spends no more tokens (within 1 %) on the same "
+    "questions: dominated if its accuracy is lower beyond the interval."
+)
 
 
 def compare(paths: Sequence[str | Path]) -> str:
@@ -41,7 +48,14 @@ def compare(paths: Sequence[str | Path]) -> str:
             "learned minus", "points [95% CI]", "p (images)", "share of full, points [95% CI]", "utility [95% CI]",
             "questions",
         )  # fmt: skip
-        parts += ["## Learned against each method, paired within runs", markdown_table(header, _pooled(runs))]
+        tables = [by_method(records) for _, records, _ in runs]
+        price = runs[0][0]["utility"]["price"]
+        parts += ["## Learned against each method, paired within runs", markdown_table(header, _pooled(tables, price))]
+        judged, against = bars(tables)
+        if judged:
+            parts += ["## The bars", _BARS, markdown_table(("bar", "found", ""), judged)]
+            header = ("baseline", "tokens", "learned level", "its tokens", "points [95% CI]", "verdict")
+            parts += [_DOMINATED, markdown_table(header, against)]
     paired = _paired(runs[0], runs[1], labels)
     if paired:
         header = (f"{names[0]} minus {names[1]}", "points [95% CI]", "p (images)", "questions in both")
@@ -77,34 +91,24 @@ def _cells(label: str, metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*each, interval, f"{np.mean([m['tokens']['mean'] for m in there]):,.0f}"]
 
 
-def _pooled(runs: Sequence[tuple[Any, list[Record], Any]]) -> list[list[str]]:
+def _pooled(tables: Runs, price: float) -> list[list[str]]:
     """The learned policy minus every other method, paired by question within each run and pooled over the runs."""
-    pairs: dict[str, list[tuple[str, Record, Record]]] = {}
-    for number, (_, records, _) in enumerate(runs):
-        methods = by_method(records)
-        learned = {r["question_id"]: r for r in methods.get("learned", ())}
-        for label, theirs in methods.items():
-            if label != "learned":
-                pairs.setdefault(label, []).extend(
-                    (f"{number}/{r['image_id']}", learned[r["question_id"]], r)
-                    for r in theirs
-                    if r["question_id"] in learned
-                )
-    price = runs[0][0]["utility"]["price"]
+
+    def share(record: Record) -> float:
+        return record["tokens"] / record["full_tokens"]
+
+    def net(record: Record) -> float:
+        return record["score"] - price * share(record)
+
     rows = []
-    for label, found in pairs.items():
-        if not found:
+    for label in dict.fromkeys(label for table in tables for label in table):
+        found = pairs(tables, "learned", label)
+        if label == "learned" or not found:
             continue
-        clusters = [cluster for cluster, _, _ in found]
-        score, theirs = (np.array([pair[side]["score"] for pair in found]) for side in (1, 2))
-        spent, spent_by_them = (
-            np.array([pair[side]["tokens"] / pair[side]["full_tokens"] for pair in found]) for side in (1, 2)
-        )
-        accuracy = paired_difference(score, theirs, clusters)
-        share = paired_difference(spent, spent_by_them, clusters)
-        utility = paired_difference(score - price * spent, theirs - price * spent_by_them, clusters)
+        accuracy = difference(found, lambda record: record["score"])
+        spent, utility = difference(found, share), difference(found, net)
         rows.append(
-            [label, _points(accuracy), f"{accuracy.p:.3g}", _points(share), _points(utility), f"{len(found):,}"]
+            [label, _points(accuracy), f"{accuracy.p:.3g}", _points(spent), _points(utility), f"{len(found):,}"]
         )
     return rows
 

@@ -116,6 +116,13 @@ class EvalConfig:
         Bootstrap resamples behind each interval.
     overlays
         Pictures on the page of patch budgets; 0 for none.
+    shared
+        Let methods share what was seen, encoded and answered of a question: an allocation that one method had
+        answered is not answered again for another. Answers are the same, the run is several times cheaper, and times
+        come from ``timed`` questions alone.
+    timed
+        Time so many questions, spread over the task, once more when all are answered: one at a time, by every method
+        in turn, with nothing shared, and with the peak of memory. 0 takes times from the answers themselves.
     seed
         Seed of every random choice of the run.
     """
@@ -134,6 +141,8 @@ class EvalConfig:
     price: float = 0.05
     resamples: int = 2000
     overlays: int = 9
+    shared: bool = False
+    timed: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -143,6 +152,7 @@ class EvalConfig:
             ("max_new_tokens", 1),
             ("resamples", 100),
             ("overlays", 0),
+            ("timed", 0),
             ("seed", 0),
         ):
             if getattr(self, name) < least:

@@ -56,18 +56,20 @@ def pareto(metrics: Mapping[str, Any], path: str | os.PathLike[str], uniform: Se
 def kinds(metrics: Mapping[str, Any], path: str | os.PathLike[str], labels: Sequence[str]) -> None:
     """Accuracy by kind of question, one bar per method, with 95 % intervals."""
     methods = metrics["methods"]
-    names = list(next(iter(methods.values()))["kinds"])
+    most = max(methods.values(), key=lambda method: sum(k["questions"] for k in method["kinds"].values()))["kinds"]
+    names = list(most)
     figure = Figure(figsize=(max(7, 1.3 * len(names) + 2), 4.4), dpi=130, layout="constrained")
     axes = figure.add_subplot()
     width = 0.84 / len(labels)
     for number, label in enumerate(labels):
-        value, low, high = 100 * np.array([methods[label]["kinds"][name]["accuracy"] for name in names]).T
+        found = [methods[label]["kinds"].get(name) for name in names]
+        value, low, high = 100 * np.array([kind["accuracy"] if kind else [np.nan] * 3 for kind in found]).T
         axes.bar(
             np.arange(len(names)) + (number - (len(labels) - 1) / 2) * width, value, width * 0.94, label=label,
             color=OKABE_ITO[number % len(OKABE_ITO)], yerr=np.clip([value - low, high - value], 0, None), capsize=1.5,
             error_kw={"elinewidth": 0.8},
         )  # fmt: skip
-    counts = [next(iter(methods.values()))["kinds"][name]["questions"] for name in names]
+    counts = [most[name]["questions"] for name in names]
     axes.set_xticks(range(len(names)), [f"{name}\n{count}" for name, count in zip(names, counts, strict=True)])
     axes.set_ylabel("accuracy in %")
     axes.set_ylim(0, 105)

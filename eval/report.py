@@ -29,15 +29,14 @@ def rows(metrics: Mapping[str, Any]) -> list[list[str]]:
     """The table's cells, one row per method in the order of the run."""
     table = []
     for label, method in metrics["methods"].items():
-        value, low, high = (100 * v for v in method["accuracy"])
         times = method["milliseconds"]
         table.append(
             [
                 label,
-                f"{value:.1f} [{low:.1f}, {high:.1f}]",
+                _interval(method["accuracy"]),
                 f"{method['tokens']['mean']:,.0f}",
                 f"{100 * method['share']:.0f}%",
-                f"{times['total']:.0f}",
+                f"{times['total']:.0f}" if "total" in times else "–",
                 *(f"{times[stage]:.0f}" if stage in times else "–" for stage in STAGES),
             ]
         )
@@ -95,23 +94,39 @@ def markdown(metrics: Mapping[str, Any], config: Mapping[str, Any], folder: Path
         f"{metrics['questions']:,} questions on {metrics['images']:,} images; {config['task']['reward']}; "
         f"{full['mean']:,.0f} tokens at full detail (p10 {full['p10']:,.0f}, p90 {full['p90']:,.0f}). Intervals "
         "are 95 % bootstrap intervals over images. Times are medians per question, in milliseconds, without image "
-        "preprocessing; LM is splice, prefill and decoding.",
+        "preprocessing; LM is splice, prefill and decoding. A method with fewer questions answered the first of them.",
         markdown_table(COLUMNS, rows(metrics)),
         "![accuracy against tokens](pareto.png)",
+        *_costs(metrics),
     ]
     for base, methods in metrics["differences"].items():
         cells = [[label, *_difference(found)] for label, found in methods.items()]
-        header = ("method", f"minus {base}, points [95% CI]", "p (images)", "p (McNemar)", "wins / losses")
+        header = ("method", f"minus {base}, points [95% CI]", "p (images)", "p (McNemar)", "wins / losses", "n")
         parts += [f"## Paired with {base}", markdown_table(header, cells)]
     if metrics["matched"]:
         cells = []
         for label, found in metrics["matched"].items():
-            cells.append([label, *_difference(found), _tokens(found["tokens of equal accuracy"])])
-        header = ("method", "minus uniform, points [95% CI]", "p (images)", "uniform needs")
+            timed = found.get("at equal time")
+            timed = _difference(timed)[0] if timed else "–"
+            cells.append([label, *_difference(found), _tokens(found["tokens of equal accuracy"]), timed])
+        header = ("method", "minus uniform, points [95% CI]", "p (images)", "uniform needs", "at equal time, points")
         parts += [
             "## At matched tokens",
-            "Against the mixture of the two neighbouring uniform budgets with the same mean tokens. Last column: the "
-            "tokens at which uniform budgets reach the method's accuracy.",
+            "Against the mixture of the two neighbouring uniform budgets with the same mean tokens; the tokens at "
+            "which uniform budgets reach the method's accuracy; and the difference at the same mean time to the first "
+            "token, where the uniform budgets reach that.",
+            markdown_table(header, cells),
+        ]
+    if metrics.get("curves"):
+        cells = [
+            [name, f"{found['tokens'][0]:,.0f} to {found['tokens'][1]:,.0f}", _interval(found["accuracy"]),
+             *_difference(found["minus uniform"])]
+            for name, found in metrics["curves"].items()
+        ]  # fmt: skip
+        header = ("curve", "tokens", "mean accuracy [95% CI]", "minus uniform, points [95% CI]", "p (images)")
+        parts += [
+            "## Area under the accuracy-token curve",
+            "Mean accuracy over the range of tokens that a curve and the uniform budgets both reach.",
             markdown_table(header, cells),
         ]
     utility = metrics["utility"]
@@ -154,15 +169,44 @@ th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; white-space: nowr
 img { max-width: 100% }"""
 
 
+def _costs(metrics: Mapping[str, Any]) -> list[str]:
+    """The table of tokens, times and memory."""
+    columns = ("total", "first token", "glance", "plan", "encode", "prefill", "decode")
+    cells, kinds = [], set()
+    for label, method in metrics["methods"].items():
+        tokens, times = method["tokens"], method["milliseconds"]
+        memory = f"{method['memory'] / 2**20:,.0f}" if "memory" in method else "–"
+        kinds |= {method["memory of"]} if "memory" in method else set()
+        cells.append(
+            [label, f"{method.get('questions', metrics['questions']):,}",
+             f"{tokens['p10']:,.0f} / {tokens['p90']:,.0f}",
+             *(f"{times[c]:.0f}" if c in times else "–" for c in columns), memory]
+        )  # fmt: skip
+    text = "Medians in milliseconds; encode is the vision tower, prefill ends with the first token."
+    if kinds:
+        text += f" Memory is the peak over the call, in MiB above its start ({', '.join(sorted(kinds))})."
+    header = ("method", "n", "tokens p10 / p90", *columns, "MiB")
+    return ["## Tokens, time and memory", text, markdown_table(header, cells)]
+
+
+def _interval(values: Sequence[float]) -> str:
+    value, low, high = (100 * v for v in values)
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
 def kind_rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the table by kind of question."""
-    names = list(next(iter(metrics["methods"].values()))["kinds"])
-    cells = []
+    most = max(metrics["methods"].values(), key=lambda method: sum(k["questions"] for k in method["kinds"].values()))
+    names, cells = list(most["kinds"]), []
     for label, method in metrics["methods"].items():
         cells.append(
-            [label] + [f"{100 * k['accuracy'][0]:.1f} ({k['tokens']:,.0f})" for k in method["kinds"].values()]
+            [label]
+            + [
+                f"{100 * k['accuracy'][0]:.1f} ({k['tokens']:,.0f})" if k else "–"
+                for k in (method["kinds"].get(name) for name in names)
+            ]
         )
-    counts = [k["questions"] for k in next(iter(metrics["methods"].values()))["kinds"].values()]
+    counts = [most["kinds"][name]["questions"] for name in names]
     header = ["accuracy (tokens)", *(f"{name}, n={count}" for name, count in zip(names, counts, strict=True))]
     return header, cells
 
@@ -172,6 +216,7 @@ def _difference(found: Mapping[str, Any]) -> list[str]:
     cells = [f"{value:+.1f} [{low:+.1f}, {high:+.1f}]", f"{found['p']:.3g}"]
     if "mcnemar" in found:
         cells += [f"{found['mcnemar']:.3g}", f"{found['wins']} / {found['losses']}"]
+        cells.append(f"{found['questions']:,}" if "questions" in found else "–")
     return cells
 
 

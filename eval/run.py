@@ -15,6 +15,7 @@ from arr_coc.distributed import Workers
 from arr_coc.rewards import make_reward
 
 from .bench import Answer, Bench
+from .clock import Memory
 from .config import EvalConfig
 from .methods import Method, NotApplicable, make_method
 from .methods.fixed import Uniform
@@ -72,8 +73,12 @@ def run(
     try:
         arr = load(config) if arr is None else arr
         learned = config.policy is not None or not own
-        bench = Bench(arr, reward, config.max_new_tokens, config.seed, learned, folder=shard.path)
+        bench = Bench(
+            arr, reward, config.max_new_tokens, config.seed, learned, folder=shard.path, shared=config.shared
+        )
         skipped, order = _answer_all(bench, methods, task, shard, config, progress and workers.first, workers)
+        if workers.first and config.timed:
+            _time_all(bench, [m for m in methods if m.label not in skipped], task, shard, order, config, progress)
         if folder is None:
             workers.wait()
             return {}
@@ -82,8 +87,13 @@ def run(
             folder.records = _merged(config, workers, methods, order, skipped)
             if (shard.path / "learning").is_dir():  # every process learned the same
                 shutil.copytree(shard.path / "learning", folder.path / "learning", dirs_exist_ok=True)
+        folder.records = _with_times(folder.records)
         uniform = [method.label for method in methods if isinstance(method, Uniform)]
-        metrics = summarise(folder.records, config, [m.label for m in methods], uniform) | {
+        curves: dict[str, list[str]] = {}
+        for method in methods:
+            if method.curve:
+                curves.setdefault(method.curve, []).append(method.label)
+        metrics = summarise(folder.records, config, [m.label for m in methods], uniform, curves) | {
             "uniform": uniform,
             "budgets": list(bench.budgets),
             "skipped": skipped,
@@ -165,6 +175,7 @@ def _merged(
         for record in read_journal(_shard(config, workers, rank) / "journal.jsonl")
         if record["method"] not in skipped
     ]
+    records = _with_times(records)
     passes = {method.label: number for number, ready in enumerate(_passes(methods)) for method in ready}
     places = {method.label: place for place, method in enumerate(methods)}
 
@@ -190,8 +201,10 @@ def _answer_all(
     """
     skipped: dict[str, str] = {}
     order: dict[str, int] = {}
-    done = {(record["method"], record["question_id"]) for record in folder.records}
-    total = None if config.task.limit is None else config.task.limit * len(methods)
+    done = {(record["method"], record["question_id"]) for record in folder.records if "timed" not in record}
+    total = None
+    if config.task.limit is not None:
+        total = sum(min(config.task.limit, method.questions or config.task.limit) for method in methods)
     with tqdm(total=total, initial=len(done), unit="answer", desc="evaluating", disable=not progress) as bar:
         for ready in _passes(methods):
             for method in ready:
@@ -203,7 +216,12 @@ def _answer_all(
                     continue
                 records: list[Record] = []
                 for method in ready:
-                    todo = [sample for sample in batch if (method.label, sample["question_id"]) not in done]
+                    todo = [
+                        sample
+                        for sample in batch
+                        if (method.label, sample["question_id"]) not in done
+                        and (method.questions is None or order[sample["question_id"]] < method.questions)
+                    ]
                     if not todo or method.label in skipped:
                         continue
                     bar.set_postfix_str(method.label)
@@ -214,6 +232,7 @@ def _answer_all(
                         continue
                     records += [_record(method, s, a, bench) for s, a in zip(todo, answers, strict=True)]
                     bar.update(len(todo))
+                bench.forget()
                 if records:
                     folder.append(records)
             for part in workers.gather(skipped):
@@ -221,14 +240,64 @@ def _answer_all(
     return skipped, order
 
 
-def _prepare(
-    method: Method, bench: Bench, folder: RunFolder, skipped: dict[str, str], workers: Workers
+def _time_all(
+    bench: Bench,
+    methods: Sequence[Method],
+    task: Task,
+    folder: RunFolder,
+    order: Mapping[str, int],
+    config: EvalConfig,
+    progress: bool,
 ) -> None:
+    """Time some questions, spread over the task: one at a time, by every method in turn, with nothing shared.
+
+    The order of the methods turns from question to question, so that none always finds what another left in a cache.
+    """
+    done = {(record["method"], record["question_id"]) for record in folder.records if "timed" in record}
+    reach = min([len(order), *(method.questions for method in methods if method.questions is not None)])
+    count = min(config.timed, reach)
+    chosen = {number * reach // count for number in range(count)}
+    shared, bench.shared = bench.shared, False
+    samples = (sample for sample in task if order.get(sample["question_id"], -1) in chosen)
+    try:
+        with tqdm(total=count * len(methods), unit="answer", desc="timing", disable=not progress) as bar:
+            for number, sample in enumerate(samples):
+                records = []
+                for method in [*methods[number % len(methods) :], *methods[: number % len(methods)]]:
+                    bar.update()
+                    if (method.label, sample["question_id"]) in done:
+                        continue
+                    if number == 0 and not done:
+                        method.answer(bench, [sample])  # what is slow only once is no property of the method
+                    with Memory(bench.arr.model.device) as memory:
+                        (answer,) = method.answer(bench, [sample])
+                    times = {"seconds": answer.seconds, "first": answer.first, "timings": answer.timings}
+                    records.append(
+                        {"method": method.label, "question_id": sample["question_id"],
+                         "timed": {**times, "memory": memory.peak, "memory of": memory.kind}}
+                    )  # fmt: skip
+                folder.append(records)
+    finally:
+        bench.shared = shared
+
+
+def _with_times(records: Sequence[Record]) -> list[Record]:
+    """The records of answers, with what was timed of them."""
+    timed = {(r["method"], r["question_id"]): r["timed"] for r in records if "timed" in r and "answer" not in r}
+    whole = []
+    for record in records:
+        key = record["method"], record["question_id"]
+        if "answer" in record:
+            whole.append({**record, "timed": timed[key]} if key in timed else record)
+    return whole
+
+
+def _prepare(method: Method, bench: Bench, folder: RunFolder, skipped: dict[str, str], workers: Workers) -> None:
     if method.match in skipped:
         skipped[method.label] = f"it matches {method.match}, which could not run"
         return
     if method.match is not None:
-        theirs = [record for record in folder.records if record["method"] == method.match]
+        theirs = [r for r in folder.records if r["method"] == method.match and "timed" not in r]
         own = [sum(r[name] for r in theirs) for name in ("tokens", "full_tokens")]
         spent, full = (sum(part) for part in zip(*workers.gather(own), strict=True))
         bench.shares[method.match] = spent / full
@@ -258,5 +327,6 @@ def _record(method: Method, sample: Sample, answer: Answer, bench: Bench) -> Rec
         "realised": answer.realised,
         "boxes": answer.boxes,
         "seconds": round(answer.seconds, 6),
+        "first": round(answer.first, 6),
         "timings": {stage: round(value, 6) for stage, value in answer.timings.items()},
     }

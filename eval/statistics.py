@@ -165,6 +165,30 @@ def curve_area(curve: Sequence[tuple[float, float]]) -> float | None:
     return float(np.trapezoid(accuracy, tokens) / (tokens[-1] - tokens[0]))
 
 
+def mean_over(curve: Sequence[tuple[float, Array]], low: float, high: float) -> Array:
+    """Mean score of each question over a range of tokens along a curve: the area under its piece, by its width.
+
+    Parameters
+    ----------
+    curve
+        ``(mean tokens, [Q] scores)`` of each point; it must reach from ``low`` to ``high``.
+    low, high
+        The range.
+
+    Returns
+    -------
+    ndarray
+        ``[Q]``; areas are linear in scores, so their mean is the area under the mean curve, and questions can be
+        paired and clustered.
+    """
+    inner = sorted(tokens for tokens, _ in curve if low < tokens < high)
+    places = [low, *inner, high]
+    values = [at_tokens(curve, place) for place in places]
+    if any(value is None for value in values) or low >= high:
+        raise ValueError(f"the curve does not reach from {low} to {high} tokens")
+    return np.trapezoid(np.array(values), places, axis=0) / (high - low)
+
+
 def spread(values: Array) -> dict[str, float]:
     """Mean, 10th and 90th percentile."""
     values = np.asarray(values, dtype=float)

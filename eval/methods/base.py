@@ -34,12 +34,19 @@ class Method:
         What the run calls it; unique in a run, and given by its settings if empty.
     match
         Label of the method whose measured share of full detail this one must spend; it then runs after that one.
+    questions
+        Answer only so many of the task's first questions, for methods that cost much; all by default. Comparisons are
+        then made on the questions that both sides answered.
+    curve
+        Methods of one curve trace accuracy against tokens together, e.g. one policy at several prices.
     short
         The field that a number behind the name sets: "uniform-128".
     """
 
     label: str = ""
     match: str | None = None
+    questions: int | None = None
+    curve: str = ""
     short: ClassVar[str] = ""
 
     def prepare(self, bench: Bench) -> None:
@@ -110,7 +117,9 @@ def make_method(spec: str | Mapping[str, Any]) -> Method:
         if key not in known:
             raise ValueError(f"method {name!r} has no setting {key!r}. {nearest(key, known)}")
     method = _methods[name](**settings)
+    if method.questions is not None and method.questions < 1:
+        raise ValueError(f"method {name!r}: questions={method.questions} must be at least 1, or null for all")
     if not method.label:
-        parts = [str(value) for key, value in settings.items() if key != "match"]
+        parts = [str(value) for key, value in settings.items() if key not in ("match", "questions", "curve")]
         method.label = "-".join([name, *parts, *([f"at-{method.match}"] if method.match else [])])
     return method

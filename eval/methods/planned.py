@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from arr_coc.scene import Plan, Planner, Scene
 
@@ -22,14 +23,30 @@ if TYPE_CHECKING:
 @register_method("learned")
 @dataclass(kw_only=True)
 class Learned(Method):
-    """The policy that the run's ``policy`` folder holds, without exploration."""
+    """The policy that the run's ``policy`` folder holds, without exploration.
+
+    Another ``price`` or ``limit`` than it was learned with trace its curve of accuracy against tokens. With ``match``
+    it may spend the other method's share on each question and pays no price.
+    """
+
+    price: float | None = None
+    limit: float | None = None
 
     def prepare(self, bench: Bench) -> None:
         if not bench.learned:
             raise NotApplicable("no learned policy was given; set run.policy to the folder that learning wrote")
+        changes: dict[str, Any] = {"price": self.price, "limit": self.limit}
+        if self.match is not None:
+            changes |= {"price": 0.0, "limit": bench.share(self.match)}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        self._planner: Any = None
+        if changes:
+            self._planner = copy.copy(bench.arr.planner)
+            self._planner.config = dataclasses.replace(self._planner.config, **changes)
+            self._planner.price = changes.get("price", self._planner.price)
 
     def answer(self, bench: Bench, samples: Sequence[Sample]) -> list[Answer]:
-        return bench(samples)
+        return bench(samples, None if self._planner is None else [self._planner] * len(samples))
 
 
 @register_method("policy")

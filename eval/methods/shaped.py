@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 
 class _Greedy:
-    """Full detail for the patches of highest product of scores, as long as the share allows, the floor for the
-    rest."""
+    """The largest budget that the share still allows for each patch, from the highest product of scores down."""
 
     def __init__(self, scorers: Sequence[Scorer], budgets: Sequence[int], share: float) -> None:
         self.scorers, self.budgets, self.share = scorers, budgets, share
@@ -36,16 +35,19 @@ class _Greedy:
         spent, allowed = int(scene.costs[:, 0].sum()), self.share * int(scene.costs[:, -1].sum())
         budgets = [self.budgets[0]] * len(scene.patches)
         for patch in worth.argsort(descending=True, stable=True).tolist():
-            more = int(scene.costs[patch, -1] - scene.costs[patch, 0])
-            if spent + more <= allowed:
-                budgets[patch], spent = self.budgets[-1], spent + more
+            for budget, cost in zip(reversed(self.budgets), reversed(scene.costs[patch].tolist()), strict=True):
+                more = cost - int(scene.costs[patch, 0])
+                if spent + more <= allowed:
+                    budgets[patch], spent = budget, spent + more
+                    break
         return Plan(budgets, scores=scores, timings={"knowing": time.perf_counter() - began})
 
 
 @register_method("relevant-salient")
 @dataclass(kw_only=True)
 class RelevantSalient(Method):
-    """Patches ranked by question relevance times salience, full detail from the top down (the shape of HERO)."""
+    """Patches ranked by question relevance times salience, as much detail as is left from the top down (the shape of
+    HERO)."""
 
     share: float | None = None
 

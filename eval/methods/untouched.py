@@ -53,29 +53,40 @@ class Downsample(Method):
 
     def prepare(self, bench: Bench) -> None:
         self._share = wanted_share(self, bench)
+        self._sizes: dict[tuple[int, int], tuple[int, int]] = {}
 
     def answer(self, bench: Bench, samples: Sequence[Sample]) -> list[Answer]:
-        return bench.untouched(samples, images=[self._smaller(bench, sample) for sample in samples])
+        for sample in samples:
+            size = sample["image"].size
+            if size not in self._sizes:  # a processor goes by an image's size alone
+                self._sizes[size] = self._smaller(bench, size, sample["question"])
+        images = [_resized(sample["image"], self._sizes[sample["image"].size]) for sample in samples]
+        return bench.untouched(samples, images=images)
 
-    def _smaller(self, bench: Bench, sample: Sample) -> Image.Image:
-        image, question = sample["image"], sample["question"]
-        full = bench.tokens(image, question)
-        smallest = _scaled(image, 0.0)
-        if self._share >= 1 or bench.tokens(smallest, question) >= full:
-            return image  # nothing to save, or the processor gives this image the same tokens at every size
+    def _smaller(self, bench: Bench, size: tuple[int, int], question: str) -> tuple[int, int]:
+        def tokens(size: tuple[int, int]) -> int:
+            return bench.tokens(Image.new("RGB", size), question)
+
+        full, smallest = tokens(size), _scaled(size, 0.0)
+        if self._share >= 1 or tokens(smallest) >= full:
+            return size  # nothing to save, or the processor gives this image the same tokens at every size
         low, high, best = 0.0, 1.0, smallest
         for _ in range(8):  # the scale to half a percent
             middle = (low + high) / 2
-            candidate = _scaled(image, middle)
-            if bench.tokens(candidate, question) <= self._share * full:
+            candidate = _scaled(size, middle)
+            if tokens(candidate) <= self._share * full:
                 low, best = middle, candidate
             else:
                 high = middle
         return best
 
 
-def _scaled(image: Image.Image, scale: float) -> Image.Image:
-    """The image at a scale of its sides, its shorter side at least 28 pixels (processors refuse less)."""
-    scale = max(scale, min(1.0, 28 / min(image.size)))
-    size = tuple(max(1, math.floor(side * scale)) for side in image.size)
-    return image.resize(size, Image.Resampling.BICUBIC)
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """A size at a scale of its sides, the shorter side at least 28 pixels (processors refuse less)."""
+    scale = max(scale, min(1.0, 28 / min(size)))
+    width, height = (max(1, math.floor(side * scale)) for side in size)
+    return width, height

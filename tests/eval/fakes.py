@@ -58,7 +58,10 @@ class FakeArr:
 
     def __init__(self, config=None, planner=None):
         self.config, self.planner, self.processor = config or ArrCocConfig(), planner, FakeProcessor()
-        self.model = SimpleNamespace(device="cpu", generate=self.generate)
+        nothing = torch.nn.Identity()
+        self.model = SimpleNamespace(
+            device="cpu", generate=self.generate, get_decoder=lambda: nothing, modules=nothing.modules
+        )
         self.family = SimpleNamespace(image_token=lambda model: IMAGE_TOKEN)
         self.attached, self.last, self.calls, self.answered = True, [], 0, []
         self.fail_after = None
@@ -69,8 +72,9 @@ class FakeArr:
     def detach(self):
         self.attached = False
 
-    def generate(self, input_ids, asked, do_sample, max_new_tokens):
+    def generate(self, input_ids, asked, do_sample, max_new_tokens, stopping_criteria):
         self.calls += 1
+        stopping_criteria[0](input_ids, None)
         if self.fail_after is not None and self.calls > self.fail_after:
             raise KeyboardInterrupt
         self.last, texts = [], []

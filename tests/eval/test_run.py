@@ -20,7 +20,7 @@ def questions(path):
 
 
 def comparable(records):
-    times = ("seconds", "timings")
+    times = ("seconds", "first", "timings", "timed")
     return {(r["method"], r["question_id"]): {k: v for k, v in r.items() if k not in times} for r in records}
 
 
@@ -213,3 +213,47 @@ def test_configuration(tmp_path):
     ):  # fmt: skip
         with pytest.raises((ValueError, TypeError), match=match):
             read_config(file, [override])
+
+
+def test_shared_runs_answer_alike_and_time_apart(config, tmp_path):
+    """On the real model: sharing what was seen changes no answer, and times come from the timed questions."""
+    import arr_coc
+    from eval.config import TaskConfig
+
+    model, processor = arr_coc.reference.load()
+    methods = [
+        "uniform-64", "uniform-400", "heuristic", {"method": "random", "share": 0.3, "questions": 2}, "oracle",
+        {"method": "divprune", "share": 0.2}, {"method": "downsample", "match": "uniform-64"},
+    ]  # fmt: skip
+    found = {}
+    with arr_coc.wrap(model, processor, arr_coc.ArrCocConfig()) as arr:
+        for shared in (False, True):
+            settings = config(
+                out=str(tmp_path / str(shared)), methods=methods, batch_size=2, shared=shared, timed=1 + shared,
+                task=TaskConfig(source="jsonl", path=str(written(tmp_path)), reward="vqa_accuracy", limit=None),
+            )  # fmt: skip
+            metrics = run(settings, arr, progress=False)
+            found[shared] = comparable(questions(settings.out))
+    whole = {key: {**record, "answers": None} for key, record in found[True].items()}
+    assert whole == {key: {**record, "answers": None} for key, record in found[False].items()}
+    assert metrics["methods"]["random-0.3"]["questions"] == 2 and metrics["questions"] == 4
+    times = metrics["methods"]["heuristic"]["milliseconds"]
+    assert {"total", "first token", "glance", "plan", "encode", "prefill", "decode"} <= times.keys()
+    assert times["encode"] + times["prefill"] + times["decode"] <= times["total"]
+    assert metrics["methods"]["uniform-400"]["memory"] >= 0
+    timed = [record for record in questions(settings.out) if "timed" in record]
+    assert list(metrics["skipped"]) == ["oracle"] and len(timed) == 2 * (len(methods) - 1)
+    assert all(record["seconds"] == 0 for record in questions(settings.out) if record["method"] == "divprune")
+
+
+def written(folder):
+    """Four small questions of the reference world as JSON Lines."""
+    from arr_coc.reference import generate
+
+    lines = []
+    for number, sample in enumerate(generate(4, seed=3, split="learn", grid=(1, 2))):
+        sample["image"].save(folder / f"{number}.png")
+        keep = {key: sample[key] for key in ("question", "answers", "kind", "question_id", "image_id")}
+        lines.append(json.dumps({**keep, "image": f"{number}.png"}))
+    (folder / "rows.jsonl").write_text("\n".join(lines))
+    return folder / "rows.jsonl"
