@@ -154,7 +154,8 @@ def test_bad_input_is_named(wrapped, reference, tmp_path):
 def test_learning_moves_budgets_to_where_reward_needs_them(reference):
     """A made-up reward that pays for 400 tokens on the first patch alone is learned within a few hundred rewards."""
     model, processor = reference
-    with arr_coc.wrap(model, processor, ArrCocConfig(price=0.2, seed=1)) as arr:
+    # Without doubt: what the glance is sure of, this reward pays for all the same.
+    with arr_coc.wrap(model, processor, ArrCocConfig(price=0.2, seed=1, confidence=False)) as arr:
         planner, data = arr.planner, questions(6)
         plans = []
 
