@@ -89,6 +89,11 @@ class Asked:
     scene: Scene
     inputs: Any
 
+    @property
+    def several_views(self) -> bool:
+        """Whether the model was given several views of the image (tiles, an overview) that do not tile it."""
+        return self.grid is None and len({(patch.entry, patch.view) for patch in self.allocation.patches}) > 1
+
 
 def ask(arr: ArrCoc, image: Image.Image, question: str, max_new_tokens: int | None = None) -> Asked:
     """Ask a wrapped model one question about one image.

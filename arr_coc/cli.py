@@ -107,11 +107,11 @@ def ask(
     if out is not None:
         from arr_coc.drawing import draw_allocation, draw_views
 
-        if asked.grid is not None or len({(patch.entry, patch.view) for patch in allocation.patches}) == 1:
-            overlay = draw_allocation(picture, allocation, asked.grid, asked.answer, levels=arr.config.budgets)
-        else:  # tiles: how they lie in the photograph is the processor's secret, so they are shown as they came
+        if asked.several_views:
             seen = arr.family.pixels(vlm, asked.inputs, allocation.patches, arr.looker.scale or (0.0, 1.0))
             overlay = draw_views(seen or [], allocation, asked.answer, arr.config.budgets)
+        else:
+            overlay = draw_allocation(picture, allocation, asked.grid, asked.answer, levels=arr.config.budgets)
         overlay.save(out)
     if as_json:
         record = {"answer": asked.answer, "image": str(image), "grid": asked.grid, **allocation.to_dict()}

@@ -15,7 +15,7 @@ from arr_coc import reference
 from arr_coc.asking import ask
 from arr_coc.attending import PolicyPlanner, wrappable_policies
 from arr_coc.config import nearest
-from arr_coc.drawing import Box, draw_seen, patch_boxes, seen_grids
+from arr_coc.drawing import Box, draw_seen, patch_boxes, seen_grids, spread_views
 from arr_coc.explaining import Explanation, explain
 from arr_coc.loading import REFERENCE, load_vlm, wrap_with
 from arr_coc.realizing import make_realizer
@@ -66,7 +66,9 @@ class Shown:
 
     Attributes
     ----------
-    image, question, answer, allocation, grid
+    image
+        The picture; of a model that is given several views of it (tiles), all of them on one sheet.
+    question, answer, allocation, grid
         As in `arr_coc.asking.Asked`.
     settings
         How it was asked.
@@ -237,10 +239,17 @@ class Host:
                 arr.planner = StudyPlanner(planner, off, tensions, settings.budgets or None)
             asked = ask(arr, image, question, MAX_NEW_TOKENS)
             explanation = explain(asked, arr.planner, arr.config.budgets)
-        boxes = patch_boxes(image.size, asked.allocation.patches, asked.grid)
+            if asked.several_views:
+                scale = arr.looker.scale or (0.0, 1.0)
+                pixels = arr.family.pixels(self.model, asked.inputs, asked.allocation.patches, scale)
+                image, boxes = spread_views(pixels or [], asked.allocation.patches)
+                seen = draw_seen(image, boxes, seen_grids(asked.allocation), _side(boxes, asked.allocation))
+            else:
+                boxes = patch_boxes(image.size, asked.allocation.patches, asked.grid)
+                seen = self._seen(image, asked.allocation, asked.grid)
         return Shown(
-            image, question, asked.answer, asked.allocation, asked.grid, settings, explanation, boxes,
-            self._seen(image, asked.allocation, asked.grid), time.perf_counter() - began, asked.plan.decision,
+            image, question, asked.answer, asked.allocation, asked.grid, settings, explanation, boxes, seen,
+            time.perf_counter() - began, asked.plan.decision,
         )  # fmt: skip
 
     def _seen(self, image: Image.Image, allocation: Allocation, grid: tuple[int, int] | None) -> Image.Image:
@@ -257,6 +266,12 @@ class Host:
         size = (columns * cell, rows * cell)
         resized = image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
         return draw_seen(resized, patch_boxes(size, patches, grid), seen_grids(allocation), cell)
+
+
+def _side(boxes: list[Box], allocation: Allocation) -> int:
+    """Pixels along one side of a visual token on a sheet of views."""
+    left, _, right, _ = boxes[0]
+    return max(1, round((right - left) / allocation.patches[0].width))
 
 
 def _kept(image: Image.Image) -> Image.Image:

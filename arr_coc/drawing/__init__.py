@@ -6,10 +6,11 @@ the same functions.
 
 from .boxes import Box, grid_boxes, patch_boxes
 from .heat import draw_heat
-from .overlay import draw_allocation, draw_budgets, draw_seen, draw_views, seen_grids
+from .overlay import draw_allocation, draw_budgets, draw_seen, seen_grids
 from .page import contact_sheet, stack, titled
 from .patchmap import SCORE_WORDS, patch_map
 from .style import contrast, font, palette, shade
+from .views import draw_views, spread_views
 
 __all__ = [
     "SCORE_WORDS",
@@ -28,6 +29,7 @@ __all__ = [
     "patch_map",
     "seen_grids",
     "shade",
+    "spread_views",
     "stack",
     "titled",
 ]

@@ -14,8 +14,6 @@ from .page import stack, text_strip
 from .style import FAINT, INK, PAPER, Color, contrast, font, palette
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from arr_coc.scene import Allocation
 
 
@@ -34,41 +32,6 @@ def draw_allocation(
         image, boxes, allocation.budgets, allocation.realised, levels=levels, full_tokens=allocation.full_tokens,
         question=allocation.question, answer=answer, truth=truth, score=score,
     )  # fmt: skip
-
-
-def draw_views(
-    pixels: Sequence[Tensor], allocation: Allocation, answer: str | None = None, levels: Sequence[int] = ()
-) -> Image.Image:
-    """Every view as the model was given it (tiles, overview), with its budgets, one below another.
-
-    Parameters
-    ----------
-    pixels
-        Per patch ``[3, H, W]`` RGB in [0, 1], as :meth:`arr_coc.families.Family.pixels` gives them.
-    allocation, answer, levels
-        As in `draw_allocation`.
-    """
-    views: dict[tuple[int, int], list[int]] = {}
-    for index, patch in enumerate(allocation.patches):
-        views.setdefault((patch.entry, patch.view), []).append(index)
-    pictures: list[Image.Image] = []
-    for members in views.values():
-        patches = [allocation.patches[i] for i in members]
-        down, across = pixels[members[0]].shape[1] / patches[0].height, pixels[members[0]].shape[2] / patches[0].width
-        size = round(max(p.right for p in patches) * across), round(max(p.bottom for p in patches) * down)
-        boxes, shown = patch_boxes(size, patches), Image.new("RGB", size)
-        for i, box in zip(members, boxes, strict=True):
-            part = Image.fromarray((pixels[i] * 255).round().byte().permute(1, 2, 0).numpy())
-            shown.paste(part.resize((box[2] - box[0], box[3] - box[1])), box[:2])
-        last = len(pictures) == len(views) - 1
-        pictures.append(
-            draw_budgets(
-                shown, boxes, [allocation.budgets[i] for i in members], [allocation.realised[i] for i in members],
-                levels=levels, full_tokens=sum(p.native for p in patches),
-                question=allocation.question if last else None, answer=answer if last else None,
-            )  # fmt: skip
-        )
-    return stack(pictures)
 
 
 def draw_budgets(

@@ -18,6 +18,7 @@ from arr_coc.loading import wrap_with
 from demo.gallery import Entry
 from demo.host import KEPT_SIDE, LONGEST_QUESTION, Host, Settings
 from demo.study import SOURCES
+from demo.tabs.ask import draw_map
 
 QUESTION = "what number is on the purple sign ?"
 
@@ -182,3 +183,34 @@ def test_asking_changes_nothing_that_is_shared(host: Host, pictures: list[Entry]
     assert one.allocation.budgets == two.allocation.budgets
     assert signature(host.folder) == before and torch.equal(torch.get_rng_state(), random_state)
     assert host.folder == str(reference.policy_path())
+
+
+def test_a_model_of_tiles_shows_them_as_they_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import LlavaNextImageProcessor, LlavaNextProcessor
+
+    from tests import tiny, zoo
+
+    model = zoo.build("llava_next").model
+    words = tiny.tokenizer()
+    words.image_token, words.image_token_id = "<img>", tiny.IMAGE
+    side = model.config.vision_config.image_size
+    images = LlavaNextImageProcessor(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side},
+        image_grid_pinpoints=model.config.image_grid_pinpoints,
+    )  # fmt: skip
+    template = "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}<img> {% else %}"
+    template += "{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    processor = LlavaNextProcessor(
+        images, words, patch_size=2, vision_feature_select_strategy="default", chat_template=template,
+        image_token="<img>", num_additional_image_tokens=1,
+    )  # fmt: skip
+    monkeypatch.setattr("demo.host.load_vlm", lambda *a, **k: (model, processor))
+    mine = Host("tiles")
+    shown = mine.ask(Image.new("RGB", (96, 48), (200, 30, 30)), "w40 w41 w42")
+    patches = shown.allocation.patches
+    assert len({patch.view for patch in patches}) == 2 and len(shown.boxes) == len(patches)
+    assert shown.image.size == shown.seen.size and max(box[3] for box in shown.boxes) == shown.image.height
+    for left, top, right, bottom in shown.boxes:
+        assert np.allclose(np.array(shown.image)[top:bottom, left:right], (200, 30, 30), atol=3)
+    assert len({(box[0], box[1]) for box in shown.boxes}) == len(patches)
+    assert draw_map(shown, "map").count('<label class="arr-patch') == len(patches)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 import arr_coc
 from arr_coc.config import ArrCocConfig
-from arr_coc.drawing import draw_views
+from arr_coc.drawing import draw_views, spread_views
 from arr_coc.families import family_for, known_families, register_family
 from arr_coc.families.square import SquareGrid
 from tests import tiny, zoo
@@ -210,10 +211,17 @@ def test_an_overlay_shows_every_view_as_it_came():
         cell.logits(inputs)
         (record,) = arr.last
     pixels = cell.family.pixels(cell.model, inputs, record.patches, (0.5, 0.1))
+    sheet, boxes = spread_views(pixels, record.patches)
+    for patch, part, (left, top, right, bottom) in zip(record.patches, pixels, boxes, strict=True):
+        shown = torch.from_numpy(np.array(sheet))[top:bottom, left:right].permute(2, 0, 1) / 255
+        assert (shown - part).abs().max() <= 0.5 / 255 + 1e-6, patch
     page = draw_views(pixels, record, "yes", BUDGETS)
-    single = draw_views(pixels[:4], replace(record, patches=record.patches[:4]), "yes", BUDGETS)
+    first = {name: getattr(record, name)[:4] for name in ("patches", "budgets", "realised")}
+    single = draw_views(pixels[:4], replace(record, **first), "yes", BUDGETS)
     assert {patch.view for patch in record.patches[:4]} == {0} and page.width == single.width
-    assert page.height > 2 * page.width and single.height < 2 * single.width  # two square views, and one
+    assert page.height > page.width * sheet.height / sheet.width and single.height < page.height
+    with pytest.raises(ValueError, match="0 pictures for"):
+        spread_views([], record.patches)
 
 
 @pytest.mark.parametrize(("name", "shape", "tokens"), [
