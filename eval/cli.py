@@ -128,6 +128,31 @@ def curve(
 
 @app.command()
 @clear_errors
+def knowing(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the record.")] = Path("runs/knowing"),
+    count: Annotated[int, typer.Option("-n", min=2, help="Reference questions.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,
+    photographs: Annotated[
+        list[Path] | None, typer.Option("--photo", help="A further picture to draw the maps of.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """What the scorers know: their top patch against the evidence, detail, doubt, a linear probe, and their maps.
+
+    Example: `python -m eval knowing -n 100 --photo holiday.jpg`
+    """
+    import arr_coc
+    from eval.knowing import markdown, study
+
+    model, processor = arr_coc.reference.load()
+    samples = list(arr_coc.reference.generate(count, seed=seed, split="learn"))
+    with arr_coc.wrap(model, processor, arr_coc.ArrCocConfig(policy="heuristic")) as arr:
+        typer.echo(markdown(study(arr, samples, out, photographs or ())))
+    typer.echo(f"record: {out}")
+
+
+@app.command()
+@clear_errors
 def serving(
     what: Annotated[str, typer.Argument(help="load, soak, kill, log-kill, hostile or fuzz.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the record.")] = Path("runs/serving"),
