@@ -19,6 +19,7 @@ from allocator.storage import replace_file
 from arr_coc.asking import answers, prepare
 from arr_coc.attending import PolicyPlanner, Recorder
 from arr_coc.distributed import Workers, update_together
+from arr_coc.gold import GOLD, gold_answer, gold_probability
 from arr_coc.rewards import make_reward
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def learn(
         sequence or a Hugging Face dataset is repeated if it is shorter than ``episodes``; another iterable must be
         long enough.
     reward
-        Name of a reward of ``arr_coc.rewards``, or a function of (answer, sample) to a finite number.
+        Name of a reward of ``arr_coc.rewards``, or a function of (answer, sample) to a finite number; or
+        "gold_probability", see `arr_coc.gold`.
     episodes
         Questions to learn from, in all: a resumed run counts those before the break.
     batch_size
@@ -103,7 +105,7 @@ def learn(
             raise ValueError(f"{name}={value!r} must be an int of at least 1")
     if target is not None and not 0 < target <= 1:
         raise ValueError(f"target={target!r} must be a share of full detail in (0, 1], or None to keep the price")
-    score = make_reward(reward) if isinstance(reward, str) else reward
+    score = None if reward == GOLD else make_reward(reward) if isinstance(reward, str) else reward
     tracker = None if target is None else PriceTracker(target=target, eta=PRICE_STEP, price=planner.price)
     workers = workers or Workers()
     if workers.size > 1:  # or all would draw the same
@@ -151,19 +153,25 @@ def learn(
 
 
 def _episode(
-    arr: ArrCoc, recorder: Recorder, score: Reward, batch: list[Mapping[str, Any]], first: int, price: float
+    arr: ArrCoc, recorder: Recorder, score: Reward | None, batch: list[Mapping[str, Any]], first: int, price: float
 ) -> list[dict[str, Any]]:
-    """Answer one batch with explored allocations and reward the answers."""
+    """Answer one batch with explored allocations and reward the answers, by their gold probability without score."""
     if not batch:  # the last round may not have one for every process
         return []
     inputs = prepare(arr.processor, [s["image"] for s in batch], [s["question"] for s in batch]).to(arr.model.device)
     with torch.no_grad():
         sequences = arr.model.generate(**inputs, do_sample=False)
+    allocations = arr.last
+    predictions = answers(arr.processor, inputs["input_ids"], sequences)
+    if score is None:
+        golds = [gold_answer(sample) for sample in batch]
+        values = gold_probability(arr, inputs, golds, [a.budgets for a in allocations])
+    else:
+        values = [float(score(p, sample)) for p, sample in zip(predictions, batch, strict=True)]
     records = []
-    for i, (sample, prediction, allocation) in enumerate(
-        zip(batch, answers(arr.processor, inputs["input_ids"], sequences), arr.last, strict=True)
+    for i, (sample, prediction, allocation, value) in enumerate(
+        zip(batch, predictions, allocations, values, strict=True)
     ):
-        value = float(score(prediction, sample))
         if not math.isfinite(value):
             raise ValueError(
                 f"the reward of episode {first + i} (question {sample['question']!r}, answer {prediction!r}) is "
