@@ -55,8 +55,9 @@ class Workers:
         return cls(state.process_index, state.num_processes, state.device)
 
     def stop(self) -> None:
-        """Take leave of the others."""
+        """Take leave of the others, once all are here."""
         if self.size > 1:
+            self.wait()
             torch.distributed.destroy_process_group()
 
     @property
@@ -89,9 +90,7 @@ class Workers:
         return [part.cpu() for part in parts]
 
 
-def update_together(
-    policy: Policy, decisions: Sequence[Decision], rewards: Sequence[float], workers: Workers
-) -> None:
+def update_together(policy: Policy, decisions: Sequence[Decision], rewards: Sequence[float], workers: Workers) -> None:
     """Learn what all processes saw in this round: their sufficient statistics are added in the order of ranks.
 
     Every process then holds the same posterior to the bit, equal up to rounding to that of one process that saw all

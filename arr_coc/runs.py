@@ -83,7 +83,6 @@ def learn_run(
         log = learn(arr, questions, **settings["learn"], out=folder, resume=resume, progress=progress, workers=workers)
     if workers.first:
         arr.save_pretrained(folder / "policy")
-    workers.wait()
     workers.stop()
     return log
 

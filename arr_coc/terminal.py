@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -19,26 +20,43 @@ EXPECTED = (ValueError, TypeError, OSError, ImportError, NotImplementedError, Fl
 
 
 def clear_errors(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn the expected errors of a command into one line on stderr and exit code 2; ``--debug`` lets them through."""
+    """Turn the expected errors of a command into one line on stderr and exit code 2; ``--debug`` lets them through.
+
+    One of several processes of a launcher also leaves here, see `leave`.
+    """
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
-            return command(*args, **kwargs)
+            result = command(*args, **kwargs)
         except BrokenPipeError:  # `arr-coc ... | head`
             raise
         except EXPECTED as error:
             if kwargs.get("debug"):
                 raise
-            _fail(error)
+            typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+            typer.echo(" ".join(str(error).split()) or type(error).__name__, err=True)
+            leave(2)
+            raise typer.Exit(2) from error
+        leave(0)
+        return result
 
     return run
 
 
-def _fail(error: BaseException) -> NoReturn:
-    typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-    typer.echo(" ".join(str(error).split()) or type(error).__name__, err=True)
-    raise typer.Exit(2)
+def leave(code: int) -> None:
+    """End this process here if a launcher started it beside others; otherwise do nothing.
+
+    A destroyed process group lives on, with its threads, while anything refers to it: the defaults of functions in
+    ``torch.distributed.nn.functional`` do, and the caches of DTensor. A thread that still has a tensor of the last
+    exchange to let go when the interpreter shuts down asks for the interpreter's lock; Python before 3.14 ends such a
+    thread where it stands, in C++ that can't be unwound, and the process aborts ("terminate called without an active
+    exception", -6). So that shutdown does not take place.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def parse_limit(text: str) -> int | float | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import arr_coc
 from arr_coc.distributed import Workers
+from arr_coc.terminal import clear_errors
 from eval.config import EvalConfig, TaskConfig
 from eval.run import run
 
@@ -67,9 +68,8 @@ def main() -> None:
             learn(folder / "learn", arr, workers)
         elif not (folder / "eval" / "metrics.json").exists():
             run(eval_config(folder / "eval"), arr, progress=False, workers=workers)
-    workers.wait()
     workers.stop()
 
 
 if __name__ == "__main__":
-    main()
+    clear_errors(main)()  # as every command

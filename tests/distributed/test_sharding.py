@@ -37,7 +37,6 @@ def alone() -> dict[str, Any]:
     return train(CONFIG, Workers())
 
 
-@pytest.mark.xfail(strict=False, reason="gloo sometimes aborts at exit: to be mended")
 def test_each_process_holds_half(sharded: Path, alone: dict[str, Any]) -> None:
     record = json.loads((sharded / "training.json").read_text())
     parameters = sum(p.numel() for p in ArmValues(CONFIG).parameters())
@@ -47,14 +46,12 @@ def test_each_process_holds_half(sharded: Path, alone: dict[str, Any]) -> None:
         assert held == pytest.approx(alone["bytes"][0] / 2, rel=0.01)
 
 
-@pytest.mark.xfail(strict=False, reason="gloo sometimes aborts at exit: to be mended")
 def test_losses_are_those_of_one_process(sharded: Path, alone: dict[str, Any]) -> None:
     record = json.loads((sharded / "training.json").read_text())
     assert record["losses"] == pytest.approx(alone["losses"], rel=1e-4)
     assert alone["losses"] == pytest.approx(train(CONFIG, Workers())["losses"], rel=1e-6)
 
 
-@pytest.mark.xfail(strict=False, reason="gloo sometimes aborts at exit: to be mended")
 def test_one_process_loads_the_checkpoint(sharded: Path, tmp_path: Path) -> None:
     train(CONFIG, Workers(), tmp_path)
     together, by_itself = load(sharded), load(tmp_path)

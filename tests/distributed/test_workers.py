@@ -104,3 +104,27 @@ def test_one_process_alone_needs_no_launcher() -> None:
     assert workers.gather({"a": 1}) == [{"a": 1}]
     workers.wait()
     workers.stop()
+
+
+LEAVING = """
+import sys, torch, torch.distributed as dist
+from arr_coc.terminal import clear_errors
+@clear_errors
+def command():
+    dist.init_process_group("gloo", store=dist.FileStore(sys.argv[1], 2), rank=int(sys.argv[2]), world_size=2)
+    sys.kept = dist.group.WORLD  # as DTensor's caches keep it
+    for _ in range(300):
+        dist.all_reduce(torch.ones(300_000), async_op=True)
+    dist.destroy_process_group()
+command()
+"""
+
+
+def test_a_process_group_that_lives_on_does_not_abort_the_exit(tmp_path: Path) -> None:
+    """Exchanges are under way in its threads when the command is done."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
+    started = [
+        subprocess.Popen([sys.executable, "-c", LEAVING, str(tmp_path / "store"), str(rank)], env=env)
+        for rank in range(2)
+    ]
+    assert [process.wait(300) for process in started] == [0, 0]
