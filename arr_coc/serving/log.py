@@ -47,6 +47,8 @@ class DecisionLog:
         Size from which a new segment is begun.
     on_commit
         Told (seconds, lines) of every group commit, for metrics.
+    token
+        Random hexadecimal digits, of so many bytes, for the ids; a simulation may bring a seeded generator.
 
     Raises
     ------
@@ -59,8 +61,10 @@ class DecisionLog:
         folder: str | os.PathLike[str],
         segment_bytes: int = SEGMENT_BYTES,
         on_commit: Callable[[float, int], None] = lambda seconds, lines: None,
+        token: Callable[[int], str] = secrets.token_hex,
     ) -> None:
         self.folder, self.segment_bytes, self.on_commit = Path(folder), segment_bytes, on_commit
+        self.token = token
         self.folder.mkdir(parents=True, exist_ok=True)
         self.writer = f"{datetime.now(UTC):%Y%m%dt%H%M%S%f}-{secrets.token_hex(3)}"
         self.failure: OSError | None = None
@@ -122,7 +126,7 @@ class DecisionLog:
                 self._open_segment()
             ids, data = [], bytearray()
             for kind, body, _ in group:
-                name = f"{self.writer}-{self._number:06d}-{self._offset + len(data)}-{secrets.token_hex(8)}"
+                name = f"{self.writer}-{self._number:06d}-{self._offset + len(data)}-{self.token(8)}"
                 data += f'{{"kind": "{kind}", "id": "{name}", {body[1:]}\n'.encode()
                 ids.append(name)
             rest = memoryview(data)

@@ -63,7 +63,9 @@ def serve(
     reward: Callable[..., float] = mean, rewarded: float = 1.0,
 ) -> None:  # fmt: skip
     """Append what serving `policy` would have logged."""
-    rng, writer = np.random.default_rng(seed), DecisionLog(log)
+    # What is held out to judge depends on the ids of the log, so they must be the simulation's own.
+    rng, ids = np.random.default_rng(seed), np.random.default_rng([seed, 1])
+    writer = DecisionLog(log, token=lambda size: ids.bytes(size).hex())
     explorer = Explorer(policy, Exploration(share=share, tau=tau, alpha=1.0, width=0.0), seed=seed)
     late = []
     for _ in range(rounds):
