@@ -12,6 +12,7 @@ from eval.report import COLUMNS, kind_rows, rows
 
 from .. import charts
 from ..results import OUTCOMES, Run, open_run
+from ..words import table
 from .common import friendly
 
 NOT_BROWSABLE = (
@@ -38,8 +39,10 @@ def build(runs: dict[str, Path]) -> None:
         charts.pareto(first.metrics), label="accuracy against tokens; the grey line is the same budget everywhere",
         show_label=False, interactive=False, buttons=["fullscreen", "download"], elem_id="pareto", format="png",
     )  # fmt: skip
-    table = gr.Dataframe(_table(first), label="methods", interactive=False, elem_id="methods")
-    kinds = gr.Dataframe(_kinds(first), label="by kind of question", interactive=False)
+    # Plain tables: gr.Dataframe scrolls inside, and its lower rows are not even in the page.
+    methods = gr.HTML(_methods(first), elem_id="methods")
+    gr.Markdown("### By kind of question, accuracy")
+    kinds = gr.HTML(_kinds(first), elem_id="kinds")
     gr.Markdown("### Question by question")
     note = gr.Markdown("" if first.browsable else NOT_BROWSABLE, elem_id="browsable")
     with gr.Row():
@@ -67,15 +70,15 @@ def build(runs: dict[str, Path]) -> None:
     @friendly
     def show(name: str) -> tuple[Any, ...]:
         run = opened(name)
-        methods = gr.update(choices=run.methods, value=_method(run))
+        labels = gr.update(choices=run.methods, value=_method(run))
         names = gr.update(choices=["all", *run.kinds], value="all")
         questions = gr.update(choices=_choices(run, _method(run)), value=None)
         told = "" if run.browsable else NOT_BROWSABLE
-        figures = charts.pareto(run.metrics), _table(run), _kinds(run)
+        figures = charts.pareto(run.metrics), _methods(run), _kinds(run)
         return (
             *figures,
             told,
-            methods,
+            labels,
             names,
             questions,
             None,
@@ -90,19 +93,19 @@ def build(runs: dict[str, Path]) -> None:
     def browse(name: str, question_id: str | None) -> Image.Image | None:
         return opened(name).page(question_id) if question_id else None
 
-    chosen.input(show, chosen, [plot, table, kinds, note, method, kind, question, page, overview], api_name="results")
+    shown = [plot, methods, kinds, note, method, kind, question, page, overview]
+    chosen.input(show, chosen, shown, api_name="results")
     for control in (method, kind, outcome):
         control.input(select, [chosen, method, kind, outcome], question, api_visibility="private")
     question.input(browse, [chosen, question], page, api_name="browse")
 
 
-def _table(run: Run) -> dict[str, Any]:
-    return {"headers": list(COLUMNS), "data": rows(run.metrics)}
+def _methods(run: Run) -> str:
+    return table(COLUMNS, rows(run.metrics))
 
 
-def _kinds(run: Run) -> dict[str, Any]:
-    header, cells = kind_rows(run.metrics)
-    return {"headers": header, "data": cells}
+def _kinds(run: Run) -> str:
+    return table(*kind_rows(run.metrics))
 
 
 def _overview(run: Run) -> Image.Image | None:
