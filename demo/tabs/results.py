@@ -41,7 +41,7 @@ def build(runs: dict[str, Path]) -> None:
     )  # fmt: skip
     # Plain tables: gr.Dataframe scrolls inside, and its lower rows are not even in the page.
     methods = gr.HTML(_methods(first), elem_id="methods")
-    gr.Markdown("### By kind of question, accuracy")
+    gr.Markdown("### By kind of question")
     kinds = gr.HTML(_kinds(first), elem_id="kinds")
     gr.Markdown("### Question by question")
     note = gr.Markdown("" if first.browsable else NOT_BROWSABLE, elem_id="browsable")
