@@ -8,6 +8,7 @@ from typing import Any
 
 from allocator.checks import FloatArray, count, floats, number
 from allocator.decision import Decision
+from allocator.drift import PageHinkley
 from allocator.policies.wrapped import Wrapped
 from allocator.registry import register_policy
 
@@ -18,20 +19,20 @@ class Windowed(Wrapped):
     """Learn from the most recent rewards only, and start over when the reward drops for good.
 
     The inner policy is rebuilt from the window whenever an old reward leaves it, so there is no downdate and no
-    rounding left behind (SW-LinUCB: Cheung, Simchi-Levi & Zhu 2019). A one-sided Page-Hinkley test (Page 1954) on the
-    rewards empties the window when their mean has fallen: learning raises rewards, so only a fall means drift. Smooth
-    discounting is an option of the linear methods themselves (`forgetting`).
+    rounding left behind (SW-LinUCB: Cheung, Simchi-Levi & Zhu 2019). A Page-Hinkley test on the rewards
+    (`allocator.drift`) empties the window when their mean has fallen. Smooth discounting is an option of the linear
+    methods themselves (`forgetting`).
 
-    A stationary stream of rewards with standard deviation s is alarmed falsely once in about
-    (exp(2 k h) - 2 k h - 1) / (2 k^2) rewards, k = slack / s, h = drift / s + 1.17 (Siegmund 1985): 10^5 for s = .05
-    with drift .6 and slack .02, but 10 for 0/1 rewards with drift 1; those take drift 8 and slack .1 (10^4).
+    By the formula there, rewards that do not drift are alarmed falsely once in about 10^5 of them at a standard
+    deviation of .05 with drift .6 and slack .02, but once in 10 of 0/1 rewards with drift 1; those take drift 8 and
+    slack .1 (10^4).
 
     Parameters
     ----------
     window : int
         Rewards remembered.
     drift : float, optional
-        Alarm threshold in reward units: the accumulated shortfall that means drift. None: no test.
+        Threshold of the test in reward units: the accumulated shortfall that means drift. None: no test.
     slack : float
         Shortfall per round that the test forgives.
     keep : int
@@ -51,21 +52,24 @@ class Windowed(Wrapped):
     keep: int = 5
     alarms: int = field(init=False, default=0)
     recent: list[tuple[Decision, FloatArray]] = field(init=False, repr=False)
-    test: tuple[int, float, float] = field(init=False, repr=False, default=(0, 0.0, 0.0))
+    test: PageHinkley | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         count("window", self.window)
         count("keep", self.keep, low=0)
         number("slack", self.slack, low=0.0)
-        if self.drift is not None and number("drift", self.drift) <= 0:
-            raise ValueError(f"drift must be positive, got {self.drift}")
+        if self.drift is not None:
+            if number("drift", self.drift) <= 0:
+                raise ValueError(f"drift must be positive, got {self.drift}")
+            self.test = PageHinkley(self.drift, self.slack)
         self.recent = []
 
     def _learn(self, decisions: Sequence[Decision], rewards: list[FloatArray]) -> None:
         for decision, reward in zip(decisions, rewards, strict=True):
             self.recent.append((decision, reward))
-            alarm = self._drifted(float(reward.mean()))
+            alarm = self.test is not None and self.test.update(float(reward.mean()))
+            self.alarms += alarm
             if alarm or len(self.recent) > self.window:
                 kept = self.keep if alarm else self.window
                 self.recent = self.recent[len(self.recent) - min(kept, len(self.recent)) :]
@@ -76,21 +80,10 @@ class Windowed(Wrapped):
             else:
                 self.policy.update(decision, reward)
 
-    def _drifted(self, reward: float) -> bool:
-        """Page-Hinkley: has the sum of (mean - reward - slack) risen by more than `drift` since its lowest point?"""
-        if self.drift is None:
-            return False
-        rounds, mean, rise = self.test
-        mean += (reward - mean) / (rounds + 1)
-        rise = max(0.0, rise + mean - reward - self.slack)
-        alarm = rise > self.drift
-        self.test = (0, 0.0, 0.0) if alarm else (rounds + 1, mean, rise)
-        self.alarms += alarm
-        return alarm
-
     def _extra(self) -> dict[str, Any]:
         recent = [[decision.to_dict(), reward.tolist()] for decision, reward in self.recent]
-        return super()._extra() | {"alarms": self.alarms, "test": list(self.test), "recent": recent}
+        test = None if self.test is None else [self.test.rounds, self.test.mean, self.test.statistic]
+        return super()._extra() | {"alarms": self.alarms, "test": test, "recent": recent}
 
     def _load_extra(self, extra: dict[str, Any]) -> None:
         if not {"alarms", "test", "recent"} <= set(extra):
@@ -101,5 +94,6 @@ class Windowed(Wrapped):
         ]
         super()._load_extra({name: extra[name] for name in extra if name not in ("alarms", "test", "recent")})
         self.recent, self.alarms = recent, int(extra["alarms"])
-        rounds, mean, rise = extra["test"]
-        self.test = (int(rounds), float(mean), float(rise))
+        if self.drift is not None:
+            rounds, mean, statistic = extra["test"]
+            self.test = PageHinkley(self.drift, self.slack, int(rounds), float(mean), float(statistic))

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from allocator import Decision
 from allocator.checks import FloatArray, floats
+from allocator.drift import PageHinkley
 
 WINDOW = 500
 PSI_ALARM = 0.2
@@ -23,37 +23,12 @@ PSI_ALARM = 0.2
 in ten bins has mean 0.036."""
 
 
-@dataclass
-class PageHinkley:
-    """One-sided Page-Hinkley test (Page 1954): has the mean of a stream fallen?
+def reward_test() -> PageHinkley:
+    """The test of rewards in [0, 1]: a fall by 0.2 is seen after about 170 rewards.
 
-    Learning raises rewards, so only a fall is drift.
-
-    Parameters
-    ----------
-    slack
-        Fall of the mean that is tolerated.
-    threshold
-        Accumulated fall that raises the alarm. With rewards in [0, 1] the stationary chance of passing it is about
-        exp(-2 slack threshold / variance): e^-10 per excursion at the largest variance, 1/4. A fall by 0.2 is seen
-        after about threshold / (0.2 - slack) = 170 rewards.
+    At the largest variance, 1/4, rewards that do not fall are alarmed once in about 10^6.
     """
-
-    slack: float = 0.05
-    threshold: float = 25.0
-    rounds: int = field(init=False, default=0)
-    mean: float = field(init=False, default=0.0)
-    statistic: float = field(init=False, default=0.0)
-
-    def update(self, value: float) -> bool:
-        """Take the next value; True on an alarm, after which the test starts anew."""
-        self.rounds += 1
-        self.mean += (value - self.mean) / self.rounds
-        self.statistic = max(0.0, self.statistic + self.mean - value - self.slack)
-        if self.statistic <= self.threshold:
-            return False
-        self.rounds, self.mean, self.statistic = 0, 0.0, 0.0
-        return True
+    return PageHinkley(threshold=25.0, slack=0.05)
 
 
 def describe(decision: Decision) -> FloatArray:
@@ -118,7 +93,7 @@ class Watch:
 
     def __init__(self, reference: ContextReference | None = None, window: int = WINDOW) -> None:
         self.reference, self.window = reference, window
-        self.rewards = PageHinkley()
+        self.rewards = reward_test()
         self.psi = 0.0
         self._recent: deque[FloatArray] = deque(maxlen=window)
         self._seen = 0

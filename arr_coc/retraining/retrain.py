@@ -26,7 +26,7 @@ from allocator.checks import count, number
 from allocator.ope import Estimate
 from allocator.policies.aggregated import Aggregated
 from allocator.storage import replace_file
-from arr_coc.retraining.drift import PSI_ALARM, WINDOW, ContextReference, PageHinkley, describe
+from arr_coc.retraining.drift import PSI_ALARM, WINDOW, ContextReference, describe, reward_test
 from arr_coc.retraining.judging import judge
 from arr_coc.retraining.report import to_markdown
 from arr_coc.retraining.rounds import Joined, Round, read_rounds
@@ -157,7 +157,7 @@ def _held_out(name: str, version: str, share: float) -> bool:
 
 def _drift(rounds: Sequence[Round], known: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
     """The first round to use, and what the detectors say: rounds before the last fall of the reward are left out."""
-    test, start, alarms = PageHinkley(), 0, []
+    test, start, alarms = reward_test(), 0, []
     for t, r in enumerate(rounds):
         if test.update(r.reward):
             alarms.append({"round": t, "time": r.time})

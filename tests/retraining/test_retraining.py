@@ -232,7 +232,7 @@ def test_command_line_from_a_saved_policy_to_a_report(tmp_path: Path) -> None:
 
 
 def test_context_shift_is_seen_and_a_stable_stream_is_not() -> None:
-    from arr_coc.retraining.drift import PSI_ALARM, ContextReference, PageHinkley, Watch
+    from arr_coc.retraining.drift import PSI_ALARM, ContextReference, Watch, reward_test
 
     rng = np.random.default_rng(0)
     rows = np.stack([question(rng).mean(axis=0) for _ in range(3000)])
@@ -250,8 +250,8 @@ def test_context_shift_is_seen_and_a_stable_stream_is_not() -> None:
     watch = Watch(reference)
     assert not any(watch.question(Shown(question(rng))) for _ in range(1500))  # type: ignore[arg-type]
     assert sum(watch.question(Shown(question(rng) + 0.1)) for _ in range(1000)) == 1  # type: ignore[arg-type]
-    steady, falls = PageHinkley(), PageHinkley()
+    steady, falls = reward_test(), reward_test()
     assert not any(steady.update(float(v)) for v in rng.random(20_000) < 0.6)
     assert not any(falls.update(float(v)) for v in rng.random(500) < 0.9)
     assert any(falls.update(float(v)) for v in rng.random(300) < 0.6)
-    assert not any(PageHinkley().update(float(v)) for v in np.linspace(0, 1, 500))  # learning is no drift
+    assert not any(reward_test().update(float(v)) for v in np.linspace(0, 1, 500))  # learning is no drift
