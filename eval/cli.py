@@ -157,6 +157,7 @@ def serving(
     what: Annotated[str, typer.Argument(help="load, soak, kill, log-kill, hostile or fuzz.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the record.")] = Path("runs/serving"),
     count: Annotated[int, typer.Option("-n", min=1, help="Questions of load and soak; kills of kill.")] = 50,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Soak and kill end then with what is done.")] = 600.0,
     debug: Debug = False,
 ) -> None:
     """Try a real server on loopback: load against direct generate, a soak, kill -9 under load, hostile requests.
@@ -170,8 +171,8 @@ def serving(
 
     tries = {
         "load": lambda folder: trials.load(folder, count),
-        "soak": lambda folder: trials.soak(folder, count),
-        "kill": lambda folder: trials.kills(folder, count),
+        "soak": lambda folder: trials.soak(folder, count, minutes, progress=True),
+        "kill": lambda folder: trials.kills(folder, count, minutes, progress=True),
         "log-kill": lambda folder: trials.log_kills(folder, count),
         "hostile": hostile.hostile,
         "fuzz": hostile.fuzz,

@@ -15,29 +15,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from allocator.storage import replace_file
 from eval.records import environment
 from eval.serving.server import Sample, Server, Traffic, check_log, drive, samples
 
 
-def kills(folder: Path, times: int, seed: int = 0, clients: int = 4) -> dict[str, Any]:
-    """kill -9 at random moments under load, each time on the same log.
+def kills(
+    folder: Path, times: int, minutes: float = 600.0, seed: int = 0, clients: int = 4, progress: bool = False
+) -> dict[str, Any]:
+    """kill -9 at random moments under load, each time on the same log; none is begun when the minutes are over.
 
     Returns
     -------
     dict
         Acknowledged decisions and rewards, and what of them was lost.
     """
-    rng, questions, everything = random.Random(seed), samples(16, seed=1), Traffic()
-    for _ in range(times):
+    rng, questions, everything, done = random.Random(seed), samples(16, seed=1), Traffic(), 0
+    until = time.monotonic() + 60 * minutes
+    for _ in tqdm(range(times), "kill -9", disable=not progress):
+        if time.monotonic() > until:
+            break
         server, traffic = Server(folder / "log").wait(), Traffic()
         asyncio.run(_killed_under_load(server, questions, clients, rng.uniform(0.0, 3.0), traffic))
         server.process.wait()
+        done += 1
         everything.decisions += traffic.decisions
         everything.rewards |= traffic.rewards
     return {
-        "kills": times,
+        "kills": done,
         "acknowledged decisions": len(everything.decisions),
         "acknowledged rewards": len(everything.rewards),
         **check_log(folder / "log", everything),
@@ -149,22 +156,31 @@ def load(folder: Path, count: int = 240, rounds: int = 1) -> dict[str, Any]:
     return results
 
 
-def soak(folder: Path, count: int, clients: int = 8, limit: float = 480.0) -> dict[str, Any]:
-    """Many requests at one server: errors, and its memory along the way."""
+def soak(
+    folder: Path, count: int, minutes: float = 600.0, clients: int = 8, progress: bool = False
+) -> dict[str, Any]:
+    """Many requests at one server, until all are answered or the minutes are over: errors, and its memory."""
     questions = samples(64, seed=3)
     server = Server(folder / "log", "--timeout", "300").wait()
     memory, asked, errors, began = [], 0, 0, time.monotonic()
+    bar = tqdm(total=count, desc="questions", disable=not progress)
+    everything = Traffic()
     try:
-        while asked < count and time.monotonic() - began < limit:
+        while asked + errors < count and time.monotonic() - began < 60 * minutes:
             traffic = asyncio.run(drive(server.url, questions, min(100, count - asked), clients))
             asked, errors = asked + len(traffic.seconds), errors + _errors(traffic)
+            everything.decisions += traffic.decisions
+            everything.rewards |= traffic.rewards
             memory.append(server.memory() / 2**20)
+            bar.update(len(traffic.seconds))
     finally:
+        bar.close()
         server.stop()
     half = memory[len(memory) // 2 :]
     slope = float(np.polyfit(np.arange(len(half)), half, 1)[0]) if len(half) > 2 else None
     return {
         "questions": asked, "errors": errors, "seconds": time.monotonic() - began,
+        "log": check_log(folder / "log", everything),
         "MiB after each hundred": [round(m, 1) for m in memory], "MiB per hundred, second half": slope,
     }  # fmt: skip
 
