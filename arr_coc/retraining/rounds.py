@@ -5,34 +5,18 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from allocator import Decision
-from allocator.checks import FloatArray, IntArray, floats
-from arr_coc.serving.exploring import Law
+from arr_coc.serving.exploring import Taken
 from arr_coc.serving.log import read_records
 
 
 @dataclass(frozen=True)
-class Round:
+class Round(Taken):
     """One decision whose reward is known.
 
     Attributes
     ----------
     id, version, time
         Of the decision; its policy's version; seconds since the epoch.
-    decision
-        With ``log_propensity``, the exact logarithm of its probability.
-    costs
-        ``[N, K]`` tokens of every arm.
-    limit
-        Bound on the tokens, or None.
-    coverage
-        ``[N, K]`` value outside the model that balancing added, or None.
-    law
-        What the allocation was drawn from, or None if it was certain.
-    explored
-        Whether it was drawn to explore.
     reward
         Of the answer, in [0, 1]; tokens are not charged in it.
     """
@@ -40,12 +24,6 @@ class Round:
     id: str
     version: str
     time: float
-    decision: Decision
-    costs: IntArray
-    limit: int | None
-    coverage: FloatArray | None
-    law: Law | None
-    explored: bool
     reward: float
 
 
@@ -97,22 +75,11 @@ def read_rounds(folder: str | os.PathLike[str], last: int | None = None) -> Join
         if reward is None:
             continue
         try:
-            decision = Decision.from_dict(record["decision"])
-            costs = np.asarray(record["costs"], dtype=np.int64)
-            added = record.get("coverage")
-            coverage = None if added is None else floats("coverage", added, costs.shape)
-            law = None if record["law"] is None else Law(**record["law"])
-            if costs.shape != decision.values.shape:
-                raise ValueError(f"costs of shape {costs.shape} for values of shape {decision.values.shape}")
+            when = float(record["time"])
+            found = Round.from_dict(record, id=record["id"], version=record["version"], time=when, reward=reward)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"decision {record['id']} can't be used: {error}") from error
-        joined.rounds.append(
-            Round(
-                record["id"], record["version"], float(record["time"]), decision, costs, record["limit"],
-                coverage, law,
-                bool(record["explored"]), reward,
-            )
-        )  # fmt: skip
+        joined.rounds.append(found)
         if last is not None and len(joined.rounds) >= 2 * last:  # the log may be larger than the memory
             joined.rounds.sort(key=lambda r: r.time)
             del joined.rounds[:-last]

@@ -27,14 +27,15 @@ depends on the past and the question alone and mu stays exact: either as above, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from allocator import Decision, Policy
-from allocator.checks import FloatArray, IntArray, number
+from allocator.checks import FloatArray, IntArray, floats, number
 from allocator.policies.aggregated import Aggregated
 from allocator.sampling import sample_allocation
 
@@ -129,6 +130,39 @@ class Taken:
     coverage: FloatArray | None
     law: Law | None
     explored: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the log."""
+        return {
+            "explored": self.explored,
+            "law": None if self.law is None else asdict(self.law),
+            "limit": self.limit,
+            "costs": self.costs.tolist(),
+            "coverage": None if self.coverage is None or not self.coverage.any() else self.coverage.tolist(),
+            # The features follow from contexts and index; leaving them out halves the log.
+            "decision": {**self.decision.to_dict(), "features": None},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], **more: Any) -> Self:
+        """Read back `to_dict`; ``more`` goes to a subclass.
+
+        Raises
+        ------
+        ValueError
+            If the data do not fit.
+        """
+        try:
+            decision = Decision.from_dict(data["decision"])
+            costs = np.asarray(data["costs"], dtype=np.int64)
+            if costs.shape != decision.values.shape:
+                raise ValueError(f"costs of shape {costs.shape} for values of shape {decision.values.shape}")
+            added = data.get("coverage")
+            coverage = None if added is None else floats("coverage", added, costs.shape)
+            law = None if data["law"] is None else Law(**data["law"])
+            return cls(decision, costs, data["limit"], coverage, law, bool(data["explored"]), **more)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the decision is incomplete: {error!r}") from error
 
 
 class Explorer:

@@ -10,7 +10,6 @@ import signal
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,7 +126,7 @@ class Service:
         return name, answered, stages
 
     def _record(self, answered: Answered, text: str) -> dict[str, Any]:
-        taken, allocation = answered.taken, answered.allocation
+        allocation = answered.allocation
         return {
             "version": answered.version,
             "answer": answered.text,
@@ -135,13 +134,7 @@ class Service:
             "tokens": allocation.tokens,
             "full_tokens": allocation.full_tokens,
             "price": answered.price,
-            "explored": taken.explored,
-            "law": None if taken.law is None else asdict(taken.law),
-            "limit": taken.limit,
-            "costs": taken.costs.tolist(),
-            "coverage": None if taken.coverage is None or not taken.coverage.any() else taken.coverage.tolist(),
-            # The features follow from contexts and index; leaving them out halves the log.
-            "decision": {**taken.decision.to_dict(), "features": None},
+            **answered.taken.to_dict(),
         }
 
     # ---------------------------------------------------------------- rewards

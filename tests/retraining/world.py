@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +71,7 @@ def serve(
         x = question(rng)
         decision = explorer.select(x, np.zeros(0), COSTS, None, PRICE)
         taken = explorer.taken.pop()
-        record = {
-            "version": version, "answer": "", "explored": taken.explored, "limit": None, "costs": COSTS.tolist(),
-            "law": None if taken.law is None else asdict(taken.law),
-            "decision": {**decision.to_dict(), "features": None},
-        }  # fmt: skip
+        record = {"version": version, "answer": "", **taken.to_dict()}
         late.append((writer.append("decision", record), float(rng.random() < reward(x, decision.index))))
     for name, value in rng.permutation(np.array(late, dtype=object)):  # rewards come late and in any order
         if rng.random() < rewarded:
