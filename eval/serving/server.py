@@ -98,6 +98,11 @@ class Server:
             self.kill()
             raise
 
+    def cpu(self) -> float:
+        """Seconds of processor time until now: what other work on the machine hardly changes."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def memory(self) -> int:
         """Resident bytes now."""
         pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
@@ -117,7 +122,11 @@ def samples(n: int, seed: int = 0) -> list[Sample]:
 
 
 async def drive(
-    url: str, questions: Sequence[Sample], count: int, clients: int, seconds: float = 600.0,
+    url: str,
+    questions: Sequence[Sample],
+    count: int,
+    clients: int,
+    seconds: float = 600.0,
     traffic: Traffic | None = None,
 ) -> Traffic:
     """Ask and reward, `clients` at a time, until `count` questions are asked, time is up or the server is gone.

@@ -21,6 +21,9 @@ from allocator.storage import replace_file
 from eval.records import environment
 from eval.serving.server import Sample, Server, Traffic, check_log, drive, samples
 
+PLACES = 32
+"""Of the server under load; fewer than by default, so that a bounded number of requests is too many."""
+
 
 def kills(
     folder: Path, times: int, minutes: float = 600.0, seed: int = 0, clients: int = 4, progress: bool = False
@@ -101,8 +104,14 @@ def log_kills(folder: Path, times: int, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def direct(questions: Sequence[Sample], batch: int) -> list[float]:
-    """Seconds of each generate call of the wrapped model in this process, preparation and decoding included."""
+def direct(questions: Sequence[Sample], batch: int) -> tuple[list[float], float]:
+    """The wrapped model in this process, preparation and decoding included.
+
+    Returns
+    -------
+    tuple
+        Seconds of each generate call, and processor seconds of all.
+    """
     import torch
 
     import arr_coc
@@ -112,53 +121,72 @@ def direct(questions: Sequence[Sample], batch: int) -> list[float]:
     model, processor = reference.load()
     seconds = []
     with arr_coc.ArrCoc.from_pretrained(reference.policy_path(), model, processor), torch.no_grad():
+        before = time.process_time()
         for k in range(0, len(questions), batch):
             part = questions[k : k + batch]
             began = time.perf_counter()
             inputs = prepare(processor, [q["image"] for q in part], [q["question"] for q in part])
             answers(processor, inputs["input_ids"], model.generate(**inputs, do_sample=False))
             seconds.append(time.perf_counter() - began)
-    return seconds
+        return seconds, time.process_time() - before
 
 
-def load(folder: Path, count: int = 240, rounds: int = 1) -> dict[str, Any]:
-    """Throughput and latency of the server against direct generate, in turns, so that what slows one slows both."""
+def load(folder: Path, count: int = 240, rounds: int = 2) -> dict[str, Any]:
+    """The server against direct generate, in turns, so that what slows one slows both.
+
+    Parameters
+    ----------
+    folder
+        Of the log.
+    count
+        Questions of each row of the table, over all rounds.
+    rounds
+        Turns; the table has the medians over them.
+
+    Returns
+    -------
+    dict
+        Per row questions per second, latencies (direct: of a generate call), processor time of the process that
+        answers, per question, and errors; then what became of more clients than there are places, and the log.
+    """
     questions = samples(32, seed=2)
     direct(questions[:8], 8)  # warm
-    server = Server(folder / "log", "--queue", "64", "--timeout", "300").wait()
-    results: dict[str, Any] = {"questions": count, "rounds": rounds}
+    server = Server(folder / "log", "--queue", str(PLACES), "--timeout", "300").wait()
+    table: dict[str, list[dict[str, float]]] = {}
+    everything = Traffic()
     try:
         asyncio.run(drive(server.url, questions, 8, 8))  # warm
-        table: dict[str, list[dict[str, float]]] = {}
         for _ in range(rounds):
             for batch in (1, 8):
-                part = questions[: max(8, min(32, count // 4))]
-                seconds = direct(part, batch)
-                table.setdefault(f"direct generate, batches of {batch}", []).append(
-                    {"per second": len(part) / sum(seconds), **_quantiles(seconds)}
-                )
+                part = [questions[k % 32] for k in range(max(8, count // rounds))]
+                seconds, spent = direct(part, batch)
+                row = _row(len(part), sum(seconds), spent, seconds)
+                table.setdefault(f"direct generate, batches of {batch}", []).append(row)
             for clients in (1, 8, 32):
-                began = time.perf_counter()
-                traffic = asyncio.run(drive(server.url, questions, count // rounds, clients))
-                rate = len(traffic.seconds) / (time.perf_counter() - began)
-                table.setdefault(f"server, {clients} clients", []).append(
-                    {"per second": rate, **_quantiles(traffic.seconds), "errors": _errors(traffic)}
-                )
-        results["table"] = {
-            name: {key: float(np.median([row[key] for row in rows])) for key in rows[0]}
-            for name, rows in table.items()
-        }
-        over = asyncio.run(drive(server.url, questions, count, 200, 30))  # more clients than places
-        results["beyond the queue"] = {**over.statuses, "errors": _errors(over)}
-        results["log"] = check_log(folder / "log", over)
+                began, before = time.perf_counter(), server.cpu()
+                traffic = asyncio.run(drive(server.url, questions, max(clients, count // rounds), clients))
+                seconds, spent = traffic.seconds, server.cpu() - before
+                row = _row(len(seconds), time.perf_counter() - began, spent, seconds)
+                table.setdefault(f"server, {clients} clients", []).append({**row, "errors": _errors(traffic)})
+                everything.decisions += traffic.decisions
+                everything.rewards |= traffic.rewards
+        over = asyncio.run(drive(server.url, questions, 8 * PLACES, 4 * PLACES, 60))
+        everything.decisions += over.decisions
+        everything.rewards |= over.rewards
     finally:
         server.stop()
-    return results
+    return {
+        "questions": count, "rounds": rounds,
+        "table": {
+            name: {key: float(np.median([row[key] for row in rows])) for key in rows[0]}
+            for name, rows in table.items()
+        },
+        "more clients than places": {**over.statuses, "errors": _errors(over)},
+        "log": check_log(folder / "log", everything),
+    }  # fmt: skip
 
 
-def soak(
-    folder: Path, count: int, minutes: float = 600.0, clients: int = 8, progress: bool = False
-) -> dict[str, Any]:
+def soak(folder: Path, count: int, minutes: float = 600.0, clients: int = 8, progress: bool = False) -> dict[str, Any]:
     """Many requests at one server, until all are answered or the minutes are over: errors, and its memory."""
     questions = samples(64, seed=3)
     server = Server(folder / "log", "--timeout", "300").wait()
@@ -185,10 +213,12 @@ def soak(
     }  # fmt: skip
 
 
-def _quantiles(seconds: Sequence[float]) -> dict[str, float]:
-    if not seconds:
-        return {}
-    return {name: 1000 * float(np.quantile(seconds, q)) for name, q in (("p50 ms", 0.5), ("p99 ms", 0.99))}
+def _row(count: int, seconds: float, cpu: float, latencies: Sequence[float]) -> dict[str, float]:
+    low, high = np.quantile(latencies, (0.5, 0.99)) if latencies else (np.nan, np.nan)
+    return {
+        "per second": count / seconds, "p50 ms": 1000 * float(low), "p99 ms": 1000 * float(high),
+        "cpu ms per question": 1000 * cpu / max(count, 1),
+    }  # fmt: skip
 
 
 def _errors(traffic: Traffic) -> int:

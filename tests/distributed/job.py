@@ -11,7 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
+
 import arr_coc
+from arr_coc.asking import answers, prepare
 from arr_coc.distributed import Workers
 from arr_coc.terminal import clear_errors
 from eval.config import EvalConfig, TaskConfig
@@ -54,6 +58,33 @@ def die(arr: Any, after: int) -> None:
     arr.looker.look = counted
 
 
+def check_sharded_vlm(workers: Workers) -> None:
+    """A VLM sharded by FSDP, layer by layer, is wrapped like any other: same answers, same budgets."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    def ask(model: Any, processor: Any) -> list[tuple[str, list[int]]]:
+        questions = list(arr_coc.reference.generate(2, seed=5, split="eval", grid=(2, 2)))
+        with arr_coc.ArrCoc.from_pretrained(arr_coc.reference.policy_path(), model, processor) as arr:
+            return [answer(arr, q) for q in questions]
+
+    def answer(arr: Any, q: dict[str, Any]) -> tuple[str, list[int]]:
+        inputs = prepare(arr.processor, [q["image"]], [q["question"]])
+        with torch.no_grad():
+            sequences = arr.model.generate(**inputs, do_sample=False)
+        return answers(arr.processor, inputs["input_ids"], sequences)[0], arr.last[0].budgets
+
+    model, processor = arr_coc.reference.load()
+    expected, whole = ask(model, processor), sum(p.numel() for p in model.parameters())
+    mesh = init_device_mesh("cpu", (workers.size,))
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):  # the blocks of transformers' towers and language models
+            fully_shard(module, mesh=mesh)
+    held = sum((p.to_local() if hasattr(p, "to_local") else p).numel() for p in model.parameters())
+    assert held < 0.6 * whole, (held, whole)
+    assert ask(model, processor) == expected and len({tuple(budgets) for _, budgets in expected}) > 1, expected
+
+
 def main() -> None:
     folder, plan = Path(sys.argv[1]), sys.argv[2:]
     workers = Workers.start()
@@ -68,6 +99,8 @@ def main() -> None:
             learn(folder / "learn", arr, workers)
         elif not (folder / "eval" / "metrics.json").exists():
             run(eval_config(folder / "eval"), arr, progress=False, workers=workers)
+    if not plan:
+        check_sharded_vlm(workers)
     workers.stop()
 
 
