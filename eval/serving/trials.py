@@ -24,6 +24,9 @@ from eval.serving.server import Sample, Server, Traffic, check_log, drive, sampl
 PLACES = 32
 """Of the server under load; fewer than by default, so that a bounded number of requests is too many."""
 
+STRETCH = 25
+"""Questions of a soak between two looks at the memory."""
+
 
 def kills(
     folder: Path, times: int, minutes: float = 600.0, seed: int = 0, clients: int = 4, progress: bool = False
@@ -195,7 +198,7 @@ def soak(folder: Path, count: int, minutes: float = 600.0, clients: int = 8, pro
     everything = Traffic()
     try:
         while asked + errors < count and time.monotonic() - began < 60 * minutes:
-            traffic = asyncio.run(drive(server.url, questions, min(100, count - asked), clients))
+            traffic = asyncio.run(drive(server.url, questions, min(STRETCH, count - asked), clients))
             asked, errors = asked + len(traffic.seconds), errors + _errors(traffic)
             everything.decisions += traffic.decisions
             everything.rewards |= traffic.rewards
@@ -209,7 +212,7 @@ def soak(folder: Path, count: int, minutes: float = 600.0, clients: int = 8, pro
     return {
         "questions": asked, "errors": errors, "seconds": time.monotonic() - began,
         "log": check_log(folder / "log", everything),
-        "MiB after each hundred": [round(m, 1) for m in memory], "MiB per hundred, second half": slope,
+        f"MiB after each {STRETCH}": [round(m, 1) for m in memory], f"MiB per {STRETCH}, second half": slope,
     }  # fmt: skip
 
 
