@@ -65,7 +65,7 @@ def splice(call: Call, realised: Realised, positions: str, for_generate: bool) -
     valid = mask.bool().cpu()
     if realised.output is not None:
         for name in call.family.feature_inputs(call.model):
-            if name.startswith("pixel"):
+            if "pixel" in name:
                 inputs.pop(name, None)
         inputs["mm_encoder_outputs"] = {"image": realised.output}
         return Spliced(inputs, [row.nonzero().squeeze(1) for row in valid], 0)

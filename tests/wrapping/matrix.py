@@ -31,8 +31,8 @@ BUDGETS, SIDE = (2, 4, 9, 16), 4
 MIXED = (2, 16, 4, 9, 2)
 TOLERANCE = 2e-5
 STEPS = 3
-LINEAR = ("qwen3_5", "qwen3_5_moe")
-"""Families whose language model has linear-attention layers: a masked token still moves their state."""
+LINEAR = ("qwen3_5", "qwen3_5_moe", "qwen4_exp", "glm5_next", "lfm2_vl", "lfm3_vl")
+"""Families whose language model has linear-attention or convolution layers: a masked token still moves their state."""
 
 
 class Skip(Exception):
@@ -145,7 +145,7 @@ def identity(cell: Cell) -> float:
 def drop_is_mask(cell: Cell) -> float:
     """Dropping tokens equals masking them in the untouched model at full length."""
     if cell.tiny.name in LINEAR:
-        raise Skip("linear-attention layers: masking a key is not dropping it")
+        raise Skip("linear-attention or convolution layers: masking a key is not dropping it")
     inputs = cell.make()
     with cell.wrapped(realizer="select", positions="keep") as arr:
         short, kept = cell.logits(inputs), arr.kept
