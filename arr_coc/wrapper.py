@@ -95,6 +95,11 @@ class ArrCoc:
         self.model, self.processor, self.config = innermost(model), processor, config
         self.family = family_for(self.model)
         self.realizer = make_realizer(config.realizer, self.family)
+        if config.positions == "keep" and self.family.compact_only:
+            raise ValueError(
+                f"positions='keep' can't be used with {type(self.model).__name__}: it numbers the tokens itself when it "
+                "generates, or counts key slots by position. Use positions='auto' or 'compact'."
+            )
         if planner is None:
             from .attending import make_planner
 

@@ -101,6 +101,9 @@ class Family(ABC):
         The position that ``forward`` gives the first token of a one-dimensional model.
     passed_on
         Fields of the feature call's output, besides features, that the model needs back.
+    compact_only
+        Whether the language model can't take positions with gaps: its ``generate`` drops those that are passed, or it
+        counts key slots by position.
     """
 
     can_rescale: bool = False
@@ -109,6 +112,7 @@ class Family(ABC):
     auto_realizer: str = "pool"
     first_position: int = 0
     passed_on: tuple[str, ...] = ()
+    compact_only: bool = False
 
     # ---------------------------------------------------------------- what a layout kind must say
 
@@ -227,7 +231,10 @@ class Family(ABC):
 
     def attentions(self, model: PreTrainedModel) -> list[Any]:
         """The self-attention modules of the language model, first layer first; layers of another kind are left out."""
-        return [layer.self_attn for layer in model.get_decoder().layers if hasattr(layer, "self_attn")]
+        layers = model.get_decoder().layers
+        kinds = getattr(model.config.get_text_config(), "layer_types", None) or [""] * len(layers)
+        found = zip(layers, kinds, strict=True)
+        return [layer.self_attn for layer, kind in found if hasattr(layer, "self_attn") and "linear" not in kind]
 
     def last_token_attention(
         self, attention: Any, hidden: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor] | None

@@ -66,12 +66,17 @@ class GridThw(RescalingFamily):
         Whether ViT patches come in raster order rather than visual token by visual token.
     frames_first
         Whether the values of a ViT patch are ordered by frame, then channel, rather than by channel, then frame.
+    compact_only
+        As in :class:`Family`.
     """
 
     auto_realizer = "rescale"
 
-    def __init__(self, can_join: bool = True, raster: bool = False, frames_first: bool = False) -> None:
+    def __init__(
+        self, can_join: bool = True, raster: bool = False, frames_first: bool = False, compact_only: bool = False
+    ) -> None:
         self.can_join, self.raster, self.frames_first = can_join, raster, frames_first
+        self.compact_only = compact_only
 
     def geometry(self, model: PreTrainedModel, inputs: Mapping[str, Any], entry: int) -> _Geometry:
         """The sizes of one image entry."""

@@ -48,6 +48,10 @@ def _perception_lm(model: PreTrainedModel) -> int:
     return int(patch * model.config.projector_pooling_ratio)
 
 
+def _granite_docling(model: PreTrainedModel) -> int:
+    return _vit_patch(model) * int(model.config.vision_config.scale_factor)
+
+
 def _fast_vlm(model: PreTrainedModel) -> int:
     return int(model.base_model.vision_tower.timm_model.feature_info[-1]["reduction"])
 
@@ -83,10 +87,12 @@ FAMILIES: dict[str, Family] = {
     "got_ocr2": SquareGrid(_got_ocr2),
     "pp_chart2table": SquareGrid(_got_ocr2),
     "ovis2": SquareGrid(_ovis2, passed_on=("visual_indicator_features",)),
+    "video_llava": SquareGrid(_vit_patch),
     "perception_lm": SquareGrid(_perception_lm),
     "fast_vlm": SquareGrid(_fast_vlm),
     "idefics3": Crops(_scaled, "square"),
     "smolvlm": Crops(_scaled, "square"),
+    "granite_docling": Crops(_granite_docling),
     "mistral3": ImageSizes(_merged, "any", auto_realizer="rescale"),
     "mistral_large4": ImageSizes(_merged, "any", auto_realizer="rescale"),
     "lighton_ocr": ImageSizes(_merged, "any", auto_realizer="rescale"),
@@ -105,8 +111,8 @@ FAMILIES: dict[str, Family] = {
     "cosmos3_omni": GridThw(),
     "cosmos3_edge": GridThw(),
     "cohere_compass": GridThw(),
-    "exaone4_5": GridThw(),
-    "hyperclovax_vision_v2": GridThw(),
+    "exaone4_5": GridThw(compact_only=True),
+    "hyperclovax_vision_v2": GridThw(compact_only=True),
     "qwen3_5": GridThw(),
     "qwen3_5_moe": GridThw(),
     "glm4v": GridThw(can_join=False),
@@ -119,7 +125,7 @@ FAMILIES: dict[str, Family] = {
     "muse_glimmer": GridThw(can_join=False, raster=True, frames_first=True),
     "muse_spark": GridThw(can_join=False, raster=True, frames_first=True),
     "ernie4_5_vl_moe": GridThw(),
-    "minimax_m3_vl": GridThw(can_join=False),
+    "minimax_m3_vl": GridThw(can_join=False, compact_only=True),
     "dots3_note": GridThw(),
     "qwen4_exp": GridThw(),
     "video_llama_3": GridThw(),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from arr_coc.compat import installed_transformers
 from tests.tiny import BOS, END, IMAGE, PAD, START, VIDEO, Tiny
 from tests.tiny import _spread as spread
 
@@ -19,7 +20,15 @@ from .inputs import BREAK, FREE, SIDE
 from .models import BUILDERS as ESTABLISHED
 from .newer import BUILDERS as NEWER
 
-BUILDERS = ESTABLISHED | {name: made for name, made in NEWER.items() if name in CONFIG_MAPPING_NAMES}
+SINCE = {"video_llava": (5, 23)}
+"""Whose feature call takes ``pixel_values`` only from this version of transformers on."""
+
+EVERY = ESTABLISHED | NEWER
+BUILDERS = ESTABLISHED | {
+    name: made
+    for name, made in NEWER.items()
+    if name in CONFIG_MAPPING_NAMES and installed_transformers() >= SINCE.get(name, (0,))
+}
 """Those that the installed transformers has."""
 
 
@@ -40,4 +49,4 @@ def build(name: str, seed: int = 0) -> Tiny:
     return Tiny(name, model, make, BUILDERS[name][1])
 
 
-__all__ = ["BREAK", "BUILDERS", "FREE", "SIDE", "build"]
+__all__ = ["BREAK", "BUILDERS", "EVERY", "FREE", "SIDE", "build"]

@@ -92,8 +92,8 @@ def square(
     return inputs
 
 
-def crops(prompts: Any, left: bool, seed: int, numbers: Any, *, pixels: int) -> Any:
-    """Crops padded with zeros to the same number per sample."""
+def crops(prompts: Any, left: bool, seed: int, numbers: Any, *, pixels: int, whole: bool = False) -> Any:
+    """Crops padded with zeros to the same number per sample; the mask is per pixel, or per ``whole`` crop."""
     inputs = sequences(prompts, left, seed, numbers)
     found = images(prompts, seed, numbers)
     most = max(map(len, found))
@@ -104,6 +104,8 @@ def crops(prompts: Any, left: bool, seed: int, numbers: Any, *, pixels: int) -> 
             for place, (_, _, g) in enumerate(shown):
                 inputs["pixel_values"][sample, place] = noise(g, 3, pixels, pixels)
             inputs["pixel_attention_mask"][sample, len(shown) :] = 0
+        if whole:
+            inputs["pixel_attention_mask"] = inputs["pixel_attention_mask"][..., 0, 0].bool()
     return inputs
 
 

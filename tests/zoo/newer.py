@@ -11,7 +11,7 @@ import transformers as hf
 from tests.tiny import END, IMAGE, START, VIDEO, VOCABULARY, Part, text_config
 
 from .configs import CLIP, EXPERTS, QWEN3_VISION, QWEN_TOKENS, TOKEN, WINDOWS, encoder, language, mrope
-from .inputs import CROPS, FIXED, FREE, SIDE, any_resolution, grid_thw, image_sizes, patch_rows, square
+from .inputs import CROPS, FIXED, FREE, SIDE, any_resolution, crops, grid_thw, image_sizes, patch_rows, square
 
 GRID = partial(grid_thw, shape=(96,), merge=2)
 
@@ -104,7 +104,7 @@ def _pp_chart2table() -> tuple[Any, Any]:
 
 def _qianfan_ocr() -> tuple[Any, Any]:
     size = 4 * SIDE
-    vision = encoder("qianfan_ocr_vision", image_size=[size, size], patch_size=[2, 2])
+    vision = encoder("qianfan_ocr_vision", image_size=[size, size], patch_size=[2, 2], drop_path_rate=0.0)
     config = hf.QianfanOCRConfig(
         vision_config=vision, text_config=language("qwen3", head_dim=16), image_seq_length=SIDE**2, **TOKEN
     )
@@ -209,7 +209,7 @@ _INDEX = {"index_topk": 1024, "index_head_dim": 16, "index_n_heads": 2}
 
 def _glm5_next() -> tuple[Any, Any]:
     text = language(
-        "glm5_next_text", layer_types=["linear_attention", "indexed_attention", "linear_attention"],
+        "glm5_next_text", layer_types=["indexed_attention", "linear_attention", "indexed_attention"],
         mlp_layer_types=["dense", "sparse", "dense"], linear_head_dim=16, linear_num_heads=4,
         **(_ROUTED | _LATENT | _INDEX | {"qk_rope_head_dim": 0, "qk_nope_head_dim": 16}),
     )  # fmt: skip
@@ -322,6 +322,22 @@ def _mistral_large4() -> tuple[Any, Any]:
     return _model(config), partial(image_sizes, cell=4)
 
 
+def _video_llava() -> tuple[Any, Any]:
+    config = hf.VideoLlavaConfig(
+        vision_config=encoder("clip_vision_model", image_size=2 * SIDE), text_config=language(),
+        image_token_index=IMAGE, video_token_index=VIDEO,
+    )  # fmt: skip
+    return _model(config), partial(square, pixels=2 * SIDE)
+
+
+def _granite_docling() -> tuple[Any, Any]:
+    vision = encoder(
+        "granite_docling_vision", image_size=16, scale_factor=2, out_hidden_size=64, deepstack_visual_indexes=[0],
+    )  # fmt: skip
+    config = hf.GraniteDoclingConfig(vision_config=vision, text_config=language("granite_docling_text"), **TOKEN)
+    return _model(config), partial(crops, pixels=16, whole=True)
+
+
 BUILDERS: dict[str, tuple[Callable[[], tuple[Any, Any]], list[list[Part]]]] = {
     "lfm2_vl": (_lfm2_vl, FREE),
     "gemma4": (_gemma4, FREE),
@@ -349,4 +365,6 @@ BUILDERS: dict[str, tuple[Callable[[], tuple[Any, Any]], list[list[Part]]]] = {
     "dots3_note": (_dots3_note, FREE),
     "qwen4_exp": (_qwen4_exp, FREE),
     "mistral_large4": (_mistral_large4, FREE),
+    "video_llava": (_video_llava, FIXED),
+    "granite_docling": (_granite_docling, CROPS),
 }
