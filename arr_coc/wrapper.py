@@ -97,8 +97,8 @@ class ArrCoc:
         self.realizer = make_realizer(config.realizer, self.family)
         if config.positions == "keep" and self.family.compact_only:
             raise ValueError(
-                f"positions='keep' can't be used with {type(self.model).__name__}: it numbers the tokens itself when it "
-                "generates, or counts key slots by position. Use positions='auto' or 'compact'."
+                f"positions='keep' can't be used with {type(self.model).__name__}: it numbers the tokens itself when "
+                "it generates, or counts key slots by position. Use positions='auto' or 'compact'."
             )
         if planner is None:
             from .attending import make_planner
@@ -256,12 +256,16 @@ class ArrCoc:
         return output, copies
 
     def _native(
-        self, inputs: torch.Tensor | None, config: GenerationConfig | None, args: tuple[Any, ...], given: dict[str, Any]
+        self,
+        inputs: torch.Tensor | None,
+        config: GenerationConfig | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
-        """The model's own ``generate``; its config by name, since not every model has it second (janus)."""
+        """The model's own ``generate``; its config by name, since not every model takes it second (janus)."""
         if args:
-            return self._generate(inputs, config, *args, **given)
-        return self._generate(inputs, **(given if config is None else {**given, "generation_config": config}))
+            return self._generate(inputs, config, *args, **kwargs)
+        return self._generate(inputs, **(kwargs if config is None else {**kwargs, "generation_config": config}))
 
     def _before_forward(self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..compat import require_for
 from ..config import nearest
 from .base import Entry, Family, Features, RescalingFamily, Segment, Streams, View
 from .table import FAMILIES as _FAMILIES
@@ -54,13 +55,15 @@ def family_for(model: PreTrainedModel) -> Family:
     Raises
     ------
     ValueError
-        If the model is no vision-language model or of an unknown family; the known ones are listed.
+        If the model is no vision-language model, of an unknown family (the known ones are listed), or of one that
+        can't be carried, at all or with this transformers.
     """
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
     tower = getattr(getattr(config, "vision_config", None), "model_type", None)
     for key in (f"{model_type}+{tower}", model_type):
         if key in _FAMILIES:
+            require_for(model_type)
             return _FAMILIES[key]
     if model_type in UNCARRIED:
         raise ValueError(

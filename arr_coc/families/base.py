@@ -158,7 +158,13 @@ class Family(ABC):
         return tuple(name for name in parameters if name != "kwargs")
 
     def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any], **extra: Any) -> Features:
-        """The model's own ``get_image_features``, exactly as ``generate`` would call it."""
+        """The model's own ``get_image_features``, exactly as ``generate`` would call it.
+
+        Raises
+        ------
+        ValueError
+            If the tower can't take pixels of another dtype than the model's; most cast them.
+        """
         kwargs = {name: inputs[name] for name in self.feature_inputs(model) if inputs.get(name) is not None}
         base = model.base_model
         hook = getattr(
@@ -168,6 +174,14 @@ class Family(ABC):
             hook.pre_forward(base)
         try:
             output = base.get_image_features(**kwargs, **extra, return_dict=True)
+        except RuntimeError as error:
+            given, own = inputs["pixel_values"].dtype, model.dtype
+            if given == own:
+                raise
+            raise ValueError(
+                f"The tower of {type(model).__name__} failed on pixel_values of {given}, while the model is {own}; "
+                "pass inputs.to(model.dtype)."
+            ) from error
         finally:
             if hook is not None:
                 hook.post_forward(base, None)

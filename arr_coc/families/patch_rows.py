@@ -1,4 +1,4 @@
-"""Pictures of any size as rows of ViT patches, padded to the longest: ``pixel_values`` ``[n, rows, patch * patch * 3]``.
+"""Pictures of any size as rows of ViT patches, padded to the longest: ``pixel_values`` ``[n, rows, pixels * 3]``.
 
 The patches of a picture follow one another in raster order; a second input says how many rows and columns they are.
 """
@@ -34,7 +34,7 @@ class PatchRows(Pictures):
     def pictures(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
         rows, cell = inputs["pixel_values"], self.cell(model)
         if rows.ndim != 3:
-            raise ValueError(f"pixel_values has shape {tuple(rows.shape)}, it must be [pictures, ViT patches, pixels].")
+            raise ValueError(f"pixel_values has shape {tuple(rows.shape)}, it must be [pictures, ViT patches, 3 P P].")
         sizes, side = self.sizes(inputs), math.isqrt(rows.shape[-1] // 3)
         shown = []
         for picture, (height, width) in zip(rows, sizes, strict=True):

@@ -11,7 +11,7 @@ from arr_coc.config import ArrCocConfig
 from tests import tiny, zoo
 
 from .conftest import Pattern
-from .matrix import BUDGETS, SIDE, Cell
+from .matrix import BUDGETS, SIDE, Cell, labels_of
 
 CONFIG = ArrCocConfig(budgets=BUDGETS, patch_side=SIDE)
 # One family per way of handing features over: a list, a tensor, newlines that are parameters of the base, image sizes.
@@ -65,6 +65,34 @@ def test_inside_peft(name):
             short = adapted(**inputs).logits
             with adapted.disable_adapter():
                 assert (adapted(**inputs).logits - short).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", [*SOME, "gemma3", "smolvlm", "lfm2_vl"])
+def test_a_trainer_step(name, tmp_path):
+    """At full budget it is that of the untouched model, to the bit; at less it trains on what is left."""
+    from transformers import Trainer, TrainingArguments
+
+    def trained(*pattern: int) -> tuple[float, dict[str, torch.Tensor]]:
+        cell = Cell(zoo.build(name))
+        batch = cell.make(0, 1, left=False)
+        batch |= {"labels": labels_of(batch)}
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=1, learning_rate=1e-2, report_to=[],
+            logging_steps=1, save_strategy="no", use_cpu=True, remove_unused_columns=False, disable_tqdm=True,
+        )  # fmt: skip
+        trainer = Trainer(cell.model, arguments, train_dataset=[0], data_collator=lambda _: dict(batch))
+        if pattern:
+            with arr_coc.wrap(cell.model, tiny.tokenizer(), CONFIG, Pattern(*pattern)):
+                trainer.train()
+        else:
+            trainer.train()
+        return trainer.state.log_history[0]["loss"], cell.model.state_dict()
+
+    loss, weights = trained()
+    again, same = trained(BUDGETS[-1])
+    assert again == loss and all(torch.equal(same[key], weights[key]) for key in weights)
+    less, other = trained(2, 4, 16)
+    assert less != loss and any(not torch.equal(other[key], weights[key]) for key in weights)
 
 
 @pytest.mark.parametrize("name", ["llava (CLIP)", "mistral3"])

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from arr_coc.compat import installed_transformers
@@ -120,7 +119,7 @@ def _table(rows: dict[str, dict[str, str]]) -> str:
         lines.append(f"| {family} | " + " | ".join(shown) + " |")
     lines += ["", *(f"{note[reason]}. {reason.removeprefix('n/a: ')}" for reason in reasons), ""]
     version = ".".join(map(str, CHECKED))
-    lines += ["## Not carried", "", f"The other model types of `AutoModelForImageTextToText` in transformers {version}."]
+    lines += ["## Not carried", "", f"The other types of `AutoModelForImageTextToText` in transformers {version}."]
     return "\n".join([*lines, "", *_reasons()]) + "\n"
 
 

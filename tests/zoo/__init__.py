@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from arr_coc.compat import installed_transformers
+from arr_coc.compat import NEEDS, installed_transformers
 from tests.tiny import BOS, END, IMAGE, PAD, START, VIDEO, Tiny
 from tests.tiny import _spread as spread
 
@@ -20,14 +20,11 @@ from .inputs import BREAK, FREE, SIDE
 from .models import BUILDERS as ESTABLISHED
 from .newer import BUILDERS as NEWER
 
-SINCE = {"video_llava": (5, 23)}
-"""Whose feature call takes ``pixel_values`` only from this version of transformers on."""
-
 EVERY = ESTABLISHED | NEWER
 BUILDERS = ESTABLISHED | {
     name: made
     for name, made in NEWER.items()
-    if name in CONFIG_MAPPING_NAMES and installed_transformers() >= SINCE.get(name, (0,))
+    if name in CONFIG_MAPPING_NAMES and installed_transformers() >= NEEDS.get(name, (0,))
 }
 """Those that the installed transformers has."""
 

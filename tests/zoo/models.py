@@ -11,7 +11,18 @@ import transformers as hf
 from tests.tiny import END, IMAGE, START, VIDEO, VOCABULARY, Part, text_config
 from tests.tiny import build as build_qwen
 
-from .configs import CLIP, DEEPSEEK_EXPERTS, EXPERTS, QWEN3_VISION, QWEN_TOKENS, TOKEN, WINDOWS, encoder, language, mrope
+from .configs import (
+    CLIP,
+    DEEPSEEK_EXPERTS,
+    EXPERTS,
+    QWEN3_VISION,
+    QWEN_TOKENS,
+    TOKEN,
+    WINDOWS,
+    encoder,
+    language,
+    mrope,
+)
 from .inputs import CROPS, FIXED, FREE, SIDE, any_resolution, crops, grid_thw, image_sizes, square
 
 
@@ -145,8 +156,8 @@ def _pixtral(kind: str) -> tuple[Any, Any]:
     vision = encoder("pixtral", image_size=256, num_channels=3)
     if kind == "llava":
         config = hf.LlavaConfig(
-            vision_config=vision, text_config=language(), image_token_index=IMAGE, vision_feature_select_strategy="full",
-            vision_feature_layer=-1,
+            vision_config=vision, text_config=language(), image_token_index=IMAGE,
+            vision_feature_select_strategy="full", vision_feature_layer=-1,
         )  # fmt: skip
         return hf.LlavaForConditionalGeneration(config), partial(image_sizes, cell=2)
     if kind == "mistral3":
@@ -154,7 +165,8 @@ def _pixtral(kind: str) -> tuple[Any, Any]:
             vision_config=vision, text_config=language("mistral"), image_token_index=IMAGE, spatial_merge_size=2
         )
         return hf.Mistral3ForConditionalGeneration(config), partial(image_sizes, cell=4)
-    config = hf.LightOnOcrConfig(vision_config=vision, text_config=language("qwen3", head_dim=16), image_token_id=IMAGE)
+    text = language("qwen3", head_dim=16)
+    config = hf.LightOnOcrConfig(vision_config=vision, text_config=text, image_token_id=IMAGE)
     return hf.LightOnOcrForConditionalGeneration(config), partial(image_sizes, cell=4, breaks=False)
 
 
@@ -163,8 +175,8 @@ def _llava_any(kind: str) -> tuple[Any, Any]:
     pins = [[size, 2 * size], [2 * size, size], [2 * size, 2 * size]]
     if kind == "llava_next":
         config = hf.LlavaNextConfig(
-            vision_config=encoder("clip_vision_model", image_size=size), text_config=language(), image_token_index=IMAGE,
-            image_grid_pinpoints=pins,
+            vision_config=encoder("clip_vision_model", image_size=size), text_config=language(),
+            image_token_index=IMAGE, image_grid_pinpoints=pins,
         )  # fmt: skip
         model = hf.LlavaNextForConditionalGeneration(config)
     else:

@@ -10,7 +10,7 @@ import transformers as hf
 
 from tests.tiny import END, IMAGE, START, VIDEO, VOCABULARY, Part, text_config
 
-from .configs import CLIP, EXPERTS, QWEN3_VISION, QWEN_TOKENS, TOKEN, WINDOWS, encoder, language, mrope
+from .configs import EXPERTS, QWEN3_VISION, QWEN_TOKENS, TOKEN, WINDOWS, encoder, language, mrope
 from .inputs import CROPS, FIXED, FREE, SIDE, any_resolution, crops, grid_thw, image_sizes, patch_rows, square
 
 GRID = partial(grid_thw, shape=(96,), merge=2)
