@@ -1,8 +1,8 @@
 """Crops of one size, padded to the same number per sample: ``pixel_values`` ``[B, crops, 3, S, S]``.
 
 An image is split into crops with the overview last; each stands between text tokens of its own. Which crops are
-padding is the families' own rule: those that are zero throughout, or that ``pixel_attention_mask`` ``[B, crops]`` leaves
-out.
+padding is the families' own rule: those that are zero throughout, or that ``pixel_attention_mask`` ``[B, crops]``
+leaves out.
 """
 
 from __future__ import annotations
