@@ -169,6 +169,21 @@ def drop_is_mask(cell: Cell) -> float:
     return close(*(difference(short[s, -len(k) :], full[s, k]) for s, k in enumerate(kept)))
 
 
+def alone(cell: Cell) -> float:
+    """A question taken out of its batch has its own images: the features that they have in the batch."""
+    inputs, figures = cell.make(left=False), []
+    call = Call(cell.model, cell.family, inputs, SIDE)
+    with torch.no_grad():
+        whole = call.full.streams
+        for sample in set(call.sample_of):
+            entries = [e for e, owner in enumerate(call.sample_of) if owner == sample]
+            rows = slice(call.starts[entries[0]], call.starts[entries[-1] + 1])
+            question = call.question(sample)
+            figures += [difference(a, b[rows]) for a, b in zip(question.full.streams, whole, strict=True)]
+            assert torch.equal(question.inputs["input_ids"][0], inputs["input_ids"][sample, call.prompt(sample)])
+    return close(*figures)
+
+
 def allocation(cell: Cell) -> str:
     """Placeholders = feature rows = realised tokens (and newline rows, where a layout has such)."""
     inputs, counts = cell.make(), ""
@@ -554,6 +569,7 @@ def _flops(cell: Cell, inputs: dict[str, Any]) -> tuple[int, int, int]:
 PROPERTIES: dict[str, Callable[[Cell], float | str]] = {
     "identity": identity,
     "drop = mask": drop_is_mask,
+    "alone": alone,
     "tokens": allocation,
     "cached = uncached": cached,
     "batch = single": batch_is_single,
@@ -571,7 +587,7 @@ PROPERTIES: dict[str, Callable[[Cell], float | str]] = {
     "layout": layout,
     "FLOPs": saved,
 }
-EVERYWHERE = ("identity", "drop = mask")
+EVERYWHERE = ("identity", "drop = mask", "alone")
 """What every run of the tests checks for every family."""
 WHOLE = ("llava (CLIP)", "gemma3", "mistral3", "llava_next")
 """Four layouts whose whole row every run checks; the Qwen layout has test modules of its own."""

@@ -105,7 +105,8 @@ def crops(prompts: Any, left: bool, seed: int, numbers: Any, *, pixels: int, who
                 inputs["pixel_values"][sample, place] = noise(g, 3, pixels, pixels)
             inputs["pixel_attention_mask"][sample, len(shown) :] = 0
         if whole:
-            inputs["pixel_attention_mask"] = inputs["pixel_attention_mask"][..., 0, 0].bool()
+            mask = inputs["pixel_attention_mask"] = inputs["pixel_attention_mask"][..., 0, 0].bool()
+            inputs["pixel_values"][~mask] = 1  # padding may be of any colour
     return inputs
 
 
