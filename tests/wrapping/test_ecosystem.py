@@ -49,6 +49,39 @@ def test_half_precision(name, dtype):
         assert short.dtype == dtype and torch.isfinite(short).all() and arr.last[0].tokens < arr.last[0].full_tokens
 
 
+class Int8(torch.nn.Module):
+    """A linear layer as quantisers leave it behind: integers and scales, no floating ``weight``."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        scale = linear.weight.detach().abs().amax(1, keepdim=True) / 127
+        self.register_buffer("weight", (linear.weight.detach() / scale).round().to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.bias = linear.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, self.weight.to(x.dtype) * self.scale, self.bias)
+
+
+@pytest.mark.parametrize("name", [*SOME, "qwen3_vl"])
+def test_with_weights_in_eight_bits(name):
+    """Stands in for bitsandbytes, which needs a GPU: nothing here may read or write a weight."""
+    cell = Cell(zoo.build(name))
+    for module in list(cell.model.get_decoder().modules()):
+        for key, child in list(module.named_children()):
+            if isinstance(child, torch.nn.Linear):
+                setattr(module, key, Int8(child))
+    inputs = cell.make(0, 1)
+    before, native = {k: v.clone() for k, v in cell.model.state_dict().items()}, cell.logits(inputs)
+    with cell.wrapped(BUDGETS[-1]):
+        assert torch.equal(cell.logits(inputs), native)
+    with cell.wrapped(realizer="auto", needs=("glance",)) as arr:
+        short = cell.logits(inputs)
+        assert torch.isfinite(short).all() and arr.last[0].tokens < arr.last[0].full_tokens
+        assert torch.isfinite(arr.planner.scenes[0].read_attention([-1])).all()
+    assert all(torch.equal(value, before[key]) for key, value in cell.model.state_dict().items())
+
+
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # PEFT's own
 @pytest.mark.parametrize("name", SOME)
 def test_inside_peft(name):
