@@ -109,7 +109,7 @@ FAMILIES: dict[str, Family] = {
     "qwen2_5_omni_thinker": GridThw(),
     "qwen3_omni_moe_thinker": GridThw(),
     "cosmos3_omni": GridThw(),
-    "cosmos3_edge": GridThw(),
+    "cosmos3_edge": GridThw(can_join=False),
     "cohere_compass": GridThw(),
     "exaone4_5": GridThw(compact_only=True),
     "hyperclovax_vision_v2": GridThw(compact_only=True),

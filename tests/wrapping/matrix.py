@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import arr_coc
 from arr_coc.compat import cache_name, output_cache
 from arr_coc.config import ArrCocConfig
-from arr_coc.families import family_for
+from arr_coc.families import Segment, family_for
 from arr_coc.families.any_resolution import AnyResolution
 from arr_coc.realizing import Call
 from tests import tiny, zoo
@@ -182,6 +182,25 @@ def alone(cell: Cell) -> float:
             figures += [difference(a, b[rows]) for a, b in zip(question.full.streams, whole, strict=True)]
             assert torch.equal(question.inputs["input_ids"][0], inputs["input_ids"][sample, call.prompt(sample)])
     return close(*figures)
+
+
+def joined(cell: Cell) -> float | str:
+    """Patches at full detail, handed to the tower one after another as one segment, give the native features."""
+    if not cell.family.can_join:
+        return "own"  # no patch is told where it stood
+    call = Call(cell.model, cell.family, cell.make(), SIDE)
+    views: dict[tuple[int, int], list[Any]] = {}
+    for patch in call.patches:
+        views.setdefault((patch.entry, patch.view), []).append(patch)
+    assert max(map(len, views.values())) > 1
+    segments = [
+        Segment(tuple(group), tuple((p.height, p.width) for p in group), False, entry)
+        for (entry, _), group in views.items()
+    ]
+    with torch.no_grad():
+        native, joint = call.full.streams, cell.family.encode_resized(cell.model, call.inputs, segments).streams
+    order = torch.cat([call.rows(patch).reshape(-1) for patch in call.patches]).argsort()
+    return close(*(difference(a, b[order]) for a, b in zip(native, joint, strict=True)))
 
 
 def allocation(cell: Cell) -> str:
@@ -570,6 +589,7 @@ PROPERTIES: dict[str, Callable[[Cell], float | str]] = {
     "identity": identity,
     "drop = mask": drop_is_mask,
     "alone": alone,
+    "joined": joined,
     "tokens": allocation,
     "cached = uncached": cached,
     "batch = single": batch_is_single,
@@ -587,7 +607,12 @@ PROPERTIES: dict[str, Callable[[Cell], float | str]] = {
     "layout": layout,
     "FLOPs": saved,
 }
-EVERYWHERE = ("identity", "drop = mask", "alone")
+EVERYWHERE = ("identity", "drop = mask", "alone", "joined")
 """What every run of the tests checks for every family."""
+ALSO = {
+    ("qwen3_omni_moe_thinker", "tokens"), ("glm5_next", "attention"), ("exaone4_5", "cached = uncached"),
+    ("minimax_m3_vl", "cached = uncached"),
+}  # fmt: skip
+"""What was once wrong in one family alone: every run checks it."""
 WHOLE = ("llava (CLIP)", "gemma3", "mistral3", "llava_next")
 """Four layouts whose whole row every run checks; the Qwen layout has test modules of its own."""

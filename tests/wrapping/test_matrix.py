@@ -1,6 +1,6 @@
 """Every family against the untouched model of its real class.
 
-An ordinary run checks what is in ``EVERYWHERE`` for all families and everything for those in ``WHOLE``. With
+An ordinary run checks ``EVERYWHERE`` for all families, everything for those in ``WHOLE``, and ``ALSO``. With
 ``ARR_COC_MATRIX=FILE`` in the environment (``make test-full``) every cell can run, and the table is written to FILE;
 cells that were deselected (``-k``) keep what FILE says.
 """
@@ -8,6 +8,7 @@ cells that were deselected (``-k``) keep what FILE says.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,7 @@ CELLS = [
     pytest.param(family, name, id=f"{family}-{name}")
     for family in zoo.BUILDERS
     for name in matrix.PROPERTIES
-    if RECORD or name in matrix.EVERYWHERE or family in matrix.WHOLE
+    if RECORD or name in matrix.EVERYWHERE or family in matrix.WHOLE or (family, name) in matrix.ALSO
 ]
 _figures: dict[str, dict[str, str]] = {}
 _last: dict[str, matrix.Cell] = {}
@@ -71,6 +72,12 @@ def test_every_model_type_of_transformers_is_carried_or_has_its_reason():
         pytest.skip(f"transformers {transformers.__version__} may have types that were not looked at yet")
     missing = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.keys() - known - UNCARRIED.keys()
     assert not missing, f"neither a family nor a reason in arr_coc/families/uncarried.py: {sorted(missing)}"
+
+
+def test_the_readme_names_every_family():
+    text = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    table = next(part for part in text.split("\n\n") if part.startswith("| layout |"))
+    assert set(re.findall(r"\b[a-z]+\w*\b", table)) >= {name.split("+")[0] for name in known_families()}
 
 
 def test_the_committed_table_names_what_is_not_carried():
