@@ -34,13 +34,6 @@ def _qwen2_5_vl() -> tuple[Any, Any]:
     return hf.Qwen2_5_VLForConditionalGeneration(config), partial(grid_thw, shape=(3 * 2 * 14**2,), merge=2)
 
 
-def _qwen3_vl() -> tuple[Any, Any]:
-    vision = _QWEN | {"num_position_embeddings": 2304, "deepstack_visual_indexes": [0, 1]}
-    text = text_config(**_LANGUAGE, rope_parameters=mrope(12, 10, 10))
-    config = hf.Qwen3VLConfig(text_config=text, vision_config=vision, **QWEN_TOKENS)
-    return hf.Qwen3VLForConditionalGeneration(config), partial(grid_thw, shape=(3 * 2 * 14**2,), merge=2)
-
-
 def _mistral3() -> tuple[Any, Any]:
     vision = {"model_type": "pixtral", **_TOWER, "patch_size": 14, "image_size": 1540}
     config = hf.Mistral3Config(
@@ -68,11 +61,10 @@ def _internvl() -> tuple[Any, Any]:
 
 FOUR: list[Part] = [10, (40, 40), 20]
 BUILDERS: dict[str, tuple[Callable[[], tuple[Any, Any]], list[Part], int]] = {
-    "qwen2_5_vl": (_qwen2_5_vl, FOUR, 20),
-    "qwen3_vl": (_qwen3_vl, FOUR, 20),
-    "mistral3": (_mistral3, FOUR, 20),
     "llava (CLIP)": (_llava, [10, (24, 24), 20], 12),
     "internvl": (_internvl, [10, *[(16, 16)] * 4, 20], 16),
+    "qwen2_5_vl": (_qwen2_5_vl, FOUR, 20),
+    "mistral3": (_mistral3, FOUR, 20),
 }
 """Per name the model, a prompt whose images are four patches in all, and the side of a patch."""
 
