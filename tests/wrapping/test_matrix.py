@@ -115,7 +115,7 @@ def _table(rows: dict[str, dict[str, str]]) -> str:
         "relative gradients for checkpointing, attention mass for attention); 0 means to the bit. Default policy: "
         "mean share of full detail spent by thompson at limit 0.6, uniform at the second budget, random under 0.6. "
         "FLOPs: the `auto` realizer at a quarter of the tokens, as shares of the untouched model's (tower, language "
-        "model, all).",
+        "model, all). Joined: `own` where a patch is an image of its own to the tower.",
         "",
         "| family | " + " | ".join(matrix.PROPERTIES) + " |",
         "|---|" + "---|" * len(matrix.PROPERTIES),
