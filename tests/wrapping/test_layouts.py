@@ -69,7 +69,7 @@ def test_a_one_patch_image_in_rows_is_simply_a_smaller_image(name, pixels):
     assert torch.equal(shown, picture)
 
 
-@pytest.mark.parametrize("name", ["llava (CLIP)", "llava (SigLIP)", "paligemma", "deepseek_vl", "vipllava"])
+@pytest.mark.parametrize("name", ["llava (CLIP)", "llava (SigLIP)", "paligemma", "deepseek_vl", "vipllava", "janus"])
 def test_each_patch_of_a_picture_is_an_image_of_its_own(name):
     """Its features are the tower's on its own crop, resized, with interpolated positions."""
     cell = cell_of(name)
@@ -102,7 +102,7 @@ def test_each_patch_of_a_picture_is_an_image_of_its_own(name):
     assert difference(rows, wanted) < TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["internvl", "aya_vision", "cohere2_vision", "smolvlm", "idefics3"])
+@pytest.mark.parametrize("name", ["internvl", "qianfan_ocr", "aya_vision", "cohere2_vision", "smolvlm", "idefics3"])
 def test_a_picture_that_is_one_patch_becomes_a_smaller_square(name):
     """Budgets buy squares, and the features are the tower's on the smaller picture."""
     cell = cell_of(name)
