@@ -17,6 +17,7 @@ MAXIMUM = (6, 0)
 
 NEEDS = {
     "cosmos3_edge": (5, 23),  # before, its language model took no text axis in front of the three M-RoPE axes
+    "minimax_m3_vl": (5, 23),  # before, all images of a call saw each other in its tower
     "video_llava": (5, 23),  # before, its images came as pixel_values_images
 }
 """Model types that are carried only from a later version of transformers on."""
