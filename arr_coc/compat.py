@@ -15,6 +15,14 @@ MINIMUM = (5, 19)
 MAXIMUM = (6, 0)
 
 
+NEEDS = {
+    "cosmos3_edge": (5, 23),  # before, its language model took no text axis in front of the three M-RoPE axes
+    "minimax_m3_vl": (5, 23),  # before, all images of a call saw each other in its tower
+    "video_llava": (5, 23),  # before, its images came as pixel_values_images
+}
+"""Model types that are carried only from a later version of transformers on."""
+
+
 def installed_transformers() -> tuple[int, ...]:
     """Major and minor version of the transformers that is installed."""
     return tuple(int(part) for part in version("transformers").split(".")[:2])
@@ -51,6 +59,22 @@ def require_transformers() -> None:
         raise ImportError(
             f"ARR-COC needs transformers >= {MINIMUM[0]}.{MINIMUM[1]} and < {MAXIMUM[0]}, found {installed}; "
             f"install one with: pip install 'transformers>={MINIMUM[0]}.{MINIMUM[1]},<{MAXIMUM[0]}'."
+        )
+
+
+def require_for(model_type: str | None) -> None:
+    """Refuse a model type that the installed transformers does not lay open yet.
+
+    Raises
+    ------
+    ValueError
+        Naming both versions.
+    """
+    needed = NEEDS.get(model_type or "")
+    if needed is not None and installed_transformers() < needed:
+        raise ValueError(
+            f"{model_type!r} needs transformers >= {needed[0]}.{needed[1]}, found {version('transformers')}; "
+            "upgrade it."
         )
 
 

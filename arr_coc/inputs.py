@@ -32,6 +32,18 @@ def check_inputs(inputs: Mapping[str, Any]) -> None:
         raise ValueError("input_ids is missing; pass everything that the processor returns.")
     if ids.ndim != 2:
         raise ValueError(f"input_ids has shape {tuple(ids.shape)}, it must be [batch, length].")
+    if ids.is_floating_point() or ids.dtype == torch.bool:
+        raise ValueError(
+            f"input_ids has dtype {_short(ids.dtype)}, token ids are integers; pass what the processor returns."
+        )
+    pixels = inputs["pixel_values"]
+    if isinstance(pixels, torch.Tensor) and not pixels.is_floating_point():
+        raise ValueError(
+            f"pixel_values has dtype {_short(pixels.dtype)}, the tower takes normalised pixels in floating point; "
+            "pass what the image processor returns."
+        )
+    if isinstance(pixels, torch.Tensor) and not bool(pixels.isfinite().all()):
+        raise ValueError("pixel_values holds NaN or infinite values; look at the image and at image_std.")
     if inputs.get("mm_encoder_outputs"):
         raise ValueError("pixel_values and mm_encoder_outputs exclude each other; pass pixel_values only.")
     if mask is not None and mask.shape != ids.shape:
@@ -50,6 +62,10 @@ def check_inputs(inputs: Mapping[str, Any]) -> None:
             "The cache holds tokens already, and the call brings images: they can't be budgeted in the middle of a "
             "conversation. Pass the whole conversation with an empty cache, or the new turn without pixel_values."
         )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def cache_length(inputs: Mapping[str, Any]) -> int:

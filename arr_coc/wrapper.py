@@ -95,6 +95,11 @@ class ArrCoc:
         self.model, self.processor, self.config = innermost(model), processor, config
         self.family = family_for(self.model)
         self.realizer = make_realizer(config.realizer, self.family)
+        if config.positions == "keep" and self.family.compact_only:
+            raise ValueError(
+                f"positions='keep' can't be used with {type(self.model).__name__}: it numbers the tokens itself when "
+                "it generates, or counts key slots by position. Use positions='auto' or 'compact'."
+            )
         if planner is None:
             from .attending import make_planner
 
@@ -214,7 +219,7 @@ class ArrCoc:
             return self._answer(inputs, generation_config, args, kwargs, short)[0]
         if kwargs.get("pixel_values") is None:
             check_no_images(self.family.image_token(self.model), kwargs, allocation)
-            return self._generate(inputs, generation_config, *args, **kwargs)
+            return self._native(inputs, generation_config, args, kwargs)
         if getattr(generation_config, "prefill_chunk_size", None) or kwargs.get("prefill_chunk_size"):
             refuse_chunked_prefill()
         watch = Stopwatch(self.model, self.synchronize)
@@ -240,7 +245,7 @@ class ArrCoc:
         ids, length = given["input_ids"], short["input_ids"].shape[1]
         dropped = ids.shape[1] - length
         generation_config, lengths = lowered_lengths(self.model, generation_config, given, dropped)
-        output = self._generate(inputs, generation_config, *args, **{**short, **lengths})
+        output = self._native(inputs, generation_config, args, {**short, **lengths})
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         copies = sequences.shape[0] // ids.shape[0]
         prompt = ids.repeat_interleave(copies, 0).to(sequences.device)
@@ -249,6 +254,18 @@ class ArrCoc:
             return sequences, copies
         output.sequences = sequences
         return output, copies
+
+    def _native(
+        self,
+        inputs: torch.Tensor | None,
+        config: GenerationConfig | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """The model's own ``generate``; its config by name, since not every model takes it second (janus)."""
+        if args:
+            return self._generate(inputs, config, *args, **kwargs)
+        return self._generate(inputs, **(kwargs if config is None else {**kwargs, "generation_config": config}))
 
     def _before_forward(self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from inspect import stack
+from pathlib import Path
 from typing import Any
 
 # Before anything imports transformers or matplotlib: tests must not depend on a network or on a display.
@@ -13,6 +15,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+
+_PASS_BOTH = {"image_text_to_text.py", "modeling_janus.py"}
+"""Files of transformers that themselves give generate a config beside arguments: the pipeline of 5.19, and janus."""
 
 
 class _Deprecations(logging.Handler):
@@ -24,6 +29,8 @@ class _Deprecations(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
+        if "generation_config` together with" in message and _PASS_BOTH & {Path(f.filename).name for f in stack(0)}:
+            return
         if "deprecat" in message.lower() or "will be removed in" in message.lower():
             self.messages.append(message)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..compat import require_for
 from ..config import nearest
 from .base import Entry, Family, Features, RescalingFamily, Segment, Streams, View
 from .table import FAMILIES as _FAMILIES
+from .uncarried import UNCARRIED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = [
+    "UNCARRIED",
     "Entry",
     "Family",
     "Features",
@@ -23,6 +26,7 @@ __all__ = [
     "known_families",
     "register_family",
 ]
+
 
 def register_family(model_type: str, family: Family) -> None:
     """Teach ARR-COC another model type.
@@ -51,14 +55,21 @@ def family_for(model: PreTrainedModel) -> Family:
     Raises
     ------
     ValueError
-        If the model is no vision-language model or of an unknown family; the known ones are listed.
+        If the model is no vision-language model, of an unknown family (the known ones are listed), or of one that
+        can't be carried, at all or with this transformers.
     """
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
     tower = getattr(getattr(config, "vision_config", None), "model_type", None)
     for key in (f"{model_type}+{tower}", model_type):
         if key in _FAMILIES:
+            require_for(model_type)
             return _FAMILIES[key]
+    if model_type in UNCARRIED:
+        raise ValueError(
+            f"{type(model).__name__} can't be carried: {UNCARRIED[model_type]}. Known: {', '.join(known_families())}. "
+            "Another family joins by arr_coc.families.register_family."
+        )
     kind = f"of the unsupported family {model_type!r}" if model_type else "no transformers model"
     if model_type and not hasattr(getattr(model, "base_model", None), "get_image_features"):
         kind = f"a {model_type!r} model, which is no supported vision-language model"

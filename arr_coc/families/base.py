@@ -101,6 +101,9 @@ class Family(ABC):
         The position that ``forward`` gives the first token of a one-dimensional model.
     passed_on
         Fields of the feature call's output, besides features, that the model needs back.
+    compact_only
+        Whether the language model can't take positions with gaps: its ``generate`` drops those that are passed, or it
+        counts key slots by position.
     """
 
     can_rescale: bool = False
@@ -109,6 +112,7 @@ class Family(ABC):
     auto_realizer: str = "pool"
     first_position: int = 0
     passed_on: tuple[str, ...] = ()
+    compact_only: bool = False
 
     # ---------------------------------------------------------------- what a layout kind must say
 
@@ -154,7 +158,13 @@ class Family(ABC):
         return tuple(name for name in parameters if name != "kwargs")
 
     def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any], **extra: Any) -> Features:
-        """The model's own ``get_image_features``, exactly as ``generate`` would call it."""
+        """The model's own ``get_image_features``, exactly as ``generate`` would call it.
+
+        Raises
+        ------
+        ValueError
+            If the tower can't take pixels of another dtype than the model's; most cast them.
+        """
         kwargs = {name: inputs[name] for name in self.feature_inputs(model) if inputs.get(name) is not None}
         base = model.base_model
         hook = getattr(
@@ -164,6 +174,14 @@ class Family(ABC):
             hook.pre_forward(base)
         try:
             output = base.get_image_features(**kwargs, **extra, return_dict=True)
+        except RuntimeError as error:
+            given, own = inputs["pixel_values"].dtype, model.dtype
+            if given == own:
+                raise
+            raise ValueError(
+                f"The tower of {type(model).__name__} failed on pixel_values of {given}, while the model is {own}; "
+                "pass inputs.to(model.dtype)."
+            ) from error
         finally:
             if hook is not None:
                 hook.post_forward(base, None)
@@ -227,7 +245,10 @@ class Family(ABC):
 
     def attentions(self, model: PreTrainedModel) -> list[Any]:
         """The self-attention modules of the language model, first layer first; layers of another kind are left out."""
-        return [layer.self_attn for layer in model.get_decoder().layers if hasattr(layer, "self_attn")]
+        layers = model.get_decoder().layers
+        kinds = getattr(model.config.get_text_config(), "layer_types", None) or [""] * len(layers)
+        found = zip(layers, kinds, strict=True)
+        return [layer.self_attn for layer, kind in found if hasattr(layer, "self_attn") and "linear" not in kind]
 
     def last_token_attention(
         self, attention: Any, hidden: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor] | None

@@ -64,12 +64,19 @@ class GridThw(RescalingFamily):
         Whether patches of one image can share an attention segment at positions of that image.
     raster
         Whether ViT patches come in raster order rather than visual token by visual token.
+    frames_first
+        Whether the values of a ViT patch are ordered by frame, then channel, rather than by channel, then frame.
+    compact_only
+        As in :class:`Family`.
     """
 
     auto_realizer = "rescale"
 
-    def __init__(self, can_join: bool = True, raster: bool = False) -> None:
-        self.can_join, self.raster = can_join, raster
+    def __init__(
+        self, can_join: bool = True, raster: bool = False, frames_first: bool = False, compact_only: bool = False
+    ) -> None:
+        self.can_join, self.raster, self.frames_first = can_join, raster, frames_first
+        self.compact_only = compact_only
 
     def geometry(self, model: PreTrainedModel, inputs: Mapping[str, Any], entry: int) -> _Geometry:
         """The sizes of one image entry."""
@@ -77,9 +84,9 @@ class GridThw(RescalingFamily):
         if inputs.get("image_merge_sizes") is not None:
             merge = int(inputs["image_merge_sizes"][entry])
         else:
-            kernel = getattr(vision, "merge_kernel_size", None)
-            merge = kernel[0] if kernel else getattr(vision, "spatial_merge_size", 1)
-        return _Geometry(vision.patch_size, merge, getattr(vision, "temporal_patch_size", 1), self.raster)
+            merge = _first(vision, ("merge_kernel_size", "spatial_merge_size", "merge_size"))
+        frames = _first(vision, ("temporal_patch_size", "patch_temporal"))
+        return _Geometry(vision.patch_size, merge, frames, self.raster)
 
     def layout(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Entry]:
         grid, pixels = inputs.get("image_grid_thw"), inputs["pixel_values"]
@@ -120,8 +127,9 @@ class GridThw(RescalingFamily):
         self, model: PreTrainedModel, inputs: Mapping[str, Any], patches: Sequence[Patch], scale: tuple[Any, Any]
     ) -> list[torch.Tensor] | None:
         frames = self.geometry(model, inputs, 0).frames
-        crops = [shown.unflatten(0, (-1, frames))[:, 0] for shown in self._crops(model, inputs, patches)]
-        return unnormalised(crops, scale)
+        order = (frames, -1) if self.frames_first else (-1, frames)
+        crops = [shown.unflatten(0, order) for shown in self._crops(model, inputs, patches)]
+        return unnormalised([shown[0] if self.frames_first else shown[:, 0] for shown in crops], scale)
 
     def encode_resized(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], segments: Sequence[Segment]
@@ -203,6 +211,12 @@ class GridThw(RescalingFamily):
             taps, weights = position_taps(tower, places, extent)
             extra |= {"image_interp_indices": taps, "image_interp_weights": weights}
         return extra
+
+
+def _first(config: Any, names: Sequence[str]) -> int:
+    """The first of the settings that a config has, 1 if none; where it names a height and a width they are equal."""
+    value = next((getattr(config, name) for name in names if getattr(config, name, None)), 1)
+    return int(value if isinstance(value, int) else value[0])
 
 
 def learned_grid(model: PreTrainedModel) -> Any:

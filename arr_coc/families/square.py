@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 class SquareGrid(Pictures):
-    """llava (CLIP, SigLIP), paligemma, gemma3, internvl and their like."""
+    """llava (CLIP, SigLIP), paligemma, gemma3, internvl and their like.
+
+    ``companions`` names inputs that hold the same pictures for a second tower, in the same order.
+    """
+
+    companions: tuple[str, ...] = ()
 
     def pictures(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
         pixels = inputs["pixel_values"]
@@ -32,3 +37,7 @@ class SquareGrid(Pictures):
     def image_inputs(self, inputs: Mapping[str, Any], pictures: Sequence[torch.Tensor]) -> dict[str, Any]:
         stacked = torch.stack(list(pictures))
         return {"pixel_values": stacked if inputs["pixel_values"].ndim == 4 else stacked[None]}
+
+    def take(self, model: PreTrainedModel, inputs: Mapping[str, Any], entries: Sequence[int]) -> dict[str, Any]:
+        taken = super().take(model, inputs, entries)
+        return taken | {name: inputs[name][list(entries)] for name in self.companions}

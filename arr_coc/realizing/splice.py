@@ -65,7 +65,7 @@ def splice(call: Call, realised: Realised, positions: str, for_generate: bool) -
     valid = mask.bool().cpu()
     if realised.output is not None:
         for name in call.family.feature_inputs(call.model):
-            if name.startswith("pixel"):
+            if "pixel" in name:
                 inputs.pop(name, None)
         inputs["mm_encoder_outputs"] = {"image": realised.output}
         return Spliced(inputs, [row.nonzero().squeeze(1) for row in valid], 0)
@@ -140,7 +140,7 @@ def _close_gaps(
         start, end = int(plane[:, 0].min()), int(plane.max()) + 1
         left = place[stays[sample, place]]
         ranks = [positions[axis, sample, left].unique(return_inverse=True)[1] for axis in (1, 2)]
-        positions[1:, sample, left] = torch.stack(ranks) + start
+        positions[1:, sample, left] = (torch.stack(ranks) + start).to(positions)
         moved = end - start - max(int(rank.max()) for rank in ranks) - 1
         positions[:, sample, int(place[-1]) + 1 :] -= moved
         closed[sample] += moved

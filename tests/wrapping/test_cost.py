@@ -1,7 +1,8 @@
 """What the second pass costs: glance, then look, in FLOPs and in time, against the untouched model.
 
-One patch in four is looked at in full, the others stay at the floor of a quarter of their tokens. Runs with
-``ARR_COC_MATRIX`` in the environment (``make test-full``), which also writes ``COST.md`` beside the matrix.
+One patch in four is looked at in full, the others stay at the floor. Runs with ``ARR_COC_MATRIX`` in the environment
+(``make test-full``), which also writes ``COST.md`` beside the matrix: FLOPs of every family on its tiny model, and
+FLOPs and time of four at realistic sequence lengths.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arr_coc.scene import Plan, Scene
 from tests import tiny, zoo
+from tests.zoo import realistic
 
+from .conftest import Pattern
 from .matrix import BUDGETS, Cell
 
 RECORD = os.environ.get("ARR_COC_MATRIX")
 PATCHES: list[tiny.Part] = [2, (8, 8), 6]  # four patches where images can be of any size
-FLOOR, FULL = BUDGETS[1], BUDGETS[-1]
+ROUNDS = 2
+_lines: list[str] = []
 
 
 class Attentive:
@@ -31,51 +35,107 @@ class Attentive:
 
     needs = frozenset({"glance"})
 
+    def __init__(self, floor: int, full: int) -> None:
+        self.floor, self.full = floor, full
+
     def plan(self, scene: Scene) -> Plan:
         scene.read_attention([-1])
-        return Plan([FULL if i % 4 == 3 else FLOOR for i in range(len(scene.patches))])
+        return Plan([self.full if i % 4 == 3 else self.floor for i in range(len(scene.patches))])
 
 
-def flops(cell: Cell, inputs: dict[str, Any]) -> int:
-    with FlopCounterMode(display=False) as counter:
+def counted(cell: Cell, inputs: dict[str, Any]) -> int:
+    """FLOPs of one forward: matrix products, and attention on a CPU, which the counter does not know by itself."""
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+    def attention(query: Any, key: Any, *shapes: Any, **others: Any) -> int:
+        batch, heads, length, width = query
+        return 4 * batch * heads * length * key[2] * width
+
+    with FlopCounterMode(display=False, custom_mapping={flash: attention}) as counter:
         cell.logits(inputs)
     return counter.get_total_flops()
 
 
-def seconds(cell: Cell, inputs: dict[str, Any]) -> float:
-    best = float("inf")
-    for _ in range(5):
-        began = time.perf_counter()
-        cell.logits(inputs)
-        best = min(best, time.perf_counter() - began)
-    return best
+def timed(cell: Cell, inputs: dict[str, Any]) -> float:
+    """Seconds of one forward."""
+    began = time.perf_counter()
+    cell.logits(inputs)
+    return time.perf_counter() - began
+
+
+def realizers(cell: Cell) -> list[str]:
+    rescale = ["rescale"] if cell.family.can_rescale else []
+    return ["pool", *rescale, *(["rescale-separate"] if cell.family.can_join else [])]
+
+
+def write() -> None:
+    """After every part, so that what was measured is there even if the rest is interrupted."""
+    head = f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}"
+    lines = [
+        "# What glance then look costs", "",
+        f"Written by `make test-full` with {head}, on one thread of a CPU. A glance at the floor of every patch, the "
+        "attention of the last layer read, then one patch in four in full and three at the floor; shares of one "
+        "forward of the untouched model.", *_lines,
+    ]  # fmt: skip
+    Path(str(RECORD)).with_name("COST.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(not RECORD, reason="a measurement: make test-full")
+def test_glance_then_look_at_realistic_lengths():
+    _lines.extend([
+        "", "## FLOPs and time at realistic lengths", "",
+        "Patches of 400 visual tokens (144 for llava, 256 for internvl), a floor of 64; towers of 3 layers and 256 "
+        "channels, language models of 4 layers and 512, random weights, float32. Time: best of "
+        f"{ROUNDS} rounds in which all calls of a family take turns, so that a busy CPU slows them alike.", "",
+        "| family | realizer | visual tokens | look alone, FLOPs | time | glance and look, FLOPs | time |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ])  # fmt: skip
+    for name in realistic.BUILDERS:
+        model, side = realistic.build(name)
+        cell, inputs = Cell(model), model.make()
+        full = min(side * side, 400)
+        planners = {"alone": Pattern(64, 64, 64, full, needs=()), "both": Attentive(64, full)}
+        native, second = counted(cell, inputs), float("inf")
+        work: dict[tuple[str, str], int] = {}
+        took: dict[tuple[str, str], float] = {}
+        spent: dict[str, str] = {}
+        for turn in range(ROUNDS + 1):  # the first one counts, the others are timed
+            second = min(second, timed(cell, inputs)) if turn else second
+            for realizer in realizers(cell):
+                with cell.wrapped(64, realizer=realizer, budgets=(64, full), patch_side=side) as arr:
+                    for kind, planner in planners.items():
+                        arr.planner, key = planner, (realizer, kind)
+                        if turn == 0:
+                            work[key] = counted(cell, inputs)
+                        else:
+                            took[key] = min(took.get(key, float("inf")), timed(cell, inputs))
+                    spent[realizer] = f"{arr.last[0].tokens} of {arr.last[0].full_tokens}"
+        for realizer, tokens in spent.items():
+            keys = [(realizer, kind) for kind in planners]
+            assert work[keys[0]] <= work[keys[1]]
+            shares = [share for key in keys for share in (work[key] / native, took[key] / second)]
+            _lines.append(f"| {name} | {realizer} | {tokens} | " + " | ".join(f"{s:.2f}" for s in shares) + " |")
+        write()
 
 
 @pytest.mark.skipif(not RECORD, reason="a measurement: make test-full")
-def test_glance_then_look():
-    lines = [
-        "# What glance then look costs",
-        "",
-        f"Written by `make test-full` with transformers {transformers.__version__}, torch "
-        f"{torch.__version__.split('+')[0]}, on tiny random-weight models: four patches of 16 tokens, a glance at 4 "
-        "tokens each with the attention of the last layer read, then one patch at 16 and three at 4. Shares of one "
-        "forward of the untouched model; times are the best of five side by side on a CPU that may be busy, and at "
-        "this size mostly overhead, so trust the FLOPs.",
-        "",
-        "| family | realizer | look alone, FLOPs | glance and look, FLOPs | glance and look, time |",
-        "|---|---|---:|---:|---:|",
-    ]
+def test_glance_then_look_in_flops():
+    floor, full = BUDGETS[1], BUDGETS[-1]
+    _lines.extend([
+        "", "## FLOPs of every family", "",
+        "Tiny models of the real classes: patches of 16 tokens, a floor of 4.", "",
+        "| family | realizer | look alone | glance and look |", "|---|---|---:|---:|",
+    ])  # fmt: skip
     for name, (_, prompts) in zoo.BUILDERS.items():
         cell = Cell(zoo.build(name))
         inputs = cell.tiny.make([PATCHES]) if prompts is zoo.FREE else cell.make(1)
-        full, native = flops(cell, inputs), seconds(cell, inputs)
-        for realizer in ["pool", *(["rescale"] if cell.family.can_rescale else [])] + (
-            ["rescale-separate"] if cell.family.can_join else []
-        ):
-            with cell.wrapped(FLOOR, FLOOR, FLOOR, FULL, realizer=realizer, budgets=(FLOOR, FULL)) as arr:
-                alone = flops(cell, inputs) / full
-                arr.planner = Attentive()
-                both, took = flops(cell, inputs) / full, seconds(cell, inputs) / native
+        native = counted(cell, inputs)
+        for realizer in realizers(cell):
+            with cell.wrapped(floor, floor, floor, full, realizer=realizer, budgets=(floor, full)) as arr:
+                alone = counted(cell, inputs) / native
+                arr.planner = Attentive(floor, full)
+                both = counted(cell, inputs) / native
             assert alone < both < 2
-            lines.append(f"| {name} | {realizer} | {alone:.2f} | {both:.2f} | {took:.2f} |")
-    Path(str(RECORD)).with_name("COST.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            _lines.append(f"| {name} | {realizer} | {alone:.2f} | {both:.2f} |")
+    write()

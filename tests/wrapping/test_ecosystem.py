@@ -11,7 +11,7 @@ from arr_coc.config import ArrCocConfig
 from tests import tiny, zoo
 
 from .conftest import Pattern
-from .matrix import BUDGETS, SIDE, Cell
+from .matrix import BUDGETS, SIDE, Cell, labels_of
 
 CONFIG = ArrCocConfig(budgets=BUDGETS, patch_side=SIDE)
 # One family per way of handing features over: a list, a tensor, newlines that are parameters of the base, image sizes.
@@ -49,6 +49,39 @@ def test_half_precision(name, dtype):
         assert short.dtype == dtype and torch.isfinite(short).all() and arr.last[0].tokens < arr.last[0].full_tokens
 
 
+class Int8(torch.nn.Module):
+    """A linear layer as quantisers leave it behind: integers and scales, no floating ``weight``."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        scale = linear.weight.detach().abs().amax(1, keepdim=True) / 127
+        self.register_buffer("weight", (linear.weight.detach() / scale).round().to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.bias = linear.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, self.weight.to(x.dtype) * self.scale, self.bias)
+
+
+@pytest.mark.parametrize("name", [*SOME, "qwen3_vl"])
+def test_with_weights_in_eight_bits(name):
+    """Stands in for bitsandbytes, which needs a GPU: nothing here may read or write a weight."""
+    cell = Cell(zoo.build(name))
+    for module in list(cell.model.get_decoder().modules()):
+        for key, child in list(module.named_children()):
+            if isinstance(child, torch.nn.Linear):
+                setattr(module, key, Int8(child))
+    inputs = cell.make(0, 1)
+    before, native = {k: v.clone() for k, v in cell.model.state_dict().items()}, cell.logits(inputs)
+    with cell.wrapped(BUDGETS[-1]):
+        assert torch.equal(cell.logits(inputs), native)
+    with cell.wrapped(realizer="auto", needs=("glance",)) as arr:
+        short = cell.logits(inputs)
+        assert torch.isfinite(short).all() and arr.last[0].tokens < arr.last[0].full_tokens
+        assert torch.isfinite(arr.planner.scenes[0].read_attention([-1])).all()
+    assert all(torch.equal(value, before[key]) for key, value in cell.model.state_dict().items())
+
+
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # PEFT's own
 @pytest.mark.parametrize("name", SOME)
 def test_inside_peft(name):
@@ -65,6 +98,34 @@ def test_inside_peft(name):
             short = adapted(**inputs).logits
             with adapted.disable_adapter():
                 assert (adapted(**inputs).logits - short).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", [*SOME, "gemma3", "smolvlm", "lfm2_vl"])
+def test_a_trainer_step(name, tmp_path):
+    """At full budget it is that of the untouched model, to the bit; at less it trains on what is left."""
+    from transformers import Trainer, TrainingArguments
+
+    def trained(*pattern: int) -> tuple[float, dict[str, torch.Tensor]]:
+        cell = Cell(zoo.build(name))
+        batch = cell.make(0, 1, left=False)
+        batch |= {"labels": labels_of(batch)}
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=1, learning_rate=1e-2, report_to=[],
+            logging_steps=1, save_strategy="no", use_cpu=True, remove_unused_columns=False, disable_tqdm=True,
+        )  # fmt: skip
+        trainer = Trainer(cell.model, arguments, train_dataset=[0], data_collator=lambda _: dict(batch))
+        if pattern:
+            with arr_coc.wrap(cell.model, tiny.tokenizer(), CONFIG, Pattern(*pattern)):
+                trainer.train()
+        else:
+            trainer.train()
+        return trainer.state.log_history[0]["loss"], cell.model.state_dict()
+
+    loss, weights = trained()
+    again, same = trained(BUDGETS[-1])
+    assert again == loss and all(torch.equal(same[key], weights[key]) for key in weights)
+    less, other = trained(2, 4, 16)
+    assert less != loss and any(not torch.equal(other[key], weights[key]) for key in weights)
 
 
 @pytest.mark.parametrize("name", ["llava (CLIP)", "mistral3"])

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import BlipConfig, BlipForConditionalGeneration, DynamicCache, LlamaConfig, LlamaForCausalLM
 
 import arr_coc
 from arr_coc.compat import cache_name
 from arr_coc.config import ArrCocConfig
 from arr_coc.families import Family, known_families, register_family
 from arr_coc.scene import Plan
-from tests import tiny
+from arr_coc.wrapper import ArrCoc
+from tests import tiny, zoo
 
 from .conftest import BUDGETS, SIDE, Pattern, built
+from .matrix import Cell
 from .test_exactness import MIXED, PROMPTS, logits
 
 CONFIG = ArrCocConfig(budgets=BUDGETS, patch_side=SIDE)
@@ -85,6 +89,36 @@ def test_masks_embeddings_and_caches(model):
     both(model, inputs, "The cache holds tokens already", **{cache_name(): cache})
 
 
+def test_dtypes_that_do_not_go_together(model):
+    inputs = model.make(PROMPTS)
+    both(model, inputs | {"input_ids": inputs["input_ids"].float()}, "input_ids has dtype float32")
+    both(model, inputs | {"pixel_values": inputs["pixel_values"].to(torch.uint8)}, "pixel_values has dtype uint8")
+    for value in (float("nan"), float("inf")):
+        pixels = inputs["pixel_values"].clone()
+        pixels[-1, -1] = value
+        both(model, inputs | {"pixel_values": pixels}, "pixel_values holds NaN or infinite values")
+    # Other tensors of a call may be of any kind that holds their numbers.
+    want = logits(model.model, inputs)
+    odd = {"attention_mask": inputs["attention_mask"].bool(), "image_grid_thw": inputs["image_grid_thw"].int()}
+    assert torch.equal(logits(model.model, inputs | odd), want)
+
+
+@pytest.mark.parametrize("name", ["kimi_k25", "internvl"])
+def test_pixels_of_another_dtype_than_the_model(name):
+    """Most towers cast them, as without the wrapper; the others fail, and that has one clear error."""
+    cell = Cell(zoo.build(name))
+    cell.model.to(torch.bfloat16)
+    inputs = cell.make(0)
+    if name == "internvl":
+        want = cell.logits(inputs)
+        with cell.wrapped(16):
+            assert torch.equal(cell.logits(inputs), want)
+        return
+    with cell.wrapped():
+        both(cell, inputs, "failed on pixel_values of torch.float32, while the model is torch.bfloat16; pass inputs")
+        cell.logits(inputs | {"pixel_values": inputs["pixel_values"].bfloat16()})
+
+
 def test_allocations_and_questions(model):
     inputs = model.make(PROMPTS)
     good = [[4] * 4, [64] * 5, [], [4] * 5]
@@ -131,6 +165,17 @@ def test_models_that_can_not_be_wrapped(monkeypatch):
     )
     with pytest.raises(ValueError, match=r"'llama' model, which is no supported .* Known: .*qwen2_5_vl.*qwen3_vl"):
         arr_coc.wrap(llama, None, CONFIG, Pattern(4))
+    blip = BlipForConditionalGeneration(
+        BlipConfig(
+            text_config={"vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1},
+            vision_config={"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 16},
+        )
+    )
+    with pytest.raises(ValueError, match="BlipForConditionalGeneration can't be carried: its text attends .* Known: "):
+        arr_coc.wrap(blip, None, CONFIG, Pattern(4))
+    exaone = SimpleNamespace(config=SimpleNamespace(model_type="exaone4_5"))
+    with pytest.raises(ValueError, match="positions='keep' can't be used with .* Use positions='auto' or 'compact'"):
+        ArrCoc(exaone, None, ArrCocConfig(positions="keep"), Pattern(4))
     with pytest.raises(ValueError, match="Linear is no transformers model"):
         arr_coc.wrap(torch.nn.Linear(2, 2), None, CONFIG, Pattern(4))
     with pytest.raises(TypeError, match="needs a Family instance"):
@@ -139,6 +184,10 @@ def test_models_that_can_not_be_wrapped(monkeypatch):
     with pytest.raises(ValueError, match="realizer='rescal' is unknown. Did you mean 'rescale'"):
         arr_coc.wrap(built("reference").model, None, ArrCocConfig(realizer="rescal"), Pattern(4))
     assert "generate" not in vars(built("reference").model)
+    monkeypatch.setattr("arr_coc.compat.version", lambda name: "5.22.0")
+    edge = SimpleNamespace(config=SimpleNamespace(model_type="cosmos3_edge"))
+    with pytest.raises(ValueError, match=r"'cosmos3_edge' needs transformers >= 5\.23, found 5\.22\.0; upgrade it"):
+        ArrCoc(edge, None, CONFIG, Pattern(4))
     monkeypatch.setattr("arr_coc.compat.version", lambda name: "5.17.0")
     with pytest.raises(ImportError, match=r"needs transformers >= 5\.19 and < 6, found 5\.17\.0"):
         arr_coc.wrap(built("reference").model, None, CONFIG, Pattern(4))

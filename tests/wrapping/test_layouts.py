@@ -49,7 +49,27 @@ def test_a_one_patch_image_of_any_size_is_simply_a_smaller_image(name, pixels):
     assert torch.equal(again.sequences[:, -3:], answer.sequences[:, -3:])
 
 
-@pytest.mark.parametrize("name", ["llava (CLIP)", "llava (SigLIP)", "paligemma", "deepseek_vl", "vipllava"])
+@pytest.mark.parametrize(("name", "pixels"), [("lfm2_vl", 4), ("gemma4", 4), ("gemma4_unified", 4)])
+def test_a_one_patch_image_in_rows_is_simply_a_smaller_image(name, pixels):
+    """The same, where pictures come as rows of ViT patches, made by the image processors' own function."""
+    from transformers.models.siglip2.image_processing_siglip2 import convert_image_to_patches
+
+    cell = cell_of(name)
+    generator = torch.Generator().manual_seed(1)
+    picture = torch.rand(3, 4 * pixels, 4 * pixels, generator=generator)
+    large, small = cell.tiny.make([[3, (4, 4), 5]]), cell.tiny.make([[3, (2, 2), 5]])
+    for inputs, shown in ((large, picture), (small, smaller(picture, 2 * pixels, 2 * pixels))):
+        side = round((inputs["pixel_values"].shape[-1] // 3) ** 0.5)
+        inputs["pixel_values"] = convert_image_to_patches(shown, side)[None]
+    want = cell.logits(small)
+    with cell.wrapped(BUDGETS[1], realizer="rescale", needs=("glance", "pixels")) as arr:
+        assert difference(cell.logits(large), want) < TOLERANCE
+        assert arr.last[0].tokens == 4
+    (shown,) = cell.family.pixels(cell.model, large, arr.last[0].patches, (0.0, 1.0))
+    assert torch.equal(shown, picture)
+
+
+@pytest.mark.parametrize("name", ["llava (CLIP)", "llava (SigLIP)", "paligemma", "deepseek_vl", "vipllava", "janus"])
 def test_each_patch_of_a_picture_is_an_image_of_its_own(name):
     """Its features are the tower's on its own crop, resized, with interpolated positions."""
     cell = cell_of(name)
@@ -82,7 +102,7 @@ def test_each_patch_of_a_picture_is_an_image_of_its_own(name):
     assert difference(rows, wanted) < TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["internvl", "aya_vision", "cohere2_vision", "smolvlm", "idefics3"])
+@pytest.mark.parametrize("name", ["internvl", "qianfan_ocr", "aya_vision", "cohere2_vision", "smolvlm", "idefics3"])
 def test_a_picture_that_is_one_patch_becomes_a_smaller_square(name):
     """Budgets buy squares, and the features are the tower's on the smaller picture."""
     cell = cell_of(name)
@@ -172,6 +192,14 @@ def test_newlines_stay_with_the_rows_that_stay():
         ("llava_next", {"pixel_values": torch.zeros(1, 3, 12, 12)}, r"must be \[images, tiles, 3, H, W\]"),
         ("smolvlm", {"pixel_values": torch.zeros(3, 16, 16)}, r"must be \[batch, crops, 3, H, W\]"),
         ("video_llama_3", {"image_merge_sizes": None}, "image_merge_sizes is missing"),
+        ("lfm2_vl", {"spatial_shapes": None}, "spatial_shapes is missing"),
+        ("lfm2_vl", {"spatial_shapes": torch.tensor([[16, 16]] * 2)}, "names 2 pictures, pixel_values holds 1"),
+        ("lfm2_vl", {"spatial_shapes": torch.tensor([[17, 16]])}, "A picture of 17 x 16 ViT patches does not fit"),
+        ("lfm2_vl", {"spatial_shapes": torch.tensor([[15, 16]])}, "not made of whole visual tokens of 2 x 2"),
+        ("gemma4", {"image_position_ids": None}, "image_position_ids is missing"),
+        ("gemma4", {"image_position_ids": torch.zeros(1, 255, 2, dtype=torch.long)}, "the same pictures and ViT"),
+        ("gemma4", {"image_position_ids": torch.zeros(1, 256, 2, dtype=torch.long)}, "are not in raster order"),
+        ("gemma4", {"pixel_values": torch.zeros(1, 3, 16, 16)}, r"must be \[pictures, ViT patches, 3 P P\]"),
     ],
 )
 def test_a_layout_that_does_not_add_up_is_refused_before_the_tower_runs(name, change, match, monkeypatch):

@@ -13,7 +13,7 @@ from arr_coc.families import Segment, family_for
 from arr_coc.patches import budget_grid
 from arr_coc.realizing import Call, make_realizer
 from arr_coc.scene import Plan, Scene
-from tests import tiny
+from tests import tiny, zoo
 
 from .conftest import SIDE, built
 from .test_exactness import MIXED, PROMPTS, TOLERANCE, families, generated, logits
@@ -189,6 +189,22 @@ def test_pixels_are_those_of_the_photograph(frames, wrapped):
     for patch, crop in zip(call.patches, pixels, strict=True):
         want = whole[:, patch.top * 8 : patch.bottom * 8, patch.left * 8 : patch.right * 8]
         assert crop.dtype == torch.float32 and (crop - want).abs().max() < 1e-5
+
+
+def test_pixels_whose_frames_come_before_their_channels():
+    muse = pytest.importorskip("transformers.models.muse_glimmer.image_processing_muse_glimmer")
+    photo = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    processor = muse.MuseGlimmerImageProcessor(do_resize=False, patch_size=4, merge_size=2)
+    made = processor(images=[Image.fromarray(photo)], return_tensors="pt")
+    model = zoo.build("muse_glimmer").model
+    ids = torch.tensor([[tiny.START, *[tiny.IMAGE] * 96, tiny.END, 30]])
+    family = family_for(model)
+    call = Call(model, family, {"input_ids": ids, "attention_mask": torch.ones_like(ids), **made}, SIDE)
+    pixels = family.pixels(model, call.inputs, call.patches, (processor.image_mean, processor.image_std))
+    whole = torch.from_numpy(photo).permute(2, 0, 1) / 255
+    for patch, crop in zip(call.patches, pixels, strict=True):
+        want = whole[:, patch.top * 8 : patch.bottom * 8, patch.left * 8 : patch.right * 8]
+        assert (crop - want).abs().max() < 1e-5
 
 
 def test_rescaling_is_not_pooling(wrapped):
