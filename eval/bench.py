@@ -100,6 +100,8 @@ class Bench:
         Measured tokens over full tokens of methods that already ran, for methods that match another's tokens.
     folder
         The run's, where methods that learn keep their checkpoints.
+    lessons
+        What methods learned that others of the run may use.
     shared
         Let methods share what was seen, encoded and answered of a question (see `Sight`): an allocation that was
         answered is not answered again. Answers stay the same, but their times say nothing and are left out.
@@ -121,6 +123,7 @@ class Bench:
         self.shares = dict(shares or {})
         self.folder, self.shared = folder, shared
         self._sights: dict[str, Sight] = {}
+        self.lessons: dict[tuple[Any, ...], Any] = {}
         self._answers: dict[tuple[str, tuple[int, ...]], Answer] = {}
 
     def forget(self) -> None:
