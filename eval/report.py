@@ -140,6 +140,13 @@ def markdown(metrics: Mapping[str, Any], config: Mapping[str, Any], folder: Path
             f"What a learner maximises at that price; {base} has {100 * utility['methods'][base][0]:.1f}.",
             markdown_table(("method", "utility", f"minus {base}, points [95% CI]", "p (images)"), cells),
         ]
+    if any("pope" in method for method in metrics["methods"].values()):
+        cells = [
+            [label, *(f"{100 * value:.1f}" for value in method["pope"].values())]
+            for label, method in metrics["methods"].items()
+        ]
+        header = ("method", "accuracy", "precision", "recall", "F1", "share of yes")
+        parts += ["## Yes and no", markdown_table(header, cells)]
     parts += ["## By kind of question", markdown_table(*kind_rows(metrics))]
     if (folder / "kinds.png").exists():
         parts.append("![accuracy by kind of question](kinds.png)")

@@ -62,7 +62,6 @@ def smolvlm():
 
 CASES = {
     "qwen2.5-vl-3b": ("qwen2_5_vl", lambda: qwen(hf.Qwen2_5_VLProcessor), []),
-    "qwen2.5-vl-7b": ("qwen2_5_vl", lambda: qwen(hf.Qwen2_5_VLProcessor), ["task.limit=1"]),
     "qwen3-vl-4b": ("qwen3_vl", lambda: qwen(hf.Qwen3VLProcessor), []),
     "internvl3-8b": ("internvl", internvl, SMALL),
     "llava-onevision-7b": ("llava_onevision", llava_onevision, SMALL),
@@ -95,13 +94,14 @@ def test_a_tiny_model_of_the_family_goes_through_its_configuration(name, tmp_pat
     assert shown.exit_code == 0, shown.output
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert "full" in metrics["methods"] and "heuristic" in metrics["methods"]
-    assert {label.partition("-")[0] for label in metrics["skipped"]} <= {"visionzip"} and metrics["data"]["unreadable"] == []
-    assert metrics["methods"]["heuristic"]["share"] <= 1 and metrics["methods"]["fastv-0.4" if changes[1:] else "fastv"]
+    assert {label.partition("-")[0] for label in metrics["skipped"]} <= {"visionzip"}
+    assert metrics["data"]["unreadable"] == [] and metrics["methods"]["heuristic"]["share"] <= 1
+    assert ("fastv-0.4" if changes else "fastv") in metrics["methods"]
 
 
 @pytest.mark.parametrize("task", ["vqav2", "pope", "vstar"])
 def test_a_rehearsal_without_a_network_says_what_it_could_not_see(task):
-    command = ["run", "configs/public.yaml", "--with", "configs/models/internvl3-8b.yaml", "--dry-run",
+    command = ["run", "configs/public.yaml", "--with", "configs/models/qwen2.5-vl-7b.yaml", "--dry-run",
                "--with", f"configs/tasks/{task}.yaml"]  # fmt: skip
     shown = CliRunner().invoke(app, command, env={"HF_HUB_OFFLINE": "1"})
     assert shown.exit_code == 0, shown.output

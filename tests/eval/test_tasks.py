@@ -180,7 +180,8 @@ ROW = {
                "category": "other"},
 }  # fmt: skip
 WANT = {
-    "vqav2": ("number", "9", "4", "2"), "textvqa": ("all", "9", "4", "nokia"), "pope": ("random", "0", "COCO_1", "yes"),
+    "vqav2": ("number", "9", "4", "2"), "textvqa": ("all", "9", "4", "nokia"),
+    "pope": ("random", "0", "COCO_1", "yes"),
     "docvqa": ("form, table", "9", "4", "1990"), "infovqa": ("single span", "9", None, "3 %"),
     "chartqa": ("human_test", "0", None, "14"), "vstar": ("direct_attributes", "0", None, "A"),
     "realworldqa": ("all", "0", None, "B"), "vizwiz": ("other", "VizWiz_val_0", None, "soup"),
