@@ -185,6 +185,42 @@ def knowing(
 
 @app.command()
 @clear_errors
+def drift(
+    logs: Annotated[list[Path], typer.Argument(help="log.jsonl of learners on one stream, see configs/drift.yaml.")],
+    change: Annotated[int, typer.Option("--change", min=1, help="Episode of the first question of the new mix.")],
+    price: Annotated[float, typer.Option(min=0, help="Reward units of full detail.")] = 0.05,
+    window: Annotated[int, typer.Option("--window", min=1, help="Episodes in a running mean.")] = 60,
+    debug: Debug = False,
+) -> None:
+    """How fast learners recover when the mix of questions changes midway.
+
+    Example: `python -m eval drift runs/drift/learning/*/log.jsonl --change 300`
+    """
+    from eval.drift import drift as table
+
+    typer.echo(table(logs, change, price, window))
+
+
+@app.command()
+@clear_errors
+def offpolicy(
+    config: Annotated[Path, typer.Argument(help="YAML file, see configs/offpolicy.yaml.")],
+    overrides: Overrides = None,
+    sharper: Annotated[
+        float, typer.Option("--sharper", min=0.05, max=1.0, help="Temperature of the new policy, of the old one's.")
+    ] = 0.5,
+    debug: Debug = False,
+) -> None:
+    """Judge a new policy by an old one's log, then play it: every estimator beside the truth."""
+    from eval.config import read_config
+    from eval.offpolicy import markdown
+    from eval.offpolicy import offpolicy as judge
+
+    typer.echo(markdown(judge(read_config(config, overrides or ()), sharper=sharper)))
+
+
+@app.command()
+@clear_errors
 def serving(
     what: Annotated[str, typer.Argument(help="load, soak, kill, log-kill, hostile or fuzz.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the record.")] = Path("runs/serving"),

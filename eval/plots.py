@@ -104,7 +104,7 @@ def learning_curve(logs: Sequence[str | os.PathLike[str]], path: str | os.PathLi
     figure = Figure(figsize=(8, 5.6), dpi=130, layout="constrained")
     above, below = figure.subplots(2, sharex=True)
     for number, log in enumerate(logs):
-        rows = _read_log(Path(log))
+        rows = read_log(Path(log))
         episodes = np.array([row["episode"] for row in rows])
         color = OKABE_ITO[number % len(OKABE_ITO)]
         curves = ([row["reward"] for row in rows], [100 * row["tokens"] / row["full_tokens"] for row in rows])
@@ -167,7 +167,14 @@ def running_mean(episodes: np.ndarray, values: np.ndarray, window: int) -> tuple
     return episodes[shown], ((totals[ends] - totals[starts]) / (ends - starts))[shown]
 
 
-def _read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The episodes of a learning log.
+
+    Raises
+    ------
+    ValueError
+        If it is missing, empty or of another form.
+    """
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         if not rows:

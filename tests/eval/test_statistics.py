@@ -163,7 +163,11 @@ def test_bars_are_met_and_missed_as_the_records_say():
 
 def test_methods_with_fewer_questions_are_compared_on_those():
     right, half = np.ones(40), np.arange(40) % 2
-    records = [*rows_of("uniform-64", half, 160), *rows_of("uniform-400", right, 1000), *rows_of("few", half[:10], 400)]
+    records = [
+        *rows_of("uniform-64", half, 160),
+        *rows_of("uniform-400", right, 1000),
+        *rows_of("few", half[:10], 400),
+    ]
     config = EvalConfig(methods=["full"], baselines=["uniform-400"], resamples=100)
     metrics = summarise(records, config, ["uniform-64", "uniform-400", "few"], ["uniform-64", "uniform-400"])
     assert metrics["methods"]["few"]["questions"] == 10 and metrics["questions"] == 40
