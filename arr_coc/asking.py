@@ -37,10 +37,13 @@ def prepare(processor: Any, images: Sequence[Image.Image], questions: Sequence[s
             [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
             for image, question in zip(images, questions, strict=True)
         ]
-        return processor.apply_chat_template(
+        inputs = processor.apply_chat_template(
             messages, tokenize=True, return_dict=True, add_generation_prompt=True,
             processor_kwargs={"return_tensors": "pt", "padding": True, "padding_side": "left"},
         )  # fmt: skip
+        if isinstance(inputs["input_ids"], list):  # SmolVLM's template drops return_tensors
+            inputs.convert_to_tensors("pt")
+        return inputs
     token = getattr(processor, "image_token", None)
     if token is None:
         known = [name for name in dir(processor) if "token" in name or "template" in name]

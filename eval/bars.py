@@ -102,22 +102,24 @@ def bars(runs: Runs) -> tuple[list[list[str]], list[list[str]]]:
 
 
 def _against(runs: Runs, label: str, levels: Sequence[str]) -> list[str]:
-    """One baseline against the best level of the learned policy that spends no more on the same questions."""
-    best: tuple[float, str, float, Difference] | None = None
-    spent = 0.0
+    """One baseline against the best level of the learned policy that spends no more on the same questions, or against
+    the cheapest level where the baseline is cheaper than all."""
+    found: list[tuple[str, float, float, Difference]] = []
     for level in levels:
-        both = pairs(runs, level, label)
-        if not both:
-            continue
-        ours, spent = (float(np.mean([_tokens(pair[side]) for pair in both])) for side in (1, 2))
-        found = difference(both, _score)
-        if ours <= spent * 1.01 and (best is None or found.value > best[0]):
-            best = found.value, level, ours, found
-    if best is None:
-        return [label, f"{spent:,.0f}", "–", "–", "–", "spends less than any level"]
-    _, level, ours, found = best
-    verdict = "dominated" if found.low > 0 else "within the interval" if found.high >= 0 else "not dominated"
-    return [label, f"{spent:,.0f}", level, f"{ours:,.0f}", _points(found), verdict]
+        if both := pairs(runs, level, label):
+            ours, spent = (float(np.mean([_tokens(pair[side]) for pair in both])) for side in (1, 2))
+            found.append((level, ours, spent, difference(both, _score)))
+    if not found:
+        return [label, "–", "–", "–", "–", "no question in common"]
+    able = [entry for entry in found if entry[1] <= entry[2] * 1.01]
+    level, ours, spent, best = max(able, key=lambda e: e[3].value) if able else min(found, key=lambda e: e[1])
+    if able:
+        verdict = "dominated" if best.low > 0 else "within the interval" if best.high >= 0 else "not dominated"
+    else:
+        verdict = "cheaper, " + (
+            "less accurate" if best.low > 0 else "within the interval" if best.high >= 0 else "more accurate"
+        )
+    return [label, f"{spent:,.0f}", level, f"{ours:,.0f}", _points(best), verdict]
 
 
 def _score(record: Record) -> float:

@@ -20,11 +20,12 @@ from arr_coc.rewards import Reward
 from arr_coc.scene import Allocation, Plan, Planner, Scene
 
 from .clock import Clock
-from .sight import Sight, Tokens, reduced
+from .sight import Sight, Tokens, full_looker, reduced
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from arr_coc.look import Looker
     from arr_coc.wrapper import ArrCoc
 
     from .tasks import Sample
@@ -100,6 +101,8 @@ class Bench:
         Measured tokens over full tokens of methods that already ran, for methods that match another's tokens.
     folder
         The run's, where methods that learn keep their checkpoints.
+    lessons
+        What methods learned that others of the run may use.
     shared
         Let methods share what was seen, encoded and answered of a question (see `Sight`): an allocation that was
         answered is not answered again. Answers stay the same, but their times say nothing and are left out.
@@ -121,6 +124,8 @@ class Bench:
         self.shares = dict(shares or {})
         self.folder, self.shared = folder, shared
         self._sights: dict[str, Sight] = {}
+        self._detail: Looker | None = None
+        self.lessons: dict[tuple[Any, ...], Any] = {}
         self._answers: dict[tuple[str, tuple[int, ...]], Answer] = {}
 
     def forget(self) -> None:
@@ -221,7 +226,9 @@ class Bench:
         if known is not None:
             return known
         inputs = prepare(self.arr.processor, [sample["image"]], [sample["question"]]).to(self.arr.model.device)
-        sight = Sight(self.arr, inputs, self.max_new_tokens)
+        if self._detail is None:
+            self._detail = full_looker(self.arr)
+        sight = Sight(self.arr, inputs, self.max_new_tokens, self._detail)
         if self.shared:
             self._sights[sample["question_id"]] = sight
         return sight

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from arr_coc.cli import Debug
 from arr_coc.terminal import clear_errors
+
+if TYPE_CHECKING:
+    from eval.config import EvalConfig
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,6 +35,15 @@ Overrides = Annotated[
 def run(
     config: Annotated[Path, typer.Argument(help="YAML file with the sections model, wrap, task and run.")],
     overrides: Overrides = None,
+    overlay: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--with", help="File laid over the first one, e.g. of configs/models or configs/tasks; repeatable."
+        ),
+    ] = None,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Check settings, data and model by name, and say what it would cost.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Run an evaluation into its folder; an unfinished run there is continued, a finished one is never overwritten.
@@ -43,7 +55,10 @@ def run(
     from eval.report import terminal_table
     from eval.run import run as evaluate
 
-    settings = read_config(config, overrides or ())
+    settings = read_config(config, overrides or (), overlay or ())
+    if dry:
+        _rehearse(settings)
+        return
     workers = Workers.start()
     metrics = evaluate(settings, workers=workers)
     workers.stop()
@@ -53,6 +68,23 @@ def run(
     for label, reason in metrics["skipped"].items():
         typer.echo(f"{label} could not run: {reason}")
     typer.echo(f"report: {Path(settings.out) / 'report.md'}")
+
+
+def _rehearse(settings: EvalConfig) -> None:
+    from eval.dry import rehearse
+
+    found = rehearse(settings)
+    for number, label, count in found.methods:
+        typer.echo(f"pass {number}  {label:28} {count:7,} answers")
+    for note in found.notes:
+        typer.echo(note)
+    typer.echo(f"{found.answers:,} answers, with at most the prefill of {found.full:,.0f} at full detail")
+    for parameters, tokens in ((3, 1000), (8, 1000), (8, 3300)):
+        hours = found.hours(parameters * 1e9, tokens)
+        typer.echo(
+            f"  {parameters} B parameters, {tokens:,} tokens an image: about {hours:.1f} h on a data-centre GPU"
+        )
+    typer.echo(f"nothing was run; the folder would be {settings.out}")
 
 
 @app.command()
@@ -149,6 +181,42 @@ def knowing(
     with arr_coc.wrap(model, processor, arr_coc.ArrCocConfig(policy="heuristic")) as arr:
         typer.echo(markdown(study(arr, samples, out, photographs or ())))
     typer.echo(f"record: {out}")
+
+
+@app.command()
+@clear_errors
+def drift(
+    logs: Annotated[list[Path], typer.Argument(help="log.jsonl of learners on one stream, see configs/drift.yaml.")],
+    change: Annotated[int, typer.Option("--change", min=1, help="Episode of the first question of the new mix.")],
+    price: Annotated[float, typer.Option(min=0, help="Reward units of full detail.")] = 0.05,
+    window: Annotated[int, typer.Option("--window", min=1, help="Episodes in a running mean.")] = 60,
+    debug: Debug = False,
+) -> None:
+    """How fast learners recover when the mix of questions changes midway.
+
+    Example: `python -m eval drift runs/drift/learning/*/log.jsonl --change 300`
+    """
+    from eval.drift import drift as table
+
+    typer.echo(table(logs, change, price, window))
+
+
+@app.command()
+@clear_errors
+def offpolicy(
+    config: Annotated[Path, typer.Argument(help="YAML file, see configs/offpolicy.yaml.")],
+    overrides: Overrides = None,
+    sharper: Annotated[
+        float, typer.Option("--sharper", min=0.05, max=1.0, help="Temperature of the new policy, of the old one's.")
+    ] = 0.5,
+    debug: Debug = False,
+) -> None:
+    """Judge a new policy by an old one's log, then play it: every estimator beside the truth."""
+    from eval.config import read_config
+    from eval.offpolicy import markdown
+    from eval.offpolicy import offpolicy as judge
+
+    typer.echo(markdown(judge(read_config(config, overrides or ()), sharper=sharper)))
 
 
 @app.command()

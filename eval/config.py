@@ -38,8 +38,12 @@ class TaskConfig:
         Annotation file of the official pair; folder against which image names are resolved.
     image_name
         How the official pair names its files, e.g. ``"COCO_val2014_{image_id:012d}.jpg"``.
+    image_subset
+        Subset of the same dataset that holds the pictures, by ids in its column "id"; the image column then names one
+        (GQA).
     columns
-        From our names (image, question, answers, answer, kind, image_id, question_id) to the data's.
+        From our names (image, question, answers, answer, kind, image_id, question_id) to the data's; a dot leads into
+        a mapping ("types.structural"), and null leaves out a column that the data has (an id that is not unique).
     prompt
         The text around the question, with ``{question}`` in it.
     reward
@@ -60,6 +64,7 @@ class TaskConfig:
     name: str | None = None
     path: str | None = None
     subset: str | None = None
+    image_subset: str | None = None
     split: str = "eval"
     annotations: str | None = None
     images: str | None = None
@@ -180,7 +185,9 @@ _SECTIONS = {
 }
 
 
-def read_config(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> EvalConfig:
+def read_config(
+    path: str | os.PathLike[str], overrides: Iterable[str] = (), overlays: Iterable[str | os.PathLike[str]] = ()
+) -> EvalConfig:
     """Read an evaluation's configuration: the sections ``model``, ``wrap``, ``task`` and ``run`` of a YAML file.
 
     Parameters
@@ -189,6 +196,8 @@ def read_config(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> 
         The file.
     overrides
         ``section.key=value``, e.g. ``task.limit=50`` or ``run.methods=[full,blind]``.
+    overlays
+        Files of the same form, laid over the first one key by key, in their order and before the overrides.
 
     Raises
     ------
@@ -196,7 +205,11 @@ def read_config(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> 
         For a missing or malformed file, an unknown key (naming the nearest one) or a value out of its range.
     """
     run = tuple(item.name for item in dataclasses.fields(EvalConfig) if item.name not in _SECTIONS)
-    settings = read_settings(path, {**_SECTIONS, "run": run}, overrides)
+    settings: dict[str, dict[str, Any]] = {}
+    files = [path, *overlays]
+    for file in files:
+        read = read_settings(file, {**_SECTIONS, "run": run}, overrides if file is files[-1] else ())
+        settings = {section: settings.get(section, {}) | keys for section, keys in read.items()}
     task = TaskConfig(**settings.pop("task"))
     return EvalConfig(task=task, **settings.pop("run"), **settings)
 

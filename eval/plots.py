@@ -17,8 +17,14 @@ MARKERS = "osD^vP*X<>p"
 GREY = "#8A8A93"
 
 
-def pareto(metrics: Mapping[str, Any], path: str | os.PathLike[str], uniform: Sequence[str] = ()) -> None:
-    """Accuracy against visual tokens, each method with its 95 % interval and its name beside it.
+CROWD = 14
+"""More points than this are named in a legend, since their names would cover each other."""
+
+
+def pareto(
+    metrics: Mapping[str, Any], path: str | os.PathLike[str], uniform: Sequence[str] = (), time: bool = False
+) -> None:
+    """Accuracy against visual tokens or time, each method with its 95 % interval and its name.
 
     Parameters
     ----------
@@ -28,11 +34,18 @@ def pareto(metrics: Mapping[str, Any], path: str | os.PathLike[str], uniform: Se
         PNG to write.
     uniform
         Labels joined by a line: what equal budgets buy.
+    time
+        Against the median time to the first token, where it was timed, instead of tokens.
     """
-    figure = Figure(figsize=(9, 5.6), dpi=130, layout="constrained")
-    axes = figure.add_subplot()
     methods = metrics["methods"]
-    points = {label: (m["tokens"]["mean"], *(100 * v for v in m["accuracy"])) for label, m in methods.items()}
+    crowd = len(methods) > CROWD
+    figure = Figure(figsize=(11 if crowd else 9, 5.6), dpi=130, layout="constrained")
+    axes = figure.add_subplot()
+    points = {
+        label: (m["milliseconds"]["first token"] if time else m["tokens"]["mean"], *(100 * v for v in m["accuracy"]))
+        for label, m in methods.items()
+        if not time or "first token" in m["milliseconds"]
+    }
     line = sorted(points[label][:2] for label in uniform if label in points)
     if len(line) > 1:
         axes.plot(*zip(*line, strict=True), color=GREY, linewidth=1.2, zorder=1)
@@ -42,14 +55,23 @@ def pareto(metrics: Mapping[str, Any], path: str | os.PathLike[str], uniform: Se
         color = GREY if label in uniform else OKABE_ITO[number % len(OKABE_ITO)]
         axes.errorbar(
             tokens, value, yerr=[[max(0, value - low)], [max(0, high - value)]], fmt=MARKERS[number % len(MARKERS)],
-            color=color, markersize=7, capsize=3, elinewidth=1.1, markeredgecolor="black" if label in best else color,
+            color=color, markersize=7, capsize=0 if crowd else 3, elinewidth=0.6 if crowd else 1.1, label=label,
+            markeredgecolor="black" if label in best else color,
         )  # fmt: skip
-    axes.set_xlabel("visual tokens per question (mean)")
+    axes.set_xlabel("milliseconds to the first token (median)" if time else "visual tokens per question (mean)")
     axes.set_ylabel("accuracy in %, with 95 % interval")
     axes.set_title(f"{metrics['questions']:,} questions on {metrics['images']:,} images", loc="left", fontsize=10)
     axes.grid(alpha=0.25)
     axes.margins(x=0.1, y=0.08)
-    _name_points(figure, axes, [(label, p[0], p[1]) for label, p in ranked])
+    if crowd:
+        named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        by_accuracy = sorted(named, key=lambda label: -points[label][1])
+        axes.legend(
+            [named[label] for label in by_accuracy], [f"{label}, {points[label][1]:.1f}" for label in by_accuracy],
+            loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8,
+        )  # fmt: skip
+    else:
+        _name_points(figure, axes, [(label, p[0], p[1]) for label, p in ranked])
     figure.savefig(path)
 
 
@@ -104,7 +126,7 @@ def learning_curve(logs: Sequence[str | os.PathLike[str]], path: str | os.PathLi
     figure = Figure(figsize=(8, 5.6), dpi=130, layout="constrained")
     above, below = figure.subplots(2, sharex=True)
     for number, log in enumerate(logs):
-        rows = _read_log(Path(log))
+        rows = read_log(Path(log))
         episodes = np.array([row["episode"] for row in rows])
         color = OKABE_ITO[number % len(OKABE_ITO)]
         curves = ([row["reward"] for row in rows], [100 * row["tokens"] / row["full_tokens"] for row in rows])
@@ -167,7 +189,14 @@ def running_mean(episodes: np.ndarray, values: np.ndarray, window: int) -> tuple
     return episodes[shown], ((totals[ends] - totals[starts]) / (ends - starts))[shown]
 
 
-def _read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The episodes of a learning log.
+
+    Raises
+    ------
+    ValueError
+        If it is missing, empty or of another form.
+    """
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         if not rows:

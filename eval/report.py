@@ -67,15 +67,19 @@ def write(
     config: Mapping[str, Any],
     task: Task | None = None,
 ) -> None:
-    """Write ``pareto.png``, ``kinds.png``, ``overlays.png`` (if the task is at hand) and ``report.md`` into a run
-    folder."""
+    """Write ``pareto.png``, ``kinds.png``, ``learning.png`` (if a policy learned here), ``overlays.png`` (if the task
+    is at hand) and the report into a run folder."""
     uniform = list(metrics["uniform"])
     plots.pareto(metrics, folder / "pareto.png", uniform)
+    if config["run"].get("timed"):
+        plots.pareto(metrics, folder / "time.png", uniform, time=True)
     shown = _shown(metrics)
     if len(next(iter(metrics["methods"].values()))["kinds"]) > 1:
         plots.kinds(metrics, folder / "kinds.png", shown)
     if task is not None and config["run"]["overlays"]:
         _overlays(folder / "overlays.png", metrics, records, task, config["run"]["overlays"])
+    if logs := sorted(folder.glob("learning/**/log.jsonl")):
+        plots.learning_curve(logs, folder / "learning.png")
     text = markdown(metrics, config, folder)
     replace_file(folder / "report.md", text)
     replace_file(folder / "report.html", html(text, folder))
@@ -98,6 +102,7 @@ def markdown(metrics: Mapping[str, Any], config: Mapping[str, Any], folder: Path
         markdown_table(COLUMNS, rows(metrics)),
         "![accuracy against tokens](pareto.png)",
         *_costs(metrics),
+        *(["![accuracy against time to the first token](time.png)"] if (folder / "time.png").exists() else []),
     ]
     for base, methods in metrics["differences"].items():
         cells = [[label, *_difference(found)] for label, found in methods.items()]
@@ -140,9 +145,18 @@ def markdown(metrics: Mapping[str, Any], config: Mapping[str, Any], folder: Path
             f"What a learner maximises at that price; {base} has {100 * utility['methods'][base][0]:.1f}.",
             markdown_table(("method", "utility", f"minus {base}, points [95% CI]", "p (images)"), cells),
         ]
+    if any("pope" in method for method in metrics["methods"].values()):
+        cells = [
+            [label, *(f"{100 * value:.1f}" for value in method["pope"].values())]
+            for label, method in metrics["methods"].items()
+        ]
+        header = ("method", "accuracy", "precision", "recall", "F1", "share of yes")
+        parts += ["## Yes and no", markdown_table(header, cells)]
     parts += ["## By kind of question", markdown_table(*kind_rows(metrics))]
     if (folder / "kinds.png").exists():
         parts.append("![accuracy by kind of question](kinds.png)")
+    if (folder / "learning.png").exists():
+        parts += ["## Learning", "![reward and tokens while learning](learning.png)"]
     if (folder / "overlays.png").exists():
         parts += ["## Budgets", f"![patch budgets of {_pictured(metrics)}](overlays.png)"]
     parts += ["## Data", f"{data['rows read']:,} rows read, {len(data['unreadable'])} unreadable."]

@@ -143,7 +143,7 @@ def make_methods(specs: Sequence[str | Mapping[str, Any]], baselines: Sequence[s
     return methods
 
 
-def _passes(methods: Sequence[Method]) -> Iterator[list[Method]]:
+def passes(methods: Sequence[Method]) -> Iterator[list[Method]]:
     """Methods in passes: each one after the method that it matches."""
     done: set[str] = set()
     waiting = list(methods)
@@ -176,12 +176,12 @@ def _merged(
         if record["method"] not in skipped
     ]
     records = _with_times(records)
-    passes = {method.label: number for number, ready in enumerate(_passes(methods)) for method in ready}
+    turn = {method.label: number for number, ready in enumerate(passes(methods)) for method in ready}
     places = {method.label: place for place, method in enumerate(methods)}
 
     def key(record: Record) -> tuple[int, int, int, int]:
         label, question = record["method"], order[record["question_id"]]
-        return passes[label], question // config.batch_size, places[label], question
+        return turn[label], question // config.batch_size, places[label], question
 
     return sorted(records, key=key)
 
@@ -206,7 +206,7 @@ def _answer_all(
     if config.task.limit is not None:
         total = sum(min(config.task.limit, method.questions or config.task.limit) for method in methods)
     with tqdm(total=total, initial=len(done), unit="answer", desc="evaluating", disable=not progress) as bar:
-        for ready in _passes(methods):
+        for ready in passes(methods):
             for method in ready:
                 _prepare(method, bench, folder, skipped, workers)
             for number, batch in enumerate(_batches(task, config.batch_size)):

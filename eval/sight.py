@@ -66,6 +66,13 @@ class _Asks:
         raise NotImplementedError
 
 
+def full_looker(arr: ArrCoc) -> Looker:
+    """A looker whose glance is full detail."""
+    side = arr.config.patch_side
+    config = ArrCocConfig(budgets=(side * side,), patch_side=side, positions=arr.config.positions)
+    return Looker(arr.model, arr.family, arr.processor, arr.realizer, config)
+
+
 class Sight:
     """One question of a wrapped model.
 
@@ -77,10 +84,14 @@ class Sight:
         What its processor made of one image and one question.
     max_new_tokens
         Length of an answer.
+    detail
+        Who looks at full detail, see `full_looker`; made when it is needed by default.
     """
 
-    def __init__(self, arr: ArrCoc, inputs: Mapping[str, Any], max_new_tokens: int) -> None:
-        self.arr, self.max_new_tokens = arr, max_new_tokens
+    def __init__(
+        self, arr: ArrCoc, inputs: Mapping[str, Any], max_new_tokens: int, detail: Looker | None = None
+    ) -> None:
+        self.arr, self.max_new_tokens, self._detail = arr, max_new_tokens, detail
         self.call = Call(arr.model, arr.family, with_mask(arr.model, inputs, True), arr.config.patch_side)
         self.watch = Stopwatch(arr.model, arr.synchronize)
         self._needs: frozenset[str] | None = None
@@ -130,10 +141,9 @@ class Sight:
 
         ``tower`` reads the tower's attention as well.
         """
-        arr, side = self.arr, self.arr.config.patch_side
+        arr = self.arr
         if self._full is None or (tower and self._full[1] is None):
-            config = ArrCocConfig(budgets=(side * side,), patch_side=side, positions=arr.config.positions)
-            looker = Looker(arr.model, arr.family, arr.processor, arr.realizer, config)
+            looker = self._detail or full_looker(arr)
             reader = TowerReader(arr.model, arr.family) if tower else nullcontext()
             with reader as read, self.watch("encode"):
                 look = looker.look(self.call, 0, None, _Asks(frozenset({"glance"})), False)

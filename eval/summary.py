@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from arr_coc.rewards import pope_metrics
+
 from .config import EvalConfig
 from .records import Record
 from .statistics import at_tokens, curve_area, mean_interval, mean_over, paired_difference, spread, tokens_at
@@ -72,6 +74,7 @@ def summarise(
             "share": sum(r["tokens"] for r in rows) / sum(r["full_tokens"] for r in rows),
             "milliseconds": _milliseconds(rows),
             **_memory(rows),
+            **_yes_no(rows, config),
             "kinds": {
                 kind: _kind(found, options) for kind in kinds if (found := [r for r in rows if r["kind"] == kind])
             },
@@ -238,6 +241,13 @@ def _milliseconds(rows: Sequence[Record]) -> dict[str, float]:
         if all(any(stage in r["timings"] for stage in stages) for r in timed):
             medians[column] = 1000 * float(np.median([sum(r["timings"].get(s, 0.0) for s in stages) for r in timed]))
     return medians
+
+
+def _yes_no(rows: Sequence[Record], config: EvalConfig) -> dict[str, Any]:
+    """POPE's figures, where the answers are yes and no."""
+    if config.task.reward != "pope_accuracy":
+        return {}
+    return {"pope": pope_metrics([r["answer"] for r in rows], [r["answers"][0] for r in rows])}
 
 
 def _memory(rows: Sequence[Record]) -> dict[str, Any]:

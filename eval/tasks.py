@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,10 @@ def _checked(sample: Sample) -> Sample:
     sample["answers"] = [str(a["answer"] if isinstance(a, Mapping) else a) for a in answers]
     if not sample["answers"]:
         raise ValueError("there is no answer; map a column to 'answers' or 'answer'")
-    sample["kind"] = str(sample.get("kind") or "all")
+    kind = sample.get("kind") or "all"
+    sample["kind"] = (
+        str(kind) if isinstance(kind, str) or not isinstance(kind, Sequence) else ", ".join(map(str, kind))
+    )
     sample["question_id"], sample["image_id"] = str(sample["question_id"]), str(sample["image_id"])
     return sample
 
@@ -197,27 +200,61 @@ def _dataset(config: TaskConfig) -> Iterator[Row]:
         raise ValueError(
             f"the data has no column {column!r} for the image, only {data.column_names}; set task.columns."
         )
-    if data.features and isinstance(data.features[column], datasets.Image):
-        # One broken image must cost one row, so the decoding is ours.
-        data = data.cast_column(column, datasets.Image(decode=False))
+    pictures = None
+    if config.image_subset is not None:
+        table = _raw(datasets.load_dataset(str(config.path), config.image_subset, split=config.split), "image")
+        pictures = _Pictures(table, {str(name): row for row, name in enumerate(table["id"])})
+    else:
+        data = _raw(data, column)
     folder = Path(config.images or (path.parent if path.is_file() else path))
     for number, row in enumerate(data):
-        yield f"row {number}", partial(_from_row, row, config, number, folder)
+        yield f"row {number}", partial(_from_row, row, config, number, folder, pictures)
+
+
+class _Pictures:
+    """Pictures of another table, by their ids."""
+
+    def __init__(self, table: Any, rows: Mapping[str, int]) -> None:
+        self.table, self.rows = table, rows
+
+    def __getitem__(self, name: Any) -> Any:
+        if str(name) not in self.rows:
+            raise KeyError(f"there is no picture {str(name)!r} in the image subset")
+        return self.table[self.rows[str(name)]]["image"]
+
+
+def _raw(data: Any, column: str) -> Any:
+    """The data with its pictures undecoded: one that is broken must cost one row, so the decoding is ours."""
+    import datasets
+
+    if data.features and isinstance(data.features[column], datasets.Image):
+        return data.cast_column(column, datasets.Image(decode=False))
+    return data
 
 
 def _from_line(line: str, config: TaskConfig, number: int, folder: Path) -> Sample:
     return _from_row(json.loads(line), config, number, folder)
 
 
-def _from_row(row: Mapping[str, Any], config: TaskConfig, number: int, folder: Path) -> Sample:
+def _from_row(
+    row: Mapping[str, Any], config: TaskConfig, number: int, folder: Path, pictures: _Pictures | None = None
+) -> Sample:
     """A sample from one row, through the column mapping; a mapped column must exist."""
     sample: Sample = {}
     for ours in FIELDS:
         theirs = config.columns.get(ours, ours)
+        if theirs is None:
+            continue
+        first, _, rest = theirs.partition(".")
         if theirs in row:
             sample[ours] = row[theirs]
+        elif rest and isinstance(row.get(first), Mapping) and rest in row[first]:
+            sample[ours] = row[first][rest]
         elif ours in config.columns or ours in ("image", "question"):
             raise KeyError(f"no column {theirs!r} for {ours!r}, only {sorted(row)}; set task.columns")
+    if pictures is not None:
+        sample.setdefault("image_id", sample["image"])
+        sample["image"] = pictures[sample["image"]]
     sample["image"], digest = _image(sample["image"], folder)
     # The same picture under several questions is one cluster of the statistics, so unnamed images go by their content.
     sample.setdefault("image_id", digest)

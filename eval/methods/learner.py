@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,12 @@ class Learner(Method):
         What they are rewarded by.
     source, kinds, seed
         As of `arr_coc.data.load_questions`; the seed is the run's by default.
+    grid
+        Rows and columns of patches of the reference pictures it learns from; any by default.
+    phases
+        Instead of kinds, several lists of them that follow one another in equal parts: a stream that changes.
+    forgetting
+        Factor by which what was learned is discounted with each batch, in (0, 1]; below 1 for streams that change.
     """
 
     policy: str | None = None
@@ -46,11 +54,13 @@ class Learner(Method):
     source: str = "reference"
     kinds: list[str] | None = None
     seed: int | None = None
+    grid: list[int] | None = None
+    phases: list[list[str]] | None = None
+    forgetting: float = 1.0
 
     def prepare(self, bench: Bench) -> None:
         from arr_coc import learn
         from arr_coc.attending import PolicyPlanner, build_policy, make_planner
-        from arr_coc.data import load_questions
 
         seed = bench.seed if self.seed is None else self.seed
         names = ("policy", "scorers", "confidence", "tensions", "price", "limit")
@@ -59,14 +69,30 @@ class Learner(Method):
         planner = make_planner(config, bench.arr.model, bench.arr.processor)
         if isinstance(planner, PolicyPlanner) and not self.prior:
             planner.policy = build_policy(config, planner.contexts, prior=False)
-        questions = load_questions(self.source, n=self.episodes, seed=seed, kinds=self.kinds)
+        if isinstance(planner, PolicyPlanner) and self.forgetting < 1:
+            planner.policy = dataclasses.replace(planner.policy, forgetting=self.forgetting)
         out = None if bench.folder is None else bench.folder / "learning" / self.label
         own, bench.arr.planner = bench.arr.planner, planner
         try:
-            learn(bench.arr, questions, self.reward, self.episodes, out=out, resume=True)
+            learn(bench.arr, self._questions(seed), self.reward, self.episodes, out=out, resume=True)
         finally:
             bench.arr.planner = own
         self._planner: Planner = planner
+
+    def _questions(self, seed: int) -> Iterable[Mapping[str, Any]]:
+        from arr_coc.data import load_questions
+        from arr_coc.reference import generate
+
+        if self.grid is None and self.phases is None:
+            return load_questions(self.source, n=self.episodes, seed=seed, kinds=self.kinds)
+        if self.source != "reference":
+            raise ValueError(f"method {self.label!r}: grid and phases are known of the reference world only")
+        parts, grid = self.phases or [self.kinds], None if self.grid is None else tuple(self.grid)
+        each = -(-self.episodes // len(parts))
+        return itertools.chain.from_iterable(
+            generate(each, seed=1000 * number + seed, split="learn", kinds=kinds, grid=grid)
+            for number, kinds in enumerate(parts)
+        )
 
     def planner(self, bench: Bench, sample: Sample) -> Planner:
         return self._planner

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from arr_coc.attending import PolicyPlanner
 from arr_coc.scene import Plan, Planner, Scene
 
 from .base import Method, NotApplicable, register_method
@@ -18,6 +19,27 @@ if TYPE_CHECKING:
 
     from ..bench import Answer, Bench
     from ..tasks import Sample
+
+
+class Within(PolicyPlanner):
+    """A policy that may spend a share of each question's full detail, or its floors where those cost more.
+
+    Raises
+    ------
+    ValueError
+        For a policy that doesn't look: its spending has no use for a limit by question.
+    """
+
+    def __init__(self, planner: Planner, share: float) -> None:
+        if not isinstance(planner, PolicyPlanner):
+            raise ValueError("match: only policies that look at the image can spend another method's share")
+        vars(self).update(vars(planner))
+        self._within = share
+
+    def plan(self, scene: Scene) -> Plan:
+        floor, full = int(scene.costs[:, 0].sum()), int(scene.costs[:, -1].sum())
+        self.config = dataclasses.replace(self.config, limit=max(floor, int(self._within * full)))
+        return super().plan(scene)
 
 
 @register_method("learned")
@@ -37,13 +59,15 @@ class Learned(Method):
             raise NotApplicable("no learned policy was given; set run.policy to the folder that learning wrote")
         changes: dict[str, Any] = {"price": self.price, "limit": self.limit}
         if self.match is not None:
-            changes |= {"price": 0.0, "limit": bench.share(self.match)}
+            changes |= {"price": 0.0, "limit": None}
         changes = {name: value for name, value in changes.items() if value is not None}
         self._planner: Any = None
         if changes:
             self._planner = copy.copy(bench.arr.planner)
             self._planner.config = dataclasses.replace(self._planner.config, **changes)
             self._planner.price = changes.get("price", self._planner.price)
+        if self.match is not None:
+            self._planner = Within(self._planner, bench.share(self.match))
 
     def answer(self, bench: Bench, samples: Sequence[Sample]) -> list[Answer]:
         return bench(samples, None if self._planner is None else [self._planner] * len(samples))
@@ -68,10 +92,12 @@ class Planned(Method):
 
         names = ("policy", "scorers", "price", "limit", "confidence")
         changes = {name: getattr(self, name) for name in names}
-        if self.match is not None:
-            changes |= {"price": 0.0, "limit": bench.share(self.match)}
         config = dataclasses.replace(bench.arr.config, **{k: v for k, v in changes.items() if v is not None})
+        if self.match is not None:
+            config = dataclasses.replace(config, price=0.0, limit=None)
         self._planner = make_planner(config, bench.arr.model, bench.arr.processor)
+        if self.match is not None:
+            self._planner = Within(self._planner, bench.share(self.match))
 
     def planner(self, bench: Bench, sample: Sample) -> Planner:
         return self._planner

@@ -51,7 +51,7 @@ class Router(Method):
 
     share: float | None = None
     question: bool = False
-    episodes: int = 120
+    episodes: int = 80
     source: str = "reference"
 
     def prepare(self, bench: Bench) -> None:
@@ -66,13 +66,17 @@ class Router(Method):
         planner = make_planner(config, bench.arr.model, bench.arr.processor)
         assert isinstance(planner, PolicyPlanner)
         self._seeing = _Seeing(planner, self.question)
-        seen, labels, costs = [], [], []
-        for sample in load_questions(self.source, n=self.episodes, seed=bench.seed):
-            labels.append(self._needs(bench, sample))
-            seen.append(self._seeing.last)
-            costs.append(self._seeing.costs)
-            bench.forget()
-        x, y, spent = np.concatenate(seen), np.concatenate(labels), np.concatenate(costs)
+        key = ("router", self.source, self.episodes)
+        if key not in bench.lessons:  # routers that see different things learn from the same labels
+            rows = []
+            for sample in load_questions(self.source, n=self.episodes, seed=bench.seed):
+                needed = self._needs(bench, sample)
+                scene = self._seeing.scene
+                rows.append((needed, scene.costs.numpy(), self._seeing.asked(scene), self._seeing.shown(scene)))
+                bench.forget()
+            bench.lessons[key] = [np.concatenate(column) for column in zip(*rows, strict=True)]
+        y, spent, asked, shown = bench.lessons[key]
+        x = asked if self.question else shown
         if y.all() or not y.any():
             raise NotApplicable(f"detail decides {'every' if y.all() else 'no'} patch of {self.episodes} questions")
         self._model: Any = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, C=0.1)).fit(x, y)
@@ -102,7 +106,7 @@ class Router(Method):
 
 
 class _Seeing(Same):
-    """What the classifier knows of each patch; as a planner it keeps that of the last scene."""
+    """What the classifier knows of each patch; as a planner it keeps the last scene."""
 
     needs = frozenset({"pixels", "glance"})
 
@@ -111,15 +115,21 @@ class _Seeing(Same):
         self.contexts, self.question = planner.contexts, question
 
     def __call__(self, scene: Scene) -> np.ndarray:
-        if self.question:
-            return np.asarray(self.contexts(scene)[0])
+        return self.asked(scene) if self.question else self.shown(scene)
+
+    def asked(self, scene: Scene) -> np.ndarray:
+        """``[N, d]`` the context vectors of the learned policy."""
+        return np.asarray(self.contexts(scene)[0])
+
+    def shown(self, scene: Scene) -> np.ndarray:
+        """``[N, d]`` what the patches look like, whatever is asked."""
         known = [scorer(scene).cpu()[:, None] for scorer in self.contexts.scorers if scorer.name != "participatory"]
         if scene.pixels is not None:
             known.append(scene_detail_loss(scene).per_patch.cpu())
         return torch.cat([*known, torch.stack([tokens.mean(0) for tokens in scene.glance])], 1).numpy()
 
     def plan(self, scene: Scene) -> Plan:
-        self.last, self.costs = self(scene), scene.costs.numpy()
+        self.scene = scene
         return super().plan(scene)
 
 

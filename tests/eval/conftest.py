@@ -1,11 +1,18 @@
 """The little world as a task of every run in these tests."""
 
+import datasets
 import pytest
 
 import eval.tasks
 from eval.config import EvalConfig, TaskConfig
 
 from .fakes import FakeArr, make_samples
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """What `datasets` remembers of an earlier run's folders must not answer for this one's."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
 
 
 @pytest.fixture

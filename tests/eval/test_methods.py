@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arr_coc.attending import PolicyPlanner
 from arr_coc.rewards import make_reward
 from eval.bench import Bench
 from eval.methods import NotApplicable, make_method, method_names
@@ -202,17 +203,25 @@ def test_chooser_spends_by_doubt(samples, sure, budget):
     assert method.planner(None, None).plan(scene).budgets == [budget] * 2
 
 
-def test_policies_are_made_from_the_wrappers_configuration(samples, monkeypatch):
-    made = []
-    monkeypatch.setattr(
-        "arr_coc.attending.make_planner", lambda config, model, processor: made.append(config) or Same(64)
-    )
-    ask({"method": "heuristic", "price": 0.1}, samples[:1])
-    ask({"method": "saliency", "match": "learned"}, samples[:1], shares={"learned": 0.4})
-    assert (made[0].policy, made[0].price, made[0].limit) == ("heuristic", 0.1, None)
-    assert (made[1].policy, made[1].price, made[1].limit, made[1].scorers) == (
-        "heuristic",
-        0.0,
-        0.4,
-        ("perspectival",),
-    )
+def test_policies_are_made_from_the_wrappers_configuration():
+    def made(spec):
+        method = make_method(spec)
+        method.prepare(Bench(FakeArr(), make_reward("vqa_accuracy"), shares={"learned": 0.4}))
+        return method.planner(None, None)
+
+    free, matched = made({"method": "heuristic", "price": 0.1}), made({"method": "saliency", "match": "learned"})
+    assert (free.config.policy, free.price, free.config.limit) == ("heuristic", 0.1, None)
+    assert (matched.config.policy, matched.price, matched.config.scorers) == ("heuristic", 0.0, ("perspectival",))
+    with pytest.raises(ValueError, match="only policies that look"):
+        made({"method": "policy", "policy": "random", "match": "learned"})
+
+
+def test_a_matched_policy_spends_the_share_or_its_floors(monkeypatch):
+    """A small picture whose floors alone cost more than the share must not end the run."""
+    method = make_method({"method": "saliency", "match": "learned"})
+    method.prepare(Bench(FakeArr(), make_reward("vqa_accuracy"), shares={"learned": 0.3}))
+    planner, limits = method.planner(None, None), []
+    monkeypatch.setattr(PolicyPlanner, "plan", lambda self, scene: limits.append(self.config.limit))
+    for costs in ([[64, 400]] * 4, [[64, 100]] * 2):
+        planner.plan(SimpleNamespace(costs=torch.tensor(costs)))
+    assert limits == [480, 128]

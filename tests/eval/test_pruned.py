@@ -129,6 +129,7 @@ def test_dropped_tokens_are_masked_tokens(name):
         assert torch.equal(rows.sort().values, torch.arange(len(rows)))
         chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1))[:60]
         realised = reduced(call, rows, kept(chosen, len(rows)))
+        assert realised.keep.nonzero().squeeze(1).tolist() == rows[chosen].sort().values.tolist()
         spliced = splice(call, realised, "keep", for_generate=False)
         if spliced.rope_deltas is not None:
             model.model.base_model.rope_deltas = spliced.rope_deltas
@@ -242,9 +243,9 @@ def test_fastv_keeps_what_the_last_token_attends_to():
 def test_the_router_learns_which_patches_need_detail(reference):
     arr, _ = reference
     bench = Bench(arr, make_reward("vqa_accuracy"), max_new_tokens=3, seed=5)
-    method = make_method({"method": "router", "share": 0.4, "question": True, "episodes": 8})
+    method = make_method({"method": "router", "share": 0.4, "question": True, "episodes": 6})
     method.prepare(bench)
-    samples = list(arr_coc.reference.generate(6, seed=2, split="learn", grid=(2, 2), kinds=["number"]))
+    samples = list(arr_coc.reference.generate(4, seed=2, split="learn", grid=(2, 2), kinds=["number"]))
     answers = method.answer(bench, samples)
     assert {budget for a in answers for budget in a.budgets} == {64, 400}
     first = [a.budgets[s["evidence"][0]] for a, s in zip(answers, samples, strict=True)]

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from eval.bars import bars
 from eval.compare import seeds_interval
-from eval.statistics import at_tokens, curve_area, mean_interval, paired_difference, spread, tokens_at
+from eval.config import EvalConfig, TaskConfig
+from eval.statistics import at_tokens, curve_area, mean_interval, mean_over, paired_difference, spread, tokens_at
+from eval.summary import summarise
 
 
 def clustered(rng, images, per_image=4, accuracy=0.7):
@@ -112,3 +115,73 @@ def test_spread_and_seeds():
 def test_bad_scores_are_refused(scores, match):
     with pytest.raises(ValueError, match=match):
         mean_interval(np.array(scores), ["a", "b"])
+
+
+def test_the_mean_over_a_range_is_the_area_by_its_width():
+    curve = [(100.0, np.array([0.0, 1.0])), (200.0, np.array([1.0, 1.0])), (400.0, np.array([1.0, 0.0]))]
+    assert mean_over(curve, 100, 400).tolist() == pytest.approx([(50 + 200) / 300, (100 + 100) / 300])
+    assert mean_over(curve, 150, 200).tolist() == pytest.approx([0.75, 1.0])
+    with pytest.raises(ValueError, match="does not reach"):
+        mean_over(curve, 50, 300)
+
+
+def rows_of(label, scores, tokens, first=None):
+    return [
+        {"method": label, "question_id": str(i), "image_id": str(i), "kind": "all", "score": float(score),
+         "tokens": tokens, "full_tokens": 1000, "seconds": 0.0, "timings": {},
+         **({} if first is None else {"timed": {"first": first, "seconds": first, "timings": {}, "memory": None}})}
+        for i, score in enumerate(scores)
+    ]  # fmt: skip
+
+
+def test_bars_are_met_and_missed_as_the_records_say():
+    n = 200
+    right, wrong = np.ones(n), np.zeros(n)
+    half = np.arange(n) % 2
+    table = {
+        "learned": rows_of("learned", right, 300, first=0.4), "uniform-400": rows_of("uniform-400", right, 1000, 1.0),
+        "uniform-64": rows_of("uniform-64", half, 160), "random-0": rows_of("random-0", half, 300),
+        "top-patch-400": rows_of("top-patch-400", right, 500), "oracle": rows_of("oracle", right, 200),
+        "oracle-control": rows_of("oracle-control", np.maximum(half, np.arange(n) % 10 == 0), 160),
+        "fastv": rows_of("fastv", right[:50], 300), "cheap": rows_of("cheap", wrong, 100),
+    }  # fmt: skip
+    judged, against = bars([table])
+    assert [row[2] for row in judged] == ["met", "met", "met", "met", "met"]
+    assert "30 % of the tokens, +0.0" in judged[0][1] and "60 % less" in judged[1][1]
+    assert "100 % of the way from 50.0 to 100.0" in judged[2][1] and "67 % of the way from 500 to 200" in judged[4][1]
+    verdicts = {row[0]: row[5] for row in against}
+    assert verdicts == {
+        "uniform-400": "within the interval", "uniform-64": "cheaper, less accurate", "random-0": "dominated",
+        "top-patch-400": "within the interval", "fastv": "within the interval", "cheap": "cheaper, less accurate",
+    }  # fmt: skip
+    worse = {**table, "learned": rows_of("learned", np.arange(n) % 4 > 0, 450, first=0.6)}
+    judged, against = bars([worse])
+    assert [row[2] for row in judged] == ["missed"] * 5
+    assert {row[0]: row[5] for row in against}["fastv"] == "cheaper, more accurate"
+    assert bars([{"full": rows_of("full", right, 1000)}])[0] == []
+
+
+def test_methods_with_fewer_questions_are_compared_on_those():
+    right, half = np.ones(40), np.arange(40) % 2
+    records = [
+        *rows_of("uniform-64", half, 160),
+        *rows_of("uniform-400", right, 1000),
+        *rows_of("few", half[:10], 400),
+    ]
+    config = EvalConfig(methods=["full"], baselines=["uniform-400"], resamples=100)
+    metrics = summarise(records, config, ["uniform-64", "uniform-400", "few"], ["uniform-64", "uniform-400"])
+    assert metrics["methods"]["few"]["questions"] == 10 and metrics["questions"] == 40
+    assert metrics["differences"]["uniform-400"]["few"]["questions"] == 10
+    assert metrics["differences"]["uniform-400"]["few"]["value"] == -0.5
+    assert metrics["methods"]["few"]["milliseconds"] == {}  # nothing was timed
+    with pytest.raises(ValueError, match="or the first of them"):
+        summarise(records[:-10] + records[-5:], config, ["uniform-64", "uniform-400", "few"])
+
+
+def test_pope_has_its_figures():
+    rows = rows_of("full", [1, 0, 1, 1], 100)
+    for row, (said, truth) in zip(rows, [("yes", "yes"), ("yes", "no"), ("no", "no"), ("yes", "yes")], strict=True):
+        row |= {"answer": said, "answers": [truth]}
+    config = EvalConfig(methods=["full"], baselines=[], task=TaskConfig(reward="pope_accuracy"))
+    pope = summarise(rows, config, ["full"])["methods"]["full"]["pope"]
+    assert pope["precision"] == pytest.approx(2 / 3) and (pope["recall"], pope["yes_ratio"]) == (1.0, 0.75)

@@ -6,7 +6,8 @@ import datasets
 import pytest
 from PIL import Image
 
-from eval.config import TaskConfig
+from arr_coc.rewards import make_reward
+from eval.config import TaskConfig, read_config
 from eval.tasks import Task
 
 
@@ -156,3 +157,92 @@ def test_the_reference_world():
 def test_bad_settings_are_refused_before_reading(settings, match):
     with pytest.raises(ValueError, match=match):
         Task(TaskConfig(**settings))
+
+
+# ---------------------------------------------------------------- the benchmarks, each in the schema of its publisher
+
+ROW = {
+    "vqav2": {"question_id": 9, "image_id": 4, "question": "how many ?", "answer_type": "number",
+              "answers": [{"answer": "2", "answer_confidence": "yes", "answer_id": i} for i in range(10)],
+              "multiple_choice_answer": "2", "question_type": "how many"},
+    "textvqa": {"question_id": 9, "image_id": "4", "question": "what brand ?", "answers": ["nokia"] * 10,
+                "ocr_tokens": ["NOKIA"], "image_classes": ["phone"]},
+    "pope": {"id": "0", "question_id": "1", "question": "Is there a dog ?", "answer": "yes", "image_source": "COCO_1",
+             "category": "random"},
+    "docvqa": {"questionId": "9", "question": "which year ?", "question_types": ["form", "table"], "docId": 4,
+               "answers": ["1990", "in 1990"]},
+    "infovqa": {"questionId": "9", "question": "how much ?", "answer_type": ["single span"], "answers": ["3 %"]},
+    "chartqa": {"type": "human_test", "question": "what is the value ?", "answer": "14"},
+    "vstar": {"text": "what color ? (A) red (B) blue", "label": "A", "category": "direct_attributes",
+              "question_id": "0"},
+    "realworldqa": {"question": "which way ? A. left B. right", "answer": "B", "image_path": "0.webp"},
+    "vizwiz": {"question_id": "VizWiz_val_0", "question": "what is this ?", "answers": ["soup"] * 10,
+               "category": "other"},
+}  # fmt: skip
+WANT = {
+    "vqav2": ("number", "9", "4", "2"), "textvqa": ("all", "9", "4", "nokia"),
+    "pope": ("random", "0", "COCO_1", "yes"),
+    "docvqa": ("form, table", "9", "4", "1990"), "infovqa": ("single span", "9", None, "3 %"),
+    "chartqa": ("human_test", "0", None, "14"), "vstar": ("direct_attributes", "0", None, "A"),
+    "realworldqa": ("all", "0", None, "B"), "vizwiz": ("other", "VizWiz_val_0", None, "soup"),
+}  # fmt: skip
+
+
+def task_of(name, *overrides):
+    return read_config("configs/public.yaml", overrides, [f"configs/tasks/{name}.yaml"]).task
+
+
+@pytest.mark.parametrize("name", ROW)
+def test_benchmarks_in_their_own_schema(images, tmp_path, name):
+    """A parquet file with the columns of the published set goes through the shipped task file."""
+    broken = {key: [value, value] for key, value in ROW[name].items()}
+    for key in ("question_id", "questionId"):
+        if key in broken:
+            broken[key] = [ROW[name][key], ROW[name][key] + type(ROW[name][key])(1)]
+    table = datasets.Dataset.from_dict({**broken, "image": [str(images / "0.png"), str(images / "4.png")]})
+    file = tmp_path / "data.parquet"
+    table.cast_column("image", datasets.Image()).to_parquet(str(file))
+    task = Task(task_of(name, f"task.path={file}", "task.streaming=false", "task.max_unreadable=0.5"))
+    (sample,) = list(task)
+    assert len(task.unreadable) == 1 and task.read == 2
+    kind, question, image, answer = WANT[name]
+    assert (sample["kind"], sample["question_id"], sample["answers"][0]) == (kind, question, answer)
+    assert image is None or sample["image_id"] == image
+    assert sample["image"].size == (40, 30) and ROW[name].get("question", ROW[name].get("text")) in sample["question"]
+    assert make_reward(task.config.reward)(answer, sample) == 1.0
+
+
+def test_gqa_joins_its_pictures(images, tmp_path, monkeypatch):
+    """Questions and pictures are two subsets of one set; local folders of parquet files stand in for the hub's."""
+    questions = {
+        "id": ["20", "21", "22", "23"], "imageId": ["n1", "n2", "n1", "n9"], "question": ["is it ?"] * 4,
+        "answer": ["yes", "no", "yes", "no"],
+        "types": [{"structural": "verify", "semantic": "rel", "detailed": "x"}] * 4,
+    }  # fmt: skip
+    pictures = datasets.Dataset.from_dict({"id": ["n1", "n2"], "image": [str(images / f"{i}.png") for i in (1, 4)]})
+    for subset, data in (("instructions", datasets.Dataset.from_dict(questions)),
+                         ("images", pictures.cast_column("image", datasets.Image()))):  # fmt: skip
+        folder = tmp_path / "GQA" / f"testdev_balanced_{subset}"
+        folder.mkdir(parents=True)
+        data.to_parquet(str(folder / "testdev-00000-of-00001.parquet"))
+    card = ["---", "configs:"]
+    for subset in ("instructions", "images"):
+        card += [f"- config_name: testdev_balanced_{subset}", "  data_files:", "  - split: testdev",
+                 f"    path: testdev_balanced_{subset}/testdev-*"]  # fmt: skip
+    (tmp_path / "GQA" / "README.md").write_text("\n".join([*card, "---", ""]))
+    task = Task(task_of("gqa", f"task.path={tmp_path / 'GQA'}", "task.max_unreadable=0.5"))
+    samples = list(task)
+    assert [(s["question_id"], s["image_id"], s["kind"], s["image"].size) for s in samples] == [
+        ("20", "n1", "verify", (41, 30)), ("22", "n1", "verify", (41, 30)),
+    ]  # fmt: skip
+    reasons = [bad["reason"] for bad in task.unreadable]
+    assert len(reasons) == 2 and "no picture 'n9'" in reasons[1]
+
+
+def test_a_stream_is_read_to_its_limit(images, tmp_path):
+    file = tmp_path / "data" / "validation.parquet"
+    file.parent.mkdir()
+    rows = {"image": [str(images / "0.png")] * 3, "question": ["a ?", "b ?", "c ?"], "answers": [["x"]] * 3}
+    datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).to_parquet(str(file))
+    config = TaskConfig(source="dataset", path=str(file.parent), split="validation", streaming=True, limit=2)
+    assert [s["question"] for s in Task(config)] == ["a ?", "b ?"]
