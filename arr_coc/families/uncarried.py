@@ -29,7 +29,7 @@ UNCARRIED: dict[str, str] = {
     "evolla": "it sees proteins, not images",
     "florence2": _ENCODER_DECODER,
     "fuyu": "its features go in as last_hidden_state, which no beam gets, and no input states their grid",
-    "gemma3n": "its tower gives 16 x 16 tokens whatever the picture, and no tiny one can be built to check it on",
+    "gemma3n": "its tower gives 16 x 16 tokens whatever the picture; not tried, for want of a tiny one to check it on",
     "git": _AHEAD,
     "granite4_vision": "its features are (layer, rows) pairs in deepstack_features, which no beam gets",
     "hunyuan_vl": _POSITIONS,
