@@ -18,8 +18,8 @@ from .summary import by_method
 _BARS = "Learned at its own price, no level picked by its result."
 _DOMINATED = (
     "Each baseline against the best level of the learned policy that spends no more tokens (within 1 %) on the same "
-    "questions: dominated if its accuracy is lower beyond the interval. A baseline cheaper than every level is compared "
-    "with the cheapest."
+    "questions: dominated if its accuracy is lower beyond the interval. A baseline that is cheaper than every level "
+    "is compared with the cheapest."
 )
 
 
