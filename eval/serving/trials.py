@@ -142,7 +142,7 @@ def load(folder: Path, count: int = 240, rounds: int = 2) -> dict[str, Any]:
     folder
         Of the log.
     count
-        Questions of each row of the table, over all rounds.
+        Questions of each row of the table, over all rounds; at least 32 each time, the same ones in every row.
     rounds
         Turns; the table has the medians over them.
 
@@ -152,7 +152,7 @@ def load(folder: Path, count: int = 240, rounds: int = 2) -> dict[str, Any]:
         Per row questions per second, latencies (direct: of a generate call), processor time of the process that
         answers, per question, and errors; then what became of more clients than there are places, and the log.
     """
-    questions = samples(32, seed=2)
+    questions, each = samples(32, seed=2), max(32, count // rounds)
     direct(questions[:8], 8)  # warm
     server = Server(folder / "log", "--queue", str(PLACES), "--timeout", "300").wait()
     table: dict[str, list[dict[str, float]]] = {}
@@ -161,13 +161,13 @@ def load(folder: Path, count: int = 240, rounds: int = 2) -> dict[str, Any]:
         asyncio.run(drive(server.url, questions, 8, 8))  # warm
         for _ in range(rounds):
             for batch in (1, 8):
-                part = [questions[k % 32] for k in range(max(8, count // rounds))]
+                part = [questions[k % 32] for k in range(each)]
                 seconds, spent = direct(part, batch)
                 row = _row(len(part), sum(seconds), spent, seconds)
                 table.setdefault(f"direct generate, batches of {batch}", []).append(row)
             for clients in (1, 8, 32):
                 began, before = time.perf_counter(), server.cpu()
-                traffic = asyncio.run(drive(server.url, questions, max(clients, count // rounds), clients))
+                traffic = asyncio.run(drive(server.url, questions, each, clients))
                 seconds, spent = traffic.seconds, server.cpu() - before
                 row = _row(len(seconds), time.perf_counter() - began, spent, seconds)
                 table.setdefault(f"server, {clients} clients", []).append({**row, "errors": _errors(traffic)})
@@ -179,7 +179,7 @@ def load(folder: Path, count: int = 240, rounds: int = 2) -> dict[str, Any]:
     finally:
         server.stop()
     return {
-        "questions": count, "rounds": rounds,
+        "questions": each * rounds, "rounds": rounds,
         "table": {
             name: {key: float(np.median([row[key] for row in rows])) for key in rows[0]}
             for name, rows in table.items()
