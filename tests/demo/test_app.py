@@ -191,7 +191,7 @@ def test_two_pupils_do_not_meet(url: str, client: Client) -> None:
 
 
 def test_results_are_those_of_the_records(client: Client) -> None:
-    found = client.predict("records/reference-seed0", api_name="/results")
+    found = client.predict("records/headline-0", api_name="/results")
     assert "<th>method</th>" in found[1] and "<td>learned</td>" in found[1] and "<td>uniform-400</td>" in found[1]
     with pytest.raises(AppError):
         client.predict("../../etc", api_name="/results")
