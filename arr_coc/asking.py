@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from arr_coc.config import nearest
+from arr_coc.patches import by_view
 
 if TYPE_CHECKING:
     from arr_coc.scene import Allocation, Plan, Scene
@@ -95,7 +96,13 @@ class Asked:
     @property
     def several_views(self) -> bool:
         """Whether the model was given several views of the image (tiles, an overview) that do not tile it."""
-        return self.grid is None and len({(patch.entry, patch.view) for patch in self.allocation.patches}) > 1
+        return self.grid is None and len(by_view(self.allocation.patches)) > 1
+
+
+def seen_pixels(arr: ArrCoc, asked: Asked) -> list[torch.Tensor]:
+    """Per patch ``[3, H, W]`` RGB in [0, 1] as the model was given it; empty if the family can't tell."""
+    scale = arr.looker.scale or (0.0, 1.0)
+    return arr.family.pixels(arr.model, asked.inputs, asked.allocation.patches, scale) or []
 
 
 def ask(arr: ArrCoc, image: Image.Image, question: str, max_new_tokens: int | None = None) -> Asked:

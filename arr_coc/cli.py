@@ -92,6 +92,7 @@ def ask(
 
     from arr_coc import reference
     from arr_coc.asking import ask as ask_once
+    from arr_coc.asking import seen_pixels
     from arr_coc.config import ArrCocConfig
     from arr_coc.images import load_image
     from arr_coc.loading import FREE, REFERENCE, load_vlm, wrap_with
@@ -108,8 +109,7 @@ def ask(
         from arr_coc.drawing import draw_allocation, draw_views
 
         if asked.several_views:
-            seen = arr.family.pixels(vlm, asked.inputs, allocation.patches, arr.looker.scale or (0.0, 1.0))
-            overlay = draw_views(seen or [], allocation, asked.answer, arr.config.budgets)
+            overlay = draw_views(seen_pixels(arr, asked), allocation, asked.answer, arr.config.budgets)
         else:
             overlay = draw_allocation(picture, allocation, asked.grid, asked.answer, levels=arr.config.budgets)
         overlay.save(out)

@@ -78,6 +78,14 @@ def cut(size: int, side: int = 20, multiple: int = 1) -> list[int]:
     return [min(size, multiple * (i * units // pieces)) for i in range(pieces)] + [size]
 
 
+def by_view(patches: Sequence[Patch]) -> dict[tuple[int, int], list[int]]:
+    """The places of the patches of every view, by (entry, view), in the order in which they come."""
+    views: dict[tuple[int, int], list[int]] = {}
+    for index, patch in enumerate(patches):
+        views.setdefault((patch.entry, patch.view), []).append(index)
+    return views
+
+
 def make_patches(views: Iterable[tuple[int, int, int, int]], side: int = 20, multiple: int = 1) -> list[Patch]:
     """Cover every view with patches, in raster order.
 

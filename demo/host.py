@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from arr_coc import reference
-from arr_coc.asking import ask
+from arr_coc.asking import ask, seen_pixels
 from arr_coc.attending import PolicyPlanner, wrappable_policies
 from arr_coc.config import nearest
 from arr_coc.drawing import Box, draw_seen, patch_boxes, seen_grids, spread_views
@@ -240,9 +240,7 @@ class Host:
             asked = ask(arr, image, question, MAX_NEW_TOKENS)
             explanation = explain(asked, arr.planner, arr.config.budgets)
             if asked.several_views:
-                scale = arr.looker.scale or (0.0, 1.0)
-                pixels = arr.family.pixels(self.model, asked.inputs, asked.allocation.patches, scale)
-                image, boxes = spread_views(pixels or [], asked.allocation.patches)
+                image, boxes = spread_views(seen_pixels(arr, asked), asked.allocation.patches)
                 seen = draw_seen(image, boxes, seen_grids(asked.allocation), _side(boxes, asked.allocation))
             else:
                 boxes = patch_boxes(image.size, asked.allocation.patches, asked.grid)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from arr_coc.asking import answers, prepare
 from arr_coc.drawing import patch_boxes
-from arr_coc.patches import Patch, full_tokens
+from arr_coc.patches import Patch, by_view, full_tokens
 from arr_coc.rewards import Reward
 from arr_coc.scene import Allocation, Plan, Planner, Scene
 
@@ -268,7 +268,7 @@ class Bench:
 
     def _boxes(self, image: Image.Image, patches: Sequence[Patch]) -> list[list[int]]:
         grid = getattr(self.arr.processor, "patch_grid", lambda image: None)(image)
-        if grid is None and len({(patch.entry, patch.view) for patch in patches}) != 1:
+        if grid is None and len(by_view(patches)) != 1:
             return []
         return [list(box) for box in patch_boxes((1000, 1000), patches, grid)]
 

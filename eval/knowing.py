@@ -22,6 +22,7 @@ from arr_coc.asking import Asked, ask, prepare
 from arr_coc.attending import PolicyPlanner
 from arr_coc.drawing import contact_sheet, draw_heat, patch_boxes, titled
 from arr_coc.knowing.detail import scene_detail_loss
+from arr_coc.reference.evaluate import wilson
 
 if TYPE_CHECKING:
     from arr_coc.wrapper import ArrCoc
@@ -116,7 +117,7 @@ def _row(arr: ArrCoc, sample: Mapping[str, Any], asked: Asked, other: Asked) -> 
     decision = asked.plan.decision
     assert decision is not None
     top = int(np.argmax(scores[contexts.aligned.name])) if contexts.aligned else 0
-    u, e = contexts.doubt(asked.scene)
+    u, e = decision.covariates[:2].tolist()
     return {
         "kind": sample["kind"], "level": int(sample["level"]), "evidence": list(sample["evidence"]),
         "patches": len(asked.allocation.patches), "tops": {name: int(s.argmax()) for name, s in scores.items()},
@@ -215,11 +216,8 @@ def _cost(arr: ArrCoc, samples: Sequence[Mapping[str, Any]], most: int = 15) -> 
 
 def _share(hits: Sequence[bool]) -> dict[str, float]:
     """A share with its 95 % interval (Wilson)."""
-    from scipy.stats import binomtest
-
-    test = binomtest(int(sum(hits)), len(hits))
-    interval = test.proportion_ci(method="wilson")
-    return {"value": float(test.statistic), "low": float(interval.low), "high": float(interval.high)}
+    low, high = wilson(int(sum(hits)), len(hits))
+    return {"value": sum(hits) / len(hits), "low": low, "high": high}
 
 
 def markdown(found: Mapping[str, Any]) -> str:

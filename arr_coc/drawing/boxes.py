@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from arr_coc.patches import Patch
+from arr_coc.patches import Patch, by_view
 
 Box = tuple[int, int, int, int]
 
@@ -42,7 +42,7 @@ def patch_boxes(size: tuple[int, int], patches: Sequence[Patch], grid: tuple[int
         if grid[0] * grid[1] != len(patches):
             raise ValueError(f"a grid of {grid[0]} x {grid[1]} has no place for {len(patches)} patches")
         return grid_boxes(size, grid)
-    if len({(patch.entry, patch.view) for patch in patches}) != 1:
+    if len(by_view(patches)) != 1:
         raise ValueError("the patches are those of several views; give grid= (rows, columns) if they tile one image")
     width = size[0] / max(patch.right for patch in patches)
     height = size[1] / max(patch.bottom for patch in patches)

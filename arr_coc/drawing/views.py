@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from arr_coc.patches import Patch
+from arr_coc.patches import Patch, by_view
 
 from .boxes import Box, patch_boxes
 from .overlay import draw_budgets
@@ -44,13 +44,10 @@ def spread_views(pixels: Sequence[Tensor], patches: Sequence[Patch]) -> tuple[Im
     """
     if len(pixels) != len(patches) or not patches:
         raise ValueError(f"{len(pixels)} pictures for {len(patches)} patches; give one per patch")
-    views: dict[tuple[int, int], list[int]] = {}
-    for index, patch in enumerate(patches):
-        views.setdefault((patch.entry, patch.view), []).append(index)
     pictures: list[Image.Image] = []
     boxes: dict[int, Box] = {}
     top = 0
-    for members in views.values():
+    for members in by_view(patches).values():
         mine = [patches[i] for i in members]
         first = pixels[members[0]]
         down, across = first.shape[1] / mine[0].height, first.shape[2] / mine[0].width
