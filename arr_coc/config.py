@@ -57,10 +57,14 @@ class ArrCocConfig:
     price
         Reward units that a full-detail image costs: an allocation is charged ``price * tokens / full_tokens``.
     scorers
-        Names of the scorers, in the order in which they enter the context vector.
+        The scorers, in the order in which they enter the context vector: names, or for options mappings such as
+        ``{"name": "participatory", "layers": [13, 14]}``.
     confidence
         Whether the planner also reads how sure the model is of the answer that its glance gives (a full-depth pass
         over the glance tokens instead of one that stops at the last attention read).
+    detail
+        Whether the detail that each budget would destroy is measured on the picture; else every patch is taken to lose
+        what is typical of the budget.
     tensions
         Which tensions of :mod:`arr_coc.balancing` act: ``"price"`` (compress or particularise), ``"temperature"``
         (exploit or explore, while learning) and ``"coverage"`` (focus or diversify).
@@ -86,8 +90,9 @@ class ArrCocConfig:
     budget: int | None = None
     limit: int | float | None = None
     price: float = 0.05
-    scorers: tuple[str, ...] = ("propositional", "perspectival", "participatory")
+    scorers: tuple[str | Mapping[str, Any], ...] = ("propositional", "perspectival", "participatory")
     confidence: bool = True
+    detail: bool = True
     tensions: tuple[str, ...] = ()
     realizer: str = "auto"
     positions: str = "auto"
@@ -95,7 +100,7 @@ class ArrCocConfig:
 
     def __post_init__(self) -> None:
         self.budgets = _budgets(self.budgets)
-        self.scorers = _names("scorers", self.scorers)
+        self.scorers = _scorers(self.scorers)
         self.tensions = _names("tensions", self.tensions)
         for tension in self.tensions:
             if tension not in TENSIONS:
@@ -106,8 +111,9 @@ class ArrCocConfig:
             value = getattr(self, name)
             if not isinstance(value, str) or not value:
                 raise TypeError(f"{name}={value!r} must be a name (a non-empty string).")
-        if not isinstance(self.confidence, bool):
-            raise TypeError(f"confidence={self.confidence!r} must be True or False.")
+        for name in ("confidence", "detail"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name}={getattr(self, name)!r} must be True or False.")
         if self.budget is not None and self.budget not in self.budgets:
             raise ValueError(f"budget={self.budget!r} must be one of the budgets {self.budgets}.")
         if self.positions not in POSITIONS:
@@ -232,3 +238,17 @@ def _names(field: str, values: object) -> tuple[str, ...]:
     if len(set(names)) != len(names):
         raise ValueError(f"{field}={names!r} names one twice; name each once.")
     return names
+
+
+def _scorers(values: object) -> tuple[str | Mapping[str, Any], ...]:
+    if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
+        raise TypeError(f"scorers={values!r} must be a sequence of names or mappings, for example ({values!r},).")
+    entries = tuple(values)
+    for entry in entries:
+        if isinstance(entry, Mapping) and not isinstance(entry.get("name"), str):
+            raise ValueError(
+                f"scorers={entries!r} holds {entry!r}; a scorer with options needs its name among them, for example "
+                "{'name': 'participatory', 'layers': [-1]}."
+            )
+    _names("scorers", tuple(entry["name"] if isinstance(entry, Mapping) else entry for entry in entries))
+    return entries

@@ -54,13 +54,10 @@ class StudyContexts(Contexts):
 
     def __init__(self, contexts: Contexts, off: Collection[str]) -> None:
         scorers = [_silenced(scorer) if scorer.name in off else scorer for scorer in contexts.scorers]
-        budgets = [int(name[1:]) for name in contexts.reduced]
-        super().__init__([*budgets, 0], scorers, contexts.confidence and "doubt" not in off, contexts.seed)
-        self.blurred = "detail" in off
-
-    def detail(self, scene: Scene) -> Tensor:
-        found = super().detail(scene)
-        return torch.zeros_like(found) if self.blurred else found
+        super().__init__(
+            contexts.budgets, scorers, confidence=contexts.confidence and "doubt" not in off, seed=contexts.seed,
+            detail=contexts.measured and "detail" not in off,
+        )  # fmt: skip
 
 
 class StudyPlanner(PolicyPlanner):

@@ -10,8 +10,11 @@ import numpy as np
 from scipy import stats
 
 from .bars import Runs, bars, difference, pairs
+from .curves import REACH, curves
+from .methods.fixed import Uniform
 from .records import Record, read_run
 from .report import markdown_table
+from .run import make_methods
 from .statistics import Difference, paired_difference
 from .summary import by_method
 
@@ -20,6 +23,13 @@ _DOMINATED = (
     "Each baseline against the best level of the learned policy that spends no more tokens (within 1 %) on the same "
     "questions: dominated if its accuracy is lower beyond the interval. A baseline that is cheaper than every level "
     "is compared with the cheapest."
+)
+
+
+_CURVES = (
+    "Methods at several prices form a curve, with the floor and full detail at its ends and mixtures in between. "
+    f"Left: at the tokens that learned spends. Right: mean over tokens from the floor to {100 * REACH:g} % of full "
+    "detail (the area under the curve)."
 )
 
 
@@ -52,8 +62,13 @@ def compare(paths: Sequence[str | Path]) -> str:
         tables = [by_method(records) for _, records, _ in runs]
         price = runs[0][0]["utility"]["price"]
         parts += ["## Learned against each method, paired within runs", markdown_table(header, _pooled(tables, price))]
+        drawn = _curves(tables, runs[0][2])
+        if drawn:
+            header = ("curve", "at learned's tokens", "minus learned, points [95% CI]", "mean accuracy",
+                      "minus learned's curve [95% CI]")  # fmt: skip
+            parts += ["## Curves", _CURVES, markdown_table(header, drawn)]
         judged, against = bars(tables)
-        if judged:
+        if "oracle" in labels:
             parts += ["## The bars", _BARS, markdown_table(("bar", "found", ""), judged)]
             header = ("baseline", "tokens", "learned level", "its tokens", "points [95% CI]", "verdict")
             parts += [_DOMINATED, markdown_table(header, against)]
@@ -112,6 +127,25 @@ def _pooled(tables: Runs, price: float) -> list[list[str]]:
             [label, _points(accuracy), f"{accuracy.p:.3g}", _points(spent), _points(utility), f"{len(found):,}"]
         )
     return rows
+
+
+def _curves(tables: Runs, config: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of `eval.curves.curves`, for runs whose learned policy has a curve and that know floor and full detail."""
+    members: dict[str, list[str]] = {}
+    uniform = []
+    for method in make_methods(config["run"]["methods"]):
+        if method.curve:
+            members.setdefault(method.curve, []).append(method.label)
+        if isinstance(method, Uniform):
+            uniform.append((method.budget, method.label))
+    if "learned" not in members or len(uniform) < 2:
+        return []
+    ends = (min(uniform)[1], max(uniform)[1])
+    return [
+        [name, f"{100 * there:.1f}", own or _points(minus), f"{100 * mean:.1f}", own or _points(less)]
+        for name, (there, minus, mean, less) in curves(tables, members, "learned", *ends).items()
+        for own in ("–" if name == "learned" else "",)
+    ]
 
 
 def _points(difference: Difference) -> str:

@@ -17,7 +17,7 @@ from arr_coc.rewards import make_reward
 from .bench import Answer, Bench
 from .clock import Memory
 from .config import EvalConfig
-from .methods import Method, NotApplicable, make_method
+from .methods import Method, NotApplicable, at_prices, make_method
 from .methods.fixed import Uniform
 from .records import Record, RunFolder, read_journal
 from .summary import summarise
@@ -130,7 +130,7 @@ def load(config: EvalConfig) -> ArrCoc:
 
 def make_methods(specs: Sequence[str | Mapping[str, Any]], baselines: Sequence[str] = ()) -> list[Method]:
     """The methods of a configuration; labels must be unique and what they match must be among them."""
-    methods = [make_method(spec) for spec in specs]
+    methods = [make_method(spec) for entry in specs for spec in at_prices(entry)]
     labels = [method.label for method in methods]
     for label in labels:
         if labels.count(label) > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -109,13 +109,14 @@ def scorer_names() -> tuple[str, ...]:
     return tuple(sorted({**_BUILT_IN, **_registered}))
 
 
-def make_scorer(name: str, **options: Any) -> Scorer:
+def make_scorer(name: str | Mapping[str, Any], **options: Any) -> Scorer:
     """Build a scorer by name.
 
     Parameters
     ----------
     name
-        One of :func:`scorer_names`; ``"name:variant"`` is short for the option ``variant``.
+        One of :func:`scorer_names`; ``"name:variant"`` is short for the option ``variant``. Or a mapping with the key
+        ``name`` and options, as in a configuration.
     options
         The scorer's own options, for instance ``make_scorer("participatory", variant="embedding")``.
 
@@ -126,6 +127,9 @@ def make_scorer(name: str, **options: Any) -> Scorer:
     TypeError
         If a registered factory returns something that is not a :class:`Scorer`.
     """
+    if not isinstance(name, str):
+        options = {**{key: value for key, value in name.items() if key != "name"}, **options}
+        name = str(name["name"])
     if ":" in name and name not in _registered:
         name, options["variant"] = name.split(":", 1)
     if name in _BUILT_IN:

@@ -87,6 +87,25 @@ def method_names() -> list[str]:
     return sorted(_methods)
 
 
+def at_prices(spec: str | Mapping[str, Any]) -> list[str | Mapping[str, Any]]:
+    """An entry with ``prices`` stands for a curve: the method itself, and the same, or what it learned, at each.
+
+    Raises
+    ------
+    ValueError
+        If such an entry has no label, or its prices are no list.
+    """
+    if not isinstance(spec, Mapping) or "prices" not in spec:
+        return [spec]
+    own = {key: value for key, value in spec.items() if key != "prices"}
+    label, prices = own.get("label"), spec["prices"]
+    if not label or not isinstance(prices, list):
+        raise ValueError(f"method {spec!r}: prices= needs a label= for its curve, and a list such as [0.2, 0.01]")
+    own = {"curve": label, **own}
+    again = {"method": "learned", "of": label, "curve": own["curve"]} if own.get("method") == "learner" else own
+    return [own, *({**again, "label": f"{label} at {price:g}", "price": price} for price in prices)]
+
+
 def make_method(spec: str | Mapping[str, Any]) -> Method:
     """Build a method from its entry in a configuration.
 

@@ -24,7 +24,7 @@ class Learner(Method):
 
     Attributes
     ----------
-    policy, scorers, confidence, tensions, price, limit
+    policy, scorers, confidence, detail, tensions, price, limit
         As of `arr_coc.ArrCocConfig`; None keeps the run's own.
     prior
         Whether the score heuristic is the prior mean; else the policy starts from zero.
@@ -43,8 +43,9 @@ class Learner(Method):
     """
 
     policy: str | None = None
-    scorers: list[str] | None = None
+    scorers: list[Any] | None = None
     confidence: bool | None = None
+    detail: bool | None = None
     tensions: list[str] | None = None
     price: float | None = None
     limit: float | None = None
@@ -63,7 +64,7 @@ class Learner(Method):
         from arr_coc.attending import PolicyPlanner, build_policy, make_planner
 
         seed = bench.seed if self.seed is None else self.seed
-        names = ("policy", "scorers", "confidence", "tensions", "price", "limit")
+        names = ("policy", "scorers", "confidence", "detail", "tensions", "price", "limit")
         given: dict[str, Any] = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         config = dataclasses.replace(bench.arr.config, seed=seed, **given)
         planner = make_planner(config, bench.arr.model, bench.arr.processor)
@@ -78,6 +79,7 @@ class Learner(Method):
         finally:
             bench.arr.planner = own
         self._planner: Planner = planner
+        bench.lessons["learner", self.label] = planner
 
     def _questions(self, seed: int) -> Iterable[Mapping[str, Any]]:
         from arr_coc.data import load_questions

@@ -45,7 +45,7 @@ class Within(PolicyPlanner):
 @register_method("learned")
 @dataclass(kw_only=True)
 class Learned(Method):
-    """The policy that the run's ``policy`` folder holds, without exploration.
+    """The policy that the run's ``policy`` folder holds, without exploration, or what the learner ``of`` learned.
 
     Another ``price`` or ``limit`` than it was learned with trace its curve of accuracy against tokens. With ``match``
     it may spend the other method's share on each question and pays no price.
@@ -53,17 +53,23 @@ class Learned(Method):
 
     price: float | None = None
     limit: float | None = None
+    of: str | None = None
 
     def prepare(self, bench: Bench) -> None:
-        if not bench.learned:
+        if self.of is not None and ("learner", self.of) not in bench.lessons:
+            raise ValueError(
+                f"method {self.label!r}: of={self.of!r} must be the label of a learner that run.methods lists before "
+                "it"
+            )
+        if self.of is None and not bench.learned:
             raise NotApplicable("no learned policy was given; set run.policy to the folder that learning wrote")
         changes: dict[str, Any] = {"price": self.price, "limit": self.limit}
         if self.match is not None:
             changes |= {"price": 0.0, "limit": None}
         changes = {name: value for name, value in changes.items() if value is not None}
         self._planner: Any = None
-        if changes:
-            self._planner = copy.copy(bench.arr.planner)
+        if changes or self.of is not None:
+            self._planner = copy.copy(bench.arr.planner if self.of is None else bench.lessons["learner", self.of])
             self._planner.config = dataclasses.replace(self._planner.config, **changes)
             self._planner.price = changes.get("price", self._planner.price)
         if self.match is not None:
@@ -82,15 +88,16 @@ class Planned(Method):
     """
 
     policy: str = "heuristic"
-    scorers: list[str] | None = None
+    scorers: list[Any] | None = None
     price: float | None = None
     limit: float | None = None
     confidence: bool | None = None
+    detail: bool | None = None
 
     def prepare(self, bench: Bench) -> None:
         from arr_coc.attending import make_planner
 
-        names = ("policy", "scorers", "price", "limit", "confidence")
+        names = ("policy", "scorers", "price", "limit", "confidence", "detail")
         changes = {name: getattr(self, name) for name in names}
         config = dataclasses.replace(bench.arr.config, **{k: v for k, v in changes.items() if v is not None})
         if self.match is not None:
@@ -118,7 +125,7 @@ class Saliency(Planned):
     """The same knapsack blind to the question: salience stands in for relevance (the shape of HiRED and
     GlobalCom2)."""
 
-    scorers: list[str] | None = dataclasses.field(default_factory=lambda: ["perspectival"])
+    scorers: list[Any] | None = dataclasses.field(default_factory=lambda: ["perspectival"])
     confidence: bool | None = False
 
 

@@ -24,7 +24,7 @@ def test_learners_learn_in_the_run_and_leave_the_wrapper_alone(arr, tmp_path):
         out=str(tmp_path / "run"), task=TaskConfig(limit=4), batch_size=4, max_new_tokens=4, resamples=100, overlays=0,
         baselines=["learned"],
         methods=[
-            {**learner, "label": "learned"},
+            {**learner, "label": "learned", "prices": [0.0, 3.0]},
             {**learner, "label": "no prior", "prior": False},
             {**learner, "label": "tense", "tensions": ["price", "coverage"], "scorers": ["participatory:embedding"]},
         ],
@@ -44,7 +44,11 @@ def test_learners_learn_in_the_run_and_leave_the_wrapper_alone(arr, tmp_path):
         net = sum(r["score"] - 0.05 * r["tokens"] / r["full_tokens"] for r in mine) / len(mine)
         assert utility["methods"][label][0] == pytest.approx(net)
         assert found["tokens"]["mean"] > 0
-    assert set(utility["differences"]["learned"]) == {"no prior", "tense"}
+    assert set(utility["differences"]["learned"]) == {"no prior", "tense", "learned at 0", "learned at 3"}
+    # What was learned, at other prices: free tokens are spent, dear ones are not.
+    spent = {label: found["tokens"]["mean"] for label, found in metrics["methods"].items()}
+    assert spent["learned at 3"] < spent["learned"] < spent["learned at 0"]
+    assert set(logs) == {path.name for path in (tmp_path / "run" / "learning").iterdir()}
     assert "Score less 0.05 times" in (tmp_path / "run" / "report.md").read_text()
 
 
@@ -71,3 +75,12 @@ def test_tensions_act_on_the_plan_and_are_logged(arr, monkeypatch):
     off, on = seen
     assert off.price == 0.2 and not off.coverage.any() and off.temperature == 1.0
     assert on.price != 0.2 and on.coverage.any() and on.temperature == 1.0
+
+
+def test_what_a_learner_learned_is_known_after_it_only(arr, tmp_path):
+    config = EvalConfig(
+        out=str(tmp_path / "run"), task=TaskConfig(limit=1), overlays=0, baselines=[],
+        methods=[{"method": "learned", "of": "later"}, {"method": "learner", "episodes": 1, "label": "later"}],
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="of='later' must be the label of a learner that run.methods lists before"):
+        run(config, arr, progress=False)

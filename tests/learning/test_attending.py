@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ import arr_coc
 from arr_coc import ArrCocConfig
 from arr_coc.asking import prepare
 from arr_coc.attending import PolicyPlanner, make_planner
+from arr_coc.knowing import make_scorer
 from arr_coc.reference import generate
 
 
@@ -68,6 +72,38 @@ def test_prior_mean_is_relevance_times_doubt_times_restored_detail(scenes):
     for k in range(3):
         assert np.allclose(worth[:, k], lost[0] - lost[k + 1], atol=1e-6)
     assert (np.diff(worth, axis=1) > -0.05).all()  # more tokens restore more
+
+
+def test_typical_detail_is_charged_where_none_is_measured(scenes):
+    planner = make_planner(ArrCocConfig(detail=False))
+    contexts = planner.contexts(scenes[0])[0]
+    at = [planner.contexts.slots.index(f"ru d{b}") for b in (64, 128, 256)]
+    shares = contexts[:, at] / contexts[:, :1]
+    assert torch.allclose(shares, torch.tensor([0.24, 0.4 * (1 - 0.32**0.5), 0.08]).expand(4, 3), atol=1e-6)
+    measured = make_planner(ArrCocConfig()).contexts
+    blind = dataclasses.replace(scenes[0], pixels=None)
+    assert torch.equal(measured.detail(blind), planner.contexts.detail(scenes[0]))
+    assert not torch.allclose(measured.detail(scenes[0]), measured.detail(blind), atol=0.01)
+
+
+def test_scorers_can_be_named_with_options(scenes):
+    spec = {"name": "participatory", "layers": [-1], "heads": "mean"}
+    planner = make_planner(ArrCocConfig(scorers=["propositional", spec]))
+    scores = planner.contexts(scenes[0])[2]
+    assert torch.equal(
+        scores["participatory"], make_scorer("participatory", layers=[-1], heads="mean")(scenes[0]).cpu()
+    )
+    assert not torch.allclose(scores["participatory"], make_scorer("participatory")(scenes[0]).cpu(), atol=1e-3)
+    config = ArrCocConfig(scorers=["propositional", spec])
+    assert ArrCocConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    with pytest.raises(ValueError, match="needs its name among them"):
+        ArrCocConfig(scorers=[{"layers": [-1]}])
+    with pytest.raises(ValueError, match="names one twice"):
+        ArrCocConfig(scorers=["participatory", spec])
+    with pytest.raises(TypeError, match="sequence of names or mappings"):
+        ArrCocConfig(scorers=spec)
+    with pytest.raises(ValueError, match="has no option 'layer'.*'layers'"):
+        make_planner(ArrCocConfig(scorers=[{"name": "participatory", "layer": [-1]}]))
 
 
 def test_another_question_in_the_batch_changes_no_bit(reference, samples):
