@@ -16,6 +16,7 @@ restores" is linear in these slots; it is the prior mean of the learners and, fr
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -43,6 +44,8 @@ PRIOR_STRENGTH = 1.0
 """Reward the score heuristic expects from restoring all detail of a patch of relevance and doubt 1."""
 PRIOR_PRECISION = 10.0
 """Prior precision of every slot, in observations of unit noise."""
+WORTHLESS = 0.01
+"""Where relevance times doubt is below this, the detail lost is not measured: no more than this can be gained there."""
 TYPICAL_LOSS = 0.4
 """Share of local detail that a typical picture loses per share of resolution given up, where none was measured: fitted
 to the means over reference questions, .25, .17 and .07 at 64, 128 and 256 of 400 tokens (eval/records/knowing)."""
@@ -111,7 +114,7 @@ class Contexts:
         others = [score for name, score in scores.items() if self.aligned is None or name != self.aligned.name]
         relevance = torch.stack(others).mean(0) if self.aligned is None else scores[self.aligned.name]
         relevance = relevance / relevance.max().clamp_min(1e-6)
-        detail = self.detail(scene)
+        detail = self.detail(scene, u * relevance)
         question = self.question_code(scene.question_embeddings).cpu()
         asked = torch.cat([question.new_tensor([1.0, u]), question]).expand(len(relevance), -1)
         known = torch.cat([asked[:, :2], detail, asked[:, 2:], *(score[:, None] for score in others)], 1)
@@ -129,18 +132,31 @@ class Contexts:
         first, second = scene.glance_answer().float().exp().topk(2).values.tolist()
         return max(1.0 - (first - second), 0.0), max(1.0 - first, 0.0)
 
-    def detail(self, scene: Scene) -> Tensor:
+    def detail(self, scene: Scene, worth: Tensor | None = None) -> Tensor:
         """``[N, K-1]`` share of detail each reduced budget destroys, weighted by where the question looks.
 
-        Without pixels it is what is typical.
+        It is measured where ``worth [N]`` is at least `WORTHLESS` (everywhere by default), and else what is typical;
+        without pixels it is typical everywhere.
         """
-        if scene.pixels is None or not self.measured:
-            return self.typical.expand(len(scene.patches), -1)
-        loss = scene_detail_loss(scene)
+        detail = self.typical.repeat(len(scene.patches), 1)
+        rows = range(len(detail)) if worth is None else (worth >= WORTHLESS).nonzero().flatten().tolist()
+        if scene.pixels is None or not self.measured or not rows:
+            return detail
+        part = dataclasses.replace(
+            scene,
+            patches=[scene.patches[i] for i in rows],
+            pixels=[scene.pixels[i] for i in rows],
+            costs=scene.costs[list(rows)],
+            glance_grids=[scene.glance_grids[i] for i in rows],
+        )
+        loss = scene_detail_loss(part)
         if self.aligned is None:
-            return loss.per_patch[:, :-1].cpu()
-        weights = [w.float() for w in self.aligned.cell_map(scene)]
-        return loss.attended([w / w.sum().clamp_min(1e-9) for w in weights])[:, :-1].cpu()
+            found = loss.per_patch
+        else:
+            cells = self.aligned.cell_map(scene)
+            found = loss.attended([cells[i] / cells[i].sum().clamp_min(1e-9) for i in rows])
+        detail[list(rows)] = found[:, :-1].cpu()
+        return detail
 
 
 class BlindPlanner:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ from arr_coc.attending import PolicyPlanner
 from arr_coc.drawing import contact_sheet, draw_heat, patch_boxes, titled
 from arr_coc.knowing.detail import scene_detail_loss
 from arr_coc.reference.evaluate import wilson
+
+from .operations import enlarged, operations, prefill_operations
 
 if TYPE_CHECKING:
     from arr_coc.wrapper import ArrCoc
@@ -198,7 +201,7 @@ def _cost(arr: ArrCoc, samples: Sequence[Mapping[str, Any]], most: int = 15) -> 
     sizes = [arr.processor.patch_grid(sample["image"]) for sample in samples]
     largest = max(rows * columns for rows, columns in sizes)
     chosen = [s for s, (rows, columns) in zip(samples, sizes, strict=True) if rows * columns == largest][:most]
-    ours, prefill = [], []
+    ours, prefill, counted = [], [], []
     for sample in chosen:
         inputs = prepare(arr.processor, [sample["image"]], [sample["question"]]).to(arr.model.device)
         arr.model.generate(**inputs, do_sample=False, max_new_tokens=1)
@@ -208,9 +211,13 @@ def _cost(arr: ArrCoc, samples: Sequence[Mapping[str, Any]], most: int = 15) -> 
         full = [[max(arr.config.budgets)] * largest]
         arr.model.generate(**inputs, do_sample=False, max_new_tokens=1, allocation=full)
         prefill.append(1000 * (arr.last[0].timings["encode"] + arr.last[0].timings["generate"]))
+        scene = enlarged(ask(arr, sample["image"], sample["question"], 1).scene)
+        counted.append(operations(partial(arr.planner.plan, scene)))
+    tokens = sum(patch.native for patch in scene.patches)
     return {
         "patches": largest, "questions": len(chosen), "knowing_ms": float(np.median(ours)),
         "prefill_ms": float(np.median(prefill)), "ratio": float(np.median(np.array(ours) / np.array(prefill))),
+        "tokens": tokens, "operations": max(counted), "operations_7b": prefill_operations(tokens),
     }  # fmt: skip
 
 
@@ -264,5 +271,10 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"\nScorers and contexts for {cost['patches']} patches, without the pass over the glance: "
         f"{100 * cost['ratio']:.1f} % of the prefill at full detail ({cost['knowing_ms']:.0f} and "
         f"{cost['prefill_ms']:.0f} ms, medians of {cost['questions']} questions side by side)."
+    )
+    lines.append(
+        f"By operations, on pictures of the size that Qwen2.5-VL-7B's {cost['tokens']:,} tokens have: at most "
+        f"{cost['operations'] / 1e9:.1f} G, which is {100 * cost['operations'] / cost['operations_7b']:.3f} % of the "
+        f"{cost['operations_7b'] / 1e12:.0f} T of its prefill at full detail."
     )
     return "\n".join(lines) + "\n\n![Maps of every scorer](maps.png)\n"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 import arr_coc
 from eval.knowing import _share, markdown, study
+from eval.operations import operations, prefill_operations
 
 
 def test_the_study_finds_the_evidence_and_the_question_moves_it(reference, tmp_path):
@@ -22,6 +24,8 @@ def test_the_study_finds_the_evidence_and_the_question_moves_it(reference, tmp_p
     assert 1 / 9 <= top["chance"] < 0.5
     assert found["detail"]["rank"][0]["value"] > 0.3  # finer print loses more
     assert found["doubt"]["all"]["u"] > 0.8
+    cost = found["cost"]
+    assert 0 < cost["operations"] < 0.01 * cost["operations_7b"]
     assert json.loads((tmp_path / "out" / "knowing.json").read_text()) == found
     assert (tmp_path / "out" / "knowing.md").read_text() == markdown(found)
     with Image.open(tmp_path / "out" / "maps.png") as page:
@@ -36,3 +40,15 @@ def test_the_study_finds_the_evidence_and_the_question_moves_it(reference, tmp_p
 def test_shares_have_wilson_intervals():
     share = _share([True] * 8 + [False] * 2)
     assert share == pytest.approx({"value": 0.8, "low": 0.4902, "high": 0.9433}, abs=1e-4)
+
+
+def test_operations_are_counted_by_hand():
+    a, b = torch.ones(3, 4), torch.ones(4, 5)
+    assert (
+        operations(lambda: (a @ b).relu().T) == 2 * 3 * 4 * 5 + 15 + 15
+    )  # the product, its elements, those of relu; a view is free
+    assert operations(lambda: a.view(4, 3).sum()) == 1
+    # 6.5 G parameters of layers, 0.68 G of the tower; attention by hand.
+    tokens = 3600
+    language = 2 * 6_525_618_176 * tokens + 2 * 28 * 3584 * tokens**2
+    assert language + 2 * 0.6e9 * 4 * tokens < prefill_operations(tokens) < language + 2 * 0.7e9 * 4 * tokens

@@ -59,8 +59,10 @@ def test_context_slots_are_named_bounded_and_finite(scenes):
         assert torch.allclose(contexts[:, at("ru")], relevance * u)
         assert torch.allclose(contexts[:, at("ru u")], relevance * u**2)
         assert torch.allclose(contexts[:, at("ru propositional")], relevance * u * scores["propositional"])
+        measured = relevance * u >= 0.01
         for b, loss in zip((64, 128, 256), planner.contexts.detail(scene).T, strict=True):
-            assert torch.allclose(contexts[:, at(f"ru d{b}")], relevance * u * loss)
+            assert torch.allclose(contexts[measured, at(f"ru d{b}")], (relevance * u * loss)[measured])
+        assert measured.any()
 
 
 def test_prior_mean_is_relevance_times_doubt_times_restored_detail(scenes):
@@ -84,6 +86,16 @@ def test_typical_detail_is_charged_where_none_is_measured(scenes):
     blind = dataclasses.replace(scenes[0], pixels=None)
     assert torch.equal(measured.detail(blind), planner.contexts.detail(scenes[0]))
     assert not torch.allclose(measured.detail(scenes[0]), measured.detail(blind), atol=0.01)
+
+
+def test_detail_is_measured_only_where_it_could_be_worth_something(scenes):
+    contexts = make_planner(ArrCocConfig()).contexts
+    everywhere, worth = contexts.detail(scenes[0]), torch.tensor([0.5, 0.0, 0.0099, 0.01])
+    found = contexts.detail(scenes[0], worth)
+    assert torch.allclose(found[[0, 3]], everywhere[[0, 3]])
+    assert torch.equal(found[1:3], contexts.typical.expand(2, 3))
+    assert not torch.allclose(found[1:3], everywhere[1:3], atol=0.01)
+    assert torch.equal(contexts.detail(scenes[0], torch.zeros(4)), contexts.typical.expand(4, 3))
 
 
 def test_scorers_can_be_named_with_options(scenes):
