@@ -45,7 +45,7 @@ PRIOR_STRENGTH = 1.0
 PRIOR_PRECISION = 10.0
 """Prior precision of every slot, in observations of unit noise."""
 WORTHLESS = 0.01
-"""Where relevance times doubt is below this, the detail lost is not measured: no more than this can be gained there."""
+"""Where relevance times doubt is below this, the detail lost is not measured: no more can be gained there."""
 TYPICAL_LOSS = 0.4
 """Share of local detail that a typical picture loses per share of resolution given up, where none was measured: fitted
 to the means over reference questions, .25, .17 and .07 at 64, 128 and 256 of 400 tokens (eval/records/knowing)."""
