@@ -140,6 +140,26 @@ def test_the_question_moves_the_context(reference, samples):
     assert not torch.allclose(first, second, atol=1e-3)
 
 
+def test_questions_share_tokens_only_where_they_ask_for_the_same(reference):
+    """On one picture: print is paid for where it is asked for, and what a glance answers is paid for nowhere."""
+    model, processor = reference
+    (sample,) = generate(1, seed=11, grid=(2, 2))  # KEY on a blue circle, PEN on a red triangle, 75 on a pink square
+    key, again, pen, number, red, blue = (
+        "what word is on the blue circle ?", "what word is on the sign in the top left ?",
+        "what word is on the red triangle ?", "what number is on the pink square ?",
+        "is there a red sign ?", "is there a blue sign ?",
+    )  # fmt: skip
+    budgets = {}
+    with arr_coc.wrap(model, processor, ArrCocConfig(policy="heuristic")) as arr:
+        for question in (key, again, pen, number, red, blue):
+            model.generate(**prepare(processor, [sample["image"]], [question]), max_new_tokens=1)
+            budgets[question] = arr.last[0].budgets
+    assert budgets[key] == budgets[again] == [400, 64, 64, 64]
+    assert budgets[pen][2] > 64 and budgets[pen][:2] == [64, 64]
+    assert budgets[number][3] > 64 and budgets[number][:3] == [64] * 3
+    assert budgets[red] == budgets[blue] == [64] * 4
+
+
 def test_limit_holds_and_price_saves(reference, samples):
     model, processor = reference
     inputs = prepare(processor, [s["image"] for s in samples], [s["question"] for s in samples])
