@@ -42,9 +42,10 @@ class Scene:
     question_embeddings
         ``[Q, D]`` input embeddings of ``question_ids``.
     read_attention
-        ``layers -> [len(layers), heads, sum g_i]``: attention mass from the last prompt token to every glance token,
-        softmax over the whole visible prompt (so a head sums to at most 1), patches concatenated in order. One pass
-        of the language model over the glance prompt, stopped after the last layer read; cached.
+        ``layers -> [len(layers), heads, sum g_i]``, layers as numbers or shares of the depth: attention mass from the
+        last prompt token to every glance token, softmax over the whole visible prompt (so a head sums to at most 1),
+        patches concatenated in order. One pass of the language model over the glance prompt, stopped after the last
+        layer read; cached.
     glance_answer
         ``() -> [V]`` next-token log-probabilities after the glance prompt (full depth); cached. Where it is called
         before ``read_attention``, or announced in ``needs``, the two share one pass.
@@ -60,7 +61,7 @@ class Scene:
     question: str
     question_ids: torch.Tensor
     question_embeddings: torch.Tensor
-    read_attention: Callable[[Sequence[int]], torch.Tensor]
+    read_attention: Callable[[Sequence[float]], torch.Tensor]
     glance_answer: Callable[[], torch.Tensor]
     timings: dict[str, float] = field(default_factory=dict)
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from arr_coc.asking import answers, prepare
 from arr_coc.drawing import patch_boxes
+from arr_coc.knowing import Scorer, make_scorer
 from arr_coc.patches import Patch, by_view, full_tokens
 from arr_coc.rewards import Reward
 from arr_coc.scene import Allocation, Plan, Planner, Scene
@@ -136,6 +137,11 @@ class Bench:
     def budgets(self) -> tuple[int, ...]:
         """The budgets of the wrapped model; the first is the floor."""
         return tuple(self.arr.config.budgets)
+
+    def scorer(self, name: str) -> Scorer:
+        """A scorer with the options that the wrapped model's configuration gives it, or its defaults."""
+        options = [s for s in self.arr.config.scorers if not isinstance(s, str) and s["name"] == name]
+        return make_scorer(options[0] if options else name)
 
     def share(self, method: str) -> float:
         """Mean share of full detail that an earlier method spent."""

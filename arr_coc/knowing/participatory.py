@@ -92,9 +92,10 @@ class Participatory(Scorer):
         words that single tokens out. ``"siglip"``, ``"clip"``: share of the patch in the softmax of image-text
         similarities.
     layers
-        Layers of the language model whose attention is read; negative ones count from the end. The glance pass stops
-        after the last one. The default suits the reference VLM, whose last two of three layers ground; deep models
-        ground in their middle layers.
+        Layers of the language model whose attention is read: negative ones count from the end, and a float in [0, 1)
+        is a share of the depth. The glance pass stops after the last one. The default suits the reference VLM, whose
+        last two of three layers ground; deep models ground around the middle (Zhang et al. read layer 14 of 32 in
+        LLaVA-1.5).
     heads
         ``"sharp"`` gives more weight to heads that look at one patch, ``"mean"`` the same to all; or a list of
         (layer, head) pairs, in which case ``layers`` is ignored.
@@ -112,7 +113,7 @@ class Participatory(Scorer):
     def __init__(
         self,
         variant: str = "attention",
-        layers: Sequence[int] = (-2, -1),
+        layers: Sequence[float] = (-2, -1),
         heads: str | Sequence[tuple[int, int]] = "sharp",
         model: Any = None,
         processor: Any = None,

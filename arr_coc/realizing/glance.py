@@ -55,16 +55,16 @@ class Glance:
         """Features of one patch at the floor."""
         return self.realised.of_patch(self.call, index, self.grids[index])
 
-    def attention(self, layers: Sequence[int]) -> torch.Tensor:
+    def attention(self, layers: Sequence[float]) -> torch.Tensor:
         """``[len(layers), heads, glance tokens]``: see :attr:`arr_coc.scene.Scene.read_attention`.
 
         Raises
         ------
-        IndexError
+        ValueError
             For a layer that the language model does not have.
         """
-        modules = self.call.family.attentions(self.call.model)
-        wanted = [range(len(modules))[layer] for layer in layers]
+        count = len(self.call.family.attentions(self.call.model))
+        wanted = [_layer(layer, count) for layer in layers]
         if any(layer not in self._read for layer in wanted):
             if self.deep:
                 _ = self.answer
@@ -187,3 +187,15 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def _layer(layer: float, count: int) -> int:
+    """The number of a layer given as a number, from the front or (negative) the back, or as a share of the depth."""
+    if isinstance(layer, float) and 0 <= layer < 1:
+        return int(layer * count)
+    if not isinstance(layer, int) or not -count <= layer < count:
+        raise ValueError(
+            f"layer {layer!r}: this language model has {count} layers whose attention can be read; name one from "
+            f"{-count} to {count - 1}, or a share of the depth such as 0.5"
+        )
+    return layer % count

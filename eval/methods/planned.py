@@ -151,13 +151,11 @@ class TopPatch(Method):
     short: ClassVar[str] = "budget"
 
     def prepare(self, bench: Bench) -> None:
-        from arr_coc.knowing import make_scorer
-
         if self.budget not in bench.budgets:
             raise ValueError(
                 f"method {self.label!r}: budget {self.budget!r} must be one of the budgets {bench.budgets}"
             )
-        self._planner = _Top(make_scorer(self.scorer), bench.budgets, self.budget)
+        self._planner = _Top(bench.scorer(self.scorer), bench.budgets, self.budget)
 
     def planner(self, bench: Bench, sample: Sample) -> Planner:
         return self._planner

@@ -52,9 +52,7 @@ class RelevantSalient(Method):
     share: float | None = None
 
     def prepare(self, bench: Bench) -> None:
-        from arr_coc.knowing import make_scorer
-
-        scorers = [make_scorer("participatory"), make_scorer("perspectival")]
+        scorers = [bench.scorer("participatory"), bench.scorer("perspectival")]
         self._planner = _Greedy(scorers, bench.budgets, wanted_share(self, bench))
 
     def planner(self, bench: Bench, sample: Sample) -> Planner:

@@ -1,5 +1,6 @@
 """Each baseline does what its name says, in a world where every right answer is known."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -180,7 +181,7 @@ class FakeScorer:
 
 def test_relevant_salient_fills_from_the_top_within_its_share(samples, monkeypatch):
     scorers = {"participatory": [0.9, 0.5, 0.2, 0.8], "perspectival": [0.1, 0.9, 0.9, 0.9]}
-    monkeypatch.setattr("arr_coc.knowing.make_scorer", lambda name: FakeScorer(name, scorers[name]))
+    monkeypatch.setattr("eval.bench.make_scorer", lambda name: FakeScorer(name, scorers[name]))
     answers, _ = ask({"method": "relevant-salient", "share": 0.6}, samples)
     assert {tuple(a.budgets) for a in answers} == {(64, 400, 64, 400)}  # products .09 .45 .18 .72
     answers, _ = ask({"method": "relevant-salient", "share": 0.36}, samples)
@@ -188,7 +189,7 @@ def test_relevant_salient_fills_from_the_top_within_its_share(samples, monkeypat
 
 
 def test_top_patch_spends_on_the_first_rank(samples, monkeypatch):
-    monkeypatch.setattr("arr_coc.knowing.make_scorer", lambda name: FakeScorer(name, [0.1, 0.2, 0.9, 0.3]))
+    monkeypatch.setattr("eval.bench.make_scorer", lambda name: FakeScorer(name, [0.1, 0.2, 0.9, 0.3]))
     answers, scores = ask("top-patch-400", samples)
     assert {tuple(a.budgets) for a in answers} == {(64, 64, 400, 64)}
     assert scores == [float(s["level"] == 64 or s["evidence"] == [2]) for s in samples]
@@ -225,3 +226,12 @@ def test_a_matched_policy_spends_the_share_or_its_floors(monkeypatch):
     for costs in ([[64, 400]] * 4, [[64, 100]] * 2):
         planner.plan(SimpleNamespace(costs=torch.tensor(costs)))
     assert limits == [480, 128]
+
+
+def test_scorers_of_baselines_have_the_options_of_the_wrapped_model():
+    arr = FakeArr()
+    spec = {"name": "participatory", "layers": [0.5], "heads": "mean"}
+    arr.config = dataclasses.replace(arr.config, scorers=("perspectival", spec))
+    bench = Bench(arr, make_reward("vqa_accuracy"))
+    assert bench.scorer("participatory").layers == (0.5,) and not bench.scorer("participatory").sharp
+    assert [bench.scorer(name).name for name in ("perspectival", "propositional")] == ["perspectival", "propositional"]

@@ -88,6 +88,11 @@ def test_one_pass_stops_after_the_last_layer_read(name, wrapped):
         arr.planner.scenes[0].read_attention([0])
         arr.planner.scenes[0].glance_answer()
         assert ran == [0, 1, 2]
+        three = arr.planner.scenes[0].read_attention([0, 1, 2])
+        assert torch.equal(arr.planner.scenes[0].read_attention([0.0, 0.34, 0.99, -1]), three[[0, 1, 2, 2]])
+        for layer in (3, -4, 1.0, -0.5, "middle"):
+            with pytest.raises(ValueError, match=f"layer {layer!r}: this language model has 3 layers"):
+                arr.planner.scenes[0].read_attention([layer])
     finally:
         for handle in handles:
             handle.remove()
