@@ -132,11 +132,14 @@ def compare(
     out: Annotated[Path | None, typer.Option("--out", help="Write the Markdown there instead of printing it.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Set runs side by side: mean and interval over runs, and paired differences of the first two."""
+    """Set runs side by side: mean and interval over runs, and paired differences of the first two.
+
+    Where policies were played at several prices, `--out FILE.md` also draws their curves' differences to FILE.png.
+    """
     from allocator.storage import replace_file
     from eval.compare import compare as side_by_side
 
-    text = side_by_side(runs)
+    text = side_by_side(runs, None if out is None else out.with_suffix(".png"))
     if out is None:
         typer.echo(text)
     else:

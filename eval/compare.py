@@ -10,8 +10,9 @@ import numpy as np
 from scipy import stats
 
 from .bars import Runs, bars, difference, pairs
-from .curves import REACH, curves
+from .curves import REACH, Curves, curves
 from .methods.fixed import Uniform
+from .plots import forest
 from .records import Record, read_run
 from .report import markdown_table
 from .run import make_methods
@@ -33,11 +34,13 @@ _CURVES = (
 )
 
 
-def compare(paths: Sequence[str | Path]) -> str:
+def compare(paths: Sequence[str | Path], picture: str | Path | None = None) -> str:
     """Runs side by side, as Markdown.
 
     Each method's accuracy and tokens in every run, with the mean over runs and its 95 % t interval where three or
-    more have it; and for methods of the first two runs that answered the same questions, the paired difference.
+    more have it; and for methods of the first two runs that answered the same questions, the paired difference. Where
+    policies were played at several prices, their curves are set against the learned policy's, and drawn to
+    ``picture`` (PNG).
 
     Raises
     ------
@@ -64,9 +67,11 @@ def compare(paths: Sequence[str | Path]) -> str:
         parts += ["## Learned against each method, paired within runs", markdown_table(header, _pooled(tables, price))]
         drawn = _curves(tables, runs[0][2])
         if drawn:
+            if picture is not None:
+                forest({name: (at, area) for name, (_, at, _, area) in drawn.items() if name != "learned"}, picture)
             header = ("curve", "at learned's tokens", "minus learned, points [95% CI]", "mean accuracy",
                       "minus learned's curve [95% CI]")  # fmt: skip
-            parts += ["## Curves", _CURVES, markdown_table(header, drawn)]
+            parts += ["## Curves", _CURVES, markdown_table(header, _curve_rows(drawn))]
         judged, against = bars(tables)
         if "oracle" in labels:
             parts += ["## The bars", _BARS, markdown_table(("bar", "found", ""), judged)]
@@ -129,8 +134,8 @@ def _pooled(tables: Runs, price: float) -> list[list[str]]:
     return rows
 
 
-def _curves(tables: Runs, config: Mapping[str, Any]) -> list[list[str]]:
-    """Rows of `eval.curves.curves`, for runs whose learned policy has a curve and that know floor and full detail."""
+def _curves(tables: Runs, config: Mapping[str, Any]) -> Curves:
+    """`eval.curves.curves` of runs whose learned policy has a curve and that know floor and full detail."""
     members: dict[str, list[str]] = {}
     uniform = []
     for method in make_methods(config["run"]["methods"]):
@@ -139,11 +144,14 @@ def _curves(tables: Runs, config: Mapping[str, Any]) -> list[list[str]]:
         if isinstance(method, Uniform):
             uniform.append((method.budget, method.label))
     if "learned" not in members or len(uniform) < 2:
-        return []
-    ends = (min(uniform)[1], max(uniform)[1])
+        return {}
+    return curves(tables, members, "learned", min(uniform)[1], max(uniform)[1])
+
+
+def _curve_rows(drawn: Curves) -> list[list[str]]:
     return [
         [name, f"{100 * there:.1f}", own or _points(minus), f"{100 * mean:.1f}", own or _points(less)]
-        for name, (there, minus, mean, less) in curves(tables, members, "learned", *ends).items()
+        for name, (there, minus, mean, less) in drawn.items()
         for own in ("–" if name == "learned" else "",)
     ]
 

@@ -10,13 +10,14 @@ from .bars import Runs
 from .records import Record
 from .statistics import Difference, at_tokens, mean_over, paired_difference
 
+Curves = dict[str, tuple[float, Difference, float, Difference]]
 REACH = 0.4
 """Areas reach from the floor to this share of full detail: where a policy that saves tokens is at work."""
 
 
 def curves(
     runs: Runs, members: Mapping[str, Sequence[str]], base: str, floor: str, full: str
-) -> dict[str, tuple[float, Difference, float, Difference]]:
+) -> Curves:
     """Every curve against the base method at equal tokens, and against the base's curve by the area under it.
 
     A curve is what its methods reach with mixtures of neighbours, the floor and full detail included: anybody can play
@@ -37,7 +38,7 @@ def curves(
         By the curve's name: its accuracy at the base's mean tokens and the difference to the base there, and its mean
         accuracy over tokens from the floor to `REACH` of full detail and the difference to the base's curve.
     """
-    found = {}
+    found: Curves = {}
     for name, labels in members.items():
         at: list[tuple[np.ndarray, np.ndarray]] = []
         area: list[tuple[np.ndarray, np.ndarray]] = []

@@ -12,6 +12,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from .statistics import Difference
+
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*X<>p"
 GREY = "#8A8A93"
@@ -97,6 +99,39 @@ def kinds(metrics: Mapping[str, Any], path: str | os.PathLike[str], labels: Sequ
     axes.set_ylim(0, 105)
     axes.grid(axis="y", alpha=0.25)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=min(5, len(labels)), frameon=False)
+    figure.savefig(path)
+
+
+def forest(rows: Mapping[str, tuple[Difference, Difference]], path: str | os.PathLike[str]) -> None:
+    """What each policy of a comparison loses or gains beside the learned one, with 95 % intervals.
+
+    Parameters
+    ----------
+    rows
+        Per policy its difference at the learned policy's tokens, and that of the areas under the curves.
+    path
+        PNG to write.
+    """
+    figure = Figure(figsize=(9, 1.3 + 0.27 * len(rows)), dpi=130, layout="constrained")
+    titles = ("at the learned policy's tokens", "mean over the curve")
+    panels = figure.subplots(1, 2, sharey=True)
+    for side, (axes, title) in enumerate(zip(panels, titles, strict=True)):
+        axes.axvline(0, color="black", linewidth=0.8)
+        for place, found in enumerate(pair[side] for pair in rows.values()):
+            value, low, high = (100 * v for v in (found.value, found.low, found.high))
+            color = OKABE_ITO[1] if high < 0 else OKABE_ITO[2] if low > 0 else GREY
+            axes.plot([low, high], [place, place], color=color, linewidth=1.6)
+            axes.plot(value, place, "o", color=color, markersize=5)
+        axes.set_xscale("symlog", linthresh=2)
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in (-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50) if low <= tick <= high]
+        axes.set_xticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.set_xlabel("points, minus learned")
+        axes.grid(axis="x", alpha=0.25)
+    panels[0].set_yticks(range(len(rows)), list(rows))
+    panels[0].invert_yaxis()
     figure.savefig(path)
 
 

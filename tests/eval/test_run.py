@@ -171,6 +171,17 @@ def test_command_line(config, arr, tmp_path):
     assert "uniform-64" in shown.output and "share" in shown.output
     shown = runner.invoke(app, ["compare", str(tmp_path / "one"), str(tmp_path / "two")])
     assert shown.exit_code == 0 and "| one | two |" in shown.output and "+0.0 [+0.0, +0.0]" in shown.output
+    curved = [
+        "uniform-64", "uniform-400", {"method": "uniform", "budget": 128, "label": "learned", "curve": "learned"},
+        {"method": "uniform", "budget": 256, "label": "dearer", "curve": "dearer"},
+    ]  # fmt: skip
+    for name in ("three", "four"):
+        run(config(out=str(tmp_path / name), baselines=["learned"], methods=curved), arr, progress=False)
+    page = tmp_path / "curves.md"
+    shown = runner.invoke(app, ["compare", str(tmp_path / "three"), str(tmp_path / "four"), "--out", str(page)])
+    assert shown.exit_code == 0 and "## Curves" in page.read_text() and "| dearer |" in page.read_text()
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > 600
     for command, message in (
         (["report", str(tmp_path)], "holds no run"),
         (["compare", str(tmp_path / "one")], "nothing to be compared with"),
