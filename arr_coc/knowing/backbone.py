@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import nearest
@@ -64,7 +65,7 @@ class Backbone:
 
     @torch.no_grad()
     def contrast(self, pixels: Sequence[Tensor]) -> Tensor:
-        """Root mean square cosine distance of a patch's features to the mean feature of all patches.
+        """`feature_contrast` of patches.
 
         Parameters
         ----------
@@ -87,6 +88,22 @@ class Backbone:
             tokens = features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2)
         else:
             tokens = features[:, getattr(self.model, "num_prefix_tokens", 0) :]
-        tokens = torch.nn.functional.normalize(tokens, dim=-1)
-        centre = torch.nn.functional.normalize(tokens.mean((0, 1)), dim=0)
-        return (1 - tokens @ centre).square().mean(1).sqrt()
+        return feature_contrast(list(tokens))
+
+
+def feature_contrast(tokens: Sequence[Tensor]) -> Tensor:
+    """Root mean square cosine distance of a patch's features to the mean feature of all patches.
+
+    Parameters
+    ----------
+    tokens
+        Per patch ``[t_i, D]`` features.
+
+    Returns
+    -------
+    Tensor
+        ``[N]`` in [0, 2].
+    """
+    units = [F.normalize(t.float(), dim=-1) for t in tokens]
+    centre = F.normalize(torch.cat(units).mean(0), dim=0)
+    return torch.stack([(1 - unit @ centre).square().mean().sqrt() for unit in units])

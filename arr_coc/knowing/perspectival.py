@@ -4,7 +4,8 @@ Maps without a weight, in units of contrast: centre-surround differences of inte
 and Niebur, "A model of saliency-based visual attention", PAMI 1998), the distance to the mean colour of all patches of
 the question (Achanta et al., "Frequency-tuned salient region detection", CVPR 2009), and as a factor the spectral
 residual (Hou and Zhang, "Saliency detection: a spectral residual approach", CVPR 2007). Patches of one view are put
-together first, so a patch is seen in its surroundings. A pretrained backbone can take the place of the maps.
+together first, so a patch is seen in its surroundings. The contrast of features can take the place of the maps: those
+of the wrapped model's own glance, or of a pretrained backbone.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backbone import Backbone
+from ..config import nearest
+from .backbone import Backbone, feature_contrast
 from .base import Scorer
 from .pixels import by_key, resize, scene_pixels
 
 if TYPE_CHECKING:
     from ..scene import Scene
 
+VARIANTS = ("maps", "glance")
 PIXELS_PER_TOKEN = 1.6  # 32 pixels for 20 tokens: four per glance cell, and 96 for three patches in a row
 FAINT = 0.02  # contrast that counts as nothing in particular
 
@@ -100,8 +103,10 @@ class Perspectival(Scorer):
 
     Parameters
     ----------
+    variant
+        ``"maps"``, or ``"glance"`` for the contrast of a patch's glance tokens to the mean one of the question.
     backbone
-        ``None`` for the maps without weights; a timm model name, whose pretrained weights must be at hand; or a
+        ``None`` for the variant; a timm model name, whose pretrained weights must be at hand; or a
         loaded timm module in evaluation mode. The score is then the contrast of a patch's features to the mean
         feature of the question.
     residual
@@ -109,9 +114,17 @@ class Perspectival(Scorer):
     """
 
     name = "perspectival"
-    needs = frozenset({"pixels"})
 
-    def __init__(self, backbone: str | torch.nn.Module | None = None, residual: bool = True) -> None:
+    def __init__(
+        self, variant: str = "maps", backbone: str | torch.nn.Module | None = None, residual: bool = True
+    ) -> None:
+        if variant not in VARIANTS:
+            raise ValueError(f"variant={variant!r} is unknown. {nearest(variant, VARIANTS)}")
+        if variant == "glance" and backbone is not None:
+            raise ValueError(
+                f"variant='glance' reads the wrapped model's own features; leave backbone={backbone!r} out."
+            )
+        self.variant, self.needs = variant, frozenset({"glance" if variant == "glance" else "pixels"})
         self.backbone = None if backbone is None else Backbone(backbone)
         self.residual = residual
 
@@ -119,7 +132,9 @@ class Perspectival(Scorer):
         """``[N]`` scores; see the class."""
         if not scene.patches:
             return torch.zeros(0)
-        if self.backbone is not None:
+        if self.variant == "glance":
+            salience, faint = feature_contrast(scene.glance), 1e-3
+        elif self.backbone is not None:
             salience, faint = self.backbone.contrast(scene_pixels(scene, self.name)), 1e-3
         else:
             maps = self.maps(scene)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from arr_coc.knowing import make_scorer
 from arr_coc.knowing.perspectival import Perspectival, spectral_residual
 from tests.knowing.planted import blank, mosaic, noise, objects, photograph, scene, sign, square, text
 
@@ -99,3 +100,20 @@ def test_a_backbone_in_training_mode_is_refused():
     timm = pytest.importorskip("timm")
     with pytest.raises(ValueError, match="training mode"):
         Perspectival(backbone=timm.create_model("test_vit", pretrained=False))
+
+
+def test_glance_features_stand_out_by_their_contrast():
+    """By hand: three patches of one direction, a fourth at a right angle to it."""
+    same, other = torch.eye(4)[:1].expand(64, 4), torch.eye(4)[1:2].expand(64, 4)
+    scorer = make_scorer("perspectival:glance")
+    assert scorer.needs == {"glance"}
+    found = scene([blank(0.5)] * 4, glance=[same, 3 * same, other, same])
+    found.pixels = None  # it needs none
+    centre = torch.tensor([3.0, 1.0]) / 10**0.5
+    contrast = torch.stack([1 - centre[0], 1 - centre[0], 1 - centre[1], 1 - centre[0]])
+    assert torch.allclose(scorer(found), contrast / (contrast + contrast.mean() + 1e-3), atol=1e-5)
+    assert torch.equal(scorer(scene([blank(0.5)] * 2, glance=[same, same])), torch.zeros(2))
+    with pytest.raises(ValueError, match="variant='glimpse' is unknown.*glance"):
+        Perspectival(variant="glimpse")
+    with pytest.raises(ValueError, match="leave backbone='resnet18' out"):
+        Perspectival(variant="glance", backbone="resnet18")
