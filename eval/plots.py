@@ -26,7 +26,7 @@ CROWD = 14
 def pareto(
     metrics: Mapping[str, Any], path: str | os.PathLike[str], uniform: Sequence[str] = (), time: bool = False
 ) -> None:
-    """Accuracy against visual tokens or time, each method with its 95 % interval and its name.
+    """Accuracy against visual tokens or time, each method with its 95 % interval and its name; curves are joined.
 
     Parameters
     ----------
@@ -51,15 +51,26 @@ def pareto(
     line = sorted(points[label][:2] for label in uniform if label in points)
     if len(line) > 1:
         axes.plot(*zip(*line, strict=True), color=GREY, linewidth=1.2, zorder=1)
+    joined = {name: [m for m in curve["methods"] if m in points] for name, curve in metrics.get("curves", {}).items()}
+    member = {label: name for name, labels in joined.items() for label in labels}
+    groups: dict[str, list[str]] = {}
+    for label in sorted(points, key=lambda label: points[label][0]):
+        groups.setdefault(member.get(label, label), []).append(label)
     best = set(_front(points))
-    ranked = sorted(points.items(), key=lambda item: item[1][0])
-    for number, (label, (tokens, value, low, high)) in enumerate(ranked):
-        color = GREY if label in uniform else OKABE_ITO[number % len(OKABE_ITO)]
-        axes.errorbar(
-            tokens, value, yerr=[[max(0, value - low)], [max(0, high - value)]], fmt=MARKERS[number % len(MARKERS)],
-            color=color, markersize=7, capsize=0 if crowd else 3, elinewidth=0.6 if crowd else 1.1, label=label,
-            markeredgecolor="black" if label in best else color,
-        )  # fmt: skip
+    for number, (name, labels) in enumerate(groups.items()):
+        color, marker = OKABE_ITO[number % len(OKABE_ITO)], MARKERS[number % len(MARKERS)]
+        if len(labels) > 1:
+            places = (points[label][:2] for label in labels)
+            axes.plot(*zip(*places, strict=True), color=color, linewidth=0.8, zorder=1)
+        for label in labels:
+            tokens, value, low, high = points[label]
+            axes.errorbar(
+                tokens, value, yerr=[[max(0, value - low)], [max(0, high - value)]], fmt=marker,
+                color=GREY if label in uniform else color, markersize=5 if len(groups) > 2 * CROWD else 7,
+                markeredgecolor="black" if label in best else GREY if label in uniform else color,
+                capsize=0 if crowd else 3, elinewidth=0.6 if crowd else 1.1,
+                label=name if label == labels[0] else None,
+            )  # fmt: skip
     axes.set_xlabel("milliseconds to the first token (median)" if time else "visual tokens per question (mean)")
     axes.set_ylabel("accuracy in %, with 95 % interval")
     axes.set_title(f"{metrics['questions']:,} questions on {metrics['images']:,} images", loc="left", fontsize=10)
@@ -67,13 +78,14 @@ def pareto(
     axes.margins(x=0.1, y=0.08)
     if crowd:
         named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        by_accuracy = sorted(named, key=lambda label: -points[label][1])
+        own = {name: name if name in points else labels[0] for name, labels in groups.items()}
+        by_accuracy = sorted(named, key=lambda name: -points[own[name]][1])
         axes.legend(
-            [named[label] for label in by_accuracy], [f"{label}, {points[label][1]:.1f}" for label in by_accuracy],
+            [named[name] for name in by_accuracy], [f"{name}, {points[own[name]][1]:.1f}" for name in by_accuracy],
             loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8,
         )  # fmt: skip
     else:
-        _name_points(figure, axes, [(label, p[0], p[1]) for label, p in ranked])
+        _name_points(figure, axes, [(label, *points[label][:2]) for labels in groups.values() for label in labels])
     figure.savefig(path)
 
 
