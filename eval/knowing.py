@@ -87,7 +87,7 @@ def study(
     pictures = [(sample["image"], sample["question"]) for sample in samples[:3]]
     pictures += [(Image.open(path).convert("RGB"), "is there a red sign ?") for path in photographs]
     pages = [page for image, question in pictures for page in maps(arr, image, question)]
-    contact_sheet(pages, columns=len(pages) // len(pictures)).save(out / "maps.png")
+    contact_sheet(pages, columns=len(pages) // len(pictures)).quantize(256).save(out / "maps.png")
     return found
 
 
