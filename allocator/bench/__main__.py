@@ -7,13 +7,14 @@ import json
 import shlex
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from allocator.bench import off_policy, speed
+from allocator.bench import modifiers, off_policy, speed
 from allocator.bench.peers import PEERS
 from allocator.bench.report import machine, markdown, plot
 from allocator.bench.tasks import SLOW, TASKS, noise_floor
@@ -23,6 +24,7 @@ from allocator.storage import replace_file
 from allocator.streams import Classification
 
 POINTS = 60  # of a stored regret curve
+MODIFIERS = "modifiers"  # a task of another kind: each modifier by what it is for
 
 
 def _play_peer(build: Any, world: Classification, rounds: int, seed: int) -> Trace:
@@ -37,7 +39,7 @@ def _play_peer(build: Any, world: Classification, rounds: int, seed: int) -> Tra
 
 
 def _run(arguments: argparse.Namespace, record: dict[str, Any], out: Path) -> None:
-    for name in arguments.tasks:
+    for name in (name for name in arguments.tasks if name in TASKS):
         task = TASKS[name]
         rounds = min(task.rounds, arguments.rounds or task.rounds)
         methods: list[tuple[str, Any, Any]] = list(task.methods)
@@ -57,7 +59,8 @@ def _run(arguments: argparse.Namespace, record: dict[str, Any], out: Path) -> No
                     trace = _play_peer(method, world, rounds, seed)
                 else:
                     shape = {"dim": world.dim, "arms": world.arms, "seed": 1000 + seed}
-                    trace = simulate(make_policy(method, **shape, **options), world, rounds)
+                    make = partial(make_policy, method) if isinstance(method, str) else method
+                    trace = simulate(make(**shape, **options), world, rounds)
                 found["cpu_seconds"].append(time.process_time() - began)
                 found["regret"].append(float(trace.regret.sum()))
                 found["reward"].append(float(trace.reward.sum()))
@@ -70,6 +73,8 @@ def _run(arguments: argparse.Namespace, record: dict[str, Any], out: Path) -> No
             replace_file(out / "results.json", json.dumps(record))
         if name.startswith("cn-") and done and name not in record["noise_floor"]:
             record["noise_floor"][name] = [noise_floor(name, seed, rounds) for seed in range(arguments.seeds)]
+    if MODIFIERS in arguments.tasks and MODIFIERS not in record and not arguments.methods:
+        record[MODIFIERS] = modifiers.compare(arguments.seeds, min(300, arguments.rounds or 300))
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -84,10 +89,10 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument(
         "--tasks",
         nargs="*",
-        default=list(TASKS),
-        choices=list(TASKS),
+        default=[*TASKS, MODIFIERS],
+        choices=[*TASKS, MODIFIERS],
         metavar="TASK",
-        help=f"which of {', '.join(TASKS)} (default all; none: only the timings)",
+        help=f"which of {', '.join(TASKS)}, {MODIFIERS} (default all; none: only the timings)",
     )
     parser.add_argument("--methods", nargs="*", metavar="LABEL", help="play only the methods with these labels")
     parser.add_argument("--resume", action="store_true", help="add to a record what it still lacks")

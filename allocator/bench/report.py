@@ -92,6 +92,9 @@ def markdown(record: dict[str, Any]) -> str:
             lines += [f"Regret counted against the best noisy rewards is {mean:.1f} ± {half:.1f} higher.", ""]
         ranked = sorted(methods.items(), key=lambda item: interval(item[1]["regret"])[0])
         lines += table([_row(label, found) for label, found in ranked])
+    if record.get("modifiers"):
+        lines += ["## Modifiers", "", "Each beside the policy without it, on the same streams.", ""]
+        lines += table([_modifier(row) for row in record["modifiers"]])
     for name, rows in record.get("speed", {}).items():
         lines += [f"## {name}", "", *table(rows)]
     return "\n".join(lines).rstrip() + "\n"
@@ -105,6 +108,14 @@ def _row(label: str, found: dict[str, Any]) -> dict[str, Any]:
     row["seeds"] = len(found["regret"])
     row["CPU ms per round"] = 1e3 * float(np.mean(found["cpu_seconds"])) / found["rounds"]
     return row
+
+
+def _modifier(row: dict[str, Any]) -> dict[str, Any]:
+    cells = {key: row[key] for key in ("modifier", "around", "measure")}
+    for kind in ("without", "with it"):
+        mean, half = interval(row[kind])
+        cells[kind] = f"{mean:.4g} ± {half:.2g}"
+    return cells | {"seeds": len(row["without"])}
 
 
 def contest(task: str, methods: dict[str, Any]) -> dict[str, Any] | None:

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from allocator.bench.split import SplitReward
 from allocator.environments import Additive, Concave, Drifting, Environment, Product
 from allocator.extras import optional
+from allocator.policy import Policy
 from allocator.streams import Classification, CNTask
 
-Method = tuple[str, str, dict[str, Any]]  # label, registered name, options
+Method = tuple[str, str | type[Policy], dict[str, Any]]  # label, registered name or class, options
 
 SHORT: list[Method] = [
     ("random", "random", {}),
@@ -20,11 +22,13 @@ SHORT: list[Method] = [
     ("ucb", "ucb", {"alpha": 0.03}),
     ("epsilon_greedy", "epsilon_greedy", {}),
     ("boltzmann", "boltzmann", {"tau": 0.02}),
+    ("thompson on split rewards", SplitReward, {}),
 ]
 FULL: list[Method] = [
     *SHORT,
     ("explore_then_commit", "explore_then_commit", {"exploration": 100}),
     ("neural_linear", "neural_linear", {}),
+    ("neural_linucb", "neural_linucb", {"alpha": 0.03}),
 ]
 DRIFT: list[Method] = [
     *SHORT[:2],
@@ -32,18 +36,24 @@ DRIFT: list[Method] = [
     ("windowed 200 + drift test", "windowed", {"window": 200, "drift": 1.0}),
 ]
 NEURAL = {"nu": 0.01, "steps": 60, "rate": 1e-2}
-LINEAR: list[Method] = [
+SUBSETS: list[Method] = [
     ("random", "random", {}),
     ("c2ucb alpha 1", "c2ucb", {"alpha": 1.0}),
     ("cn_ucb", "cn_ucb", NEURAL),
+    ("cn_ts", "cn_ts", NEURAL),
 ]
-CURVED: list[Method] = [*LINEAR, ("cn_ts", "cn_ts", NEURAL)]
 CLASSES: list[Method] = [
     ("random", "random", {}),
     ("linucb alpha .25", "linucb", {"alpha": 0.25}),
     ("linucb alpha .5", "linucb", {"alpha": 0.5}),
     ("lints nu .1", "lints", {"nu": 0.1}),
     ("neural_ucb", "neural_ucb", {**NEURAL, "width": 32, "train_every": 40}),
+]
+FEW: list[Method] = [  # whose work grows with the square or cube of dim x arms
+    *CLASSES,
+    ("linucb_hybrid", "linucb_hybrid", {}),
+    ("neural_ts", "neural_ts", {**NEURAL, "width": 32, "train_every": 40}),
+    ("neural_ts, full matrix", "neural_ts", {**NEURAL, "width": 8, "train_every": 40, "full": True}),
 ]
 
 
@@ -76,13 +86,13 @@ def _labelled(name: str) -> Callable[[int], Environment]:
 
 
 TASKS: dict[str, Task] = {
-    "iris": Task(build=_labelled("iris"), rounds=450, methods=CLASSES, labelled=True),
-    "wine": Task(build=_labelled("wine"), rounds=534, methods=CLASSES, labelled=True),
+    "iris": Task(build=_labelled("iris"), rounds=450, methods=FEW, labelled=True),
+    "wine": Task(build=_labelled("wine"), rounds=534, methods=FEW, labelled=True),
     "breast_cancer": Task(build=_labelled("breast_cancer"), rounds=1707, methods=CLASSES, labelled=True),
     "digits": Task(build=_labelled("digits"), rounds=5391, methods=CLASSES, labelled=True),
-    "cn-h1": Task(build=lambda seed: CNTask(task="h1", seed=seed), rounds=2000, methods=LINEAR),
-    "cn-h2": Task(build=lambda seed: CNTask(task="h2", seed=seed), rounds=600, methods=CURVED),
-    "cn-h3": Task(build=lambda seed: CNTask(task="h3", seed=seed), rounds=500, methods=LINEAR),
+    "cn-h1": Task(build=lambda seed: CNTask(task="h1", seed=seed), rounds=2000, methods=SUBSETS),
+    "cn-h2": Task(build=lambda seed: CNTask(task="h2", seed=seed), rounds=600, methods=SUBSETS),
+    "cn-h3": Task(build=lambda seed: CNTask(task="h3", seed=seed), rounds=500, methods=SUBSETS),
     "additive": Task(build=lambda seed: Additive(seed=seed), rounds=400, methods=FULL),
     "additive-binary": Task(build=lambda seed: Additive(seed=seed, binary=True), rounds=500, methods=SHORT),
     "concave": Task(build=lambda seed: Concave(seed=seed), rounds=250, methods=SHORT),
@@ -93,12 +103,11 @@ TASKS: dict[str, Task] = {
 SLOW = {
     ("digits", "neural_ucb"): 2,
     ("digits", "lints nu .1"): 2,
-    ("digits", "peer: mabwiser LinUCB"): 2,
-    ("digits", "peer: contextualbandits LinUCB alpha .5"): 2,
+    ("digits", "peer: mabwiser LinUCB"): 3,
+    ("breast_cancer", "neural_ucb"): 5,
     ("cn-h1", "random"): 2,
     ("cn-h1", "cn_ucb"): 3,
-    ("product", "neural_linear"): 5,
-    ("additive", "neural_linear"): 5,
+    ("cn-h1", "cn_ts"): 3,
 }
 
 
