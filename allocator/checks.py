@@ -13,6 +13,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Array = Any  # what callers may pass: a torch tensor, a NumPy array or nested lists
 
+LARGEST = 1e100  # squares of larger entries would overflow the statistics within a run
+
 
 def _to_numpy(name: str, value: Array) -> NDArray[Any]:
     if isinstance(value, torch.Tensor):
@@ -63,6 +65,19 @@ def floats(name: str, value: Array, shape: tuple[int | None, ...]) -> FloatArray
             f"{name} must be finite, but entry {where} is {array[tuple(where)]}; remove or mask it before the call"
         )
     return array
+
+
+def moderate(name: str, array: FloatArray | float) -> None:
+    """Refuse what would overflow later, in the middle of a draw or of an update.
+
+    Raises
+    ------
+    ValueError
+        If an entry is above 1e100 in size.
+    """
+    largest = float(np.abs(array).max(initial=0.0))
+    if largest > LARGEST:
+        raise ValueError(f"{name} is too large to square without overflow ({largest:.3g}); rescale it to about 1")
 
 
 def ints(name: str, value: Array, shape: tuple[int | None, ...]) -> IntArray:

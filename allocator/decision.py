@@ -89,6 +89,8 @@ class Decision:
         if missing:
             raise ValueError(f"a logged decision lacks {missing}; it was not written by Decision.to_dict")
         patches, features = len(data["index"]), data["features"]
+        if patches == 0:
+            raise ValueError("a logged decision needs at least one patch, its super-arm is empty")
         log_p, optional = data["log_propensity"], data["probabilities"]
         return cls(
             policy=str(data["policy"]),

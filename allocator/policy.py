@@ -10,16 +10,15 @@ A method is a small subclass of `Policy` that overrides one or two of four hooks
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from allocator.checks import Array, FloatArray, IntArray, count, floats
+from allocator.checks import Array, FloatArray, IntArray, count, floats, moderate
 from allocator.decision import Choice, Decision
 from allocator.knapsack import KnapsackSolution, solve, solve_many
-from allocator.posterior import LARGEST
 from allocator.problem import Problem, pose
 from allocator.resumable import Resumable
 
@@ -129,20 +128,24 @@ class Policy(Resumable):
         TypeError, ValueError
             For malformed input or an infeasible limit; nothing is changed then.
         """
-        return self._decide(
-            pose(
-                self,
-                contexts,
-                covariates,
-                costs,
-                limit,
-                price,
-                temperature if explore else 0.0,
-                coverage,
-                values=values,
-                floor=floor,
-            )
+        problem = pose(
+            self,
+            contexts,
+            covariates,
+            costs,
+            limit,
+            price,
+            temperature if explore else 0.0,
+            coverage,
+            values=values,
+            floor=floor,
         )
+        undo = self._undo()
+        try:
+            return self._decide(problem)
+        except (TypeError, ValueError):
+            undo()
+            raise
 
     def select_many(self, questions: Sequence[Mapping[str, Any]], **shared: Any) -> list[Decision]:
         """Choose for several images, whose numbers of patches may differ; the decisions of one `select` after another.
@@ -172,14 +175,32 @@ class Policy(Resumable):
                 problems.append(pose(self, **given))
             except (TypeError, ValueError) as error:
                 raise type(error)(f"image {image}: {error}") from None
-        if type(self)._choose is not Policy._choose or type(self)._decide is not Policy._decide:
-            return [self._decide(problem) for problem in problems]
-        nets = [self._net(problem) for problem in problems]  # in order: a method may draw
-        columns = ([getattr(problem, name) for problem in problems] for name in ("costs", "limit", "floor"))
-        costs, limits, floors = columns
-        found = solve_many(nets, costs, limits, floor=floors) if problems else []
-        answers = zip(problems, nets, found, strict=True)
-        return [self._decision(problem, net, self._answer(problem, solution)) for problem, net, solution in answers]
+        undo, decisions = self._undo(), []
+        try:
+            if type(self)._choose is not Policy._choose or type(self)._decide is not Policy._decide:
+                for problem in problems:
+                    decisions.append(self._decide(problem))
+                return decisions
+            nets = [self._net(problem) for problem in problems]  # in order: a method may draw
+            columns = ([getattr(problem, name) for problem in problems] for name in ("costs", "limit", "floor"))
+            costs, limits, floors = columns
+            found = solve_many(nets, costs, limits, floor=floors) if problems else []
+            for problem, net, solution in zip(problems, nets, found, strict=True):
+                decisions.append(self._decision(problem, net, self._answer(problem, solution)))
+        except (TypeError, ValueError) as error:
+            undo()
+            named = str(error).startswith("image ")
+            raise error if named else type(error)(f"image {len(decisions)}: {error}") from None
+        return decisions
+
+    def _undo(self) -> Callable[[], None]:
+        """What puts back all that choosing changes, for a choice that fails half-way."""
+        before = self.generator.bit_generator.state
+
+        def undo() -> None:
+            self.generator.bit_generator.state = before
+
+        return undo
 
     def _net(self, problem: Problem) -> FloatArray:
         net = self._score(problem) - problem.price * problem.costs + problem.coverage
@@ -250,10 +271,18 @@ class Policy(Resumable):
                     + f" ({self.feedback}-bandit feedback), got shape {list(np.shape(reward))}"
                 )
             checked.append(floats("reward", reward, shape if self.feedback != "none" else np.shape(reward)))
-            if max(np.abs(a).max(initial=0.0) for a in (decision.contexts, checked[-1])) > LARGEST:
-                raise ValueError("contexts or reward are too large to square without overflow; rescale them to 1")
-            if self.arms is not None and (decision.index.min() < 0 or decision.index.max() >= self.arms):
-                raise ValueError(f"decision uses arm {int(decision.index.max())}, but the policy has {self.arms} arms")
+            if not 0 < len(decision.index) == len(decision.contexts):
+                raise ValueError(
+                    f"a decision needs one context per patch and at least one patch, got {len(decision.contexts)} "
+                    f"contexts and {len(decision.index)} patches"
+                )
+            for what in ("contexts", "covariates", "features"):
+                if getattr(decision, what) is not None:
+                    moderate(what, getattr(decision, what))
+            moderate("reward", checked[-1])
+            unknown = decision.index[(decision.index < 0) | (decision.index >= (self.arms or np.inf))]
+            if len(unknown):
+                raise ValueError(f"decision uses arm {int(unknown[0])}, but the policy has {self.arms} arms")
             seen, sizes = (decision.contexts.shape[1], len(decision.covariates)), (self.dim, self.covariates)
             if seen != sizes if self.needs_model else self.dim is not None and seen[0] not in (0, self.dim):
                 raise ValueError(

@@ -16,11 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from allocator.checks import Array, count, floats, number
+from allocator.checks import Array, count, floats, moderate, number
 from allocator.linalg import cholesky, tensor
 from allocator.scoring import block_sigma, stack_factors
-
-LARGEST = 1e100  # squares of larger entries would overflow the statistics within a run
 
 
 class Posterior:
@@ -157,6 +155,7 @@ class Posterior:
 
     def forget(self, gamma: float) -> None:
         """Scale the data's weight by gamma, for methods that discount once per round; the prior stays."""
+        gamma = number("gamma", gamma, low=0.0, high=1.0)
         self.gram *= gamma
         self.moment *= gamma
         self._forget_caches()
@@ -166,9 +165,8 @@ class Posterior:
             features, targets = np.asarray(features)[None], np.asarray(targets)[None]
         y = floats("targets", targets, (None,))
         rows = floats("features", features, (len(y), self.dim))
-        largest = max(np.abs(rows).max(initial=0.0), np.abs(y).max(initial=0.0))
-        if largest > LARGEST:
-            raise ValueError("features or targets are too large to square without overflow; rescale them to about 1")
+        moderate("features", rows)
+        moderate("targets", y)
         return np.ascontiguousarray(rows), y
 
     def sample(self, generator: np.random.Generator, scale: float = 1.0) -> Tensor:
@@ -218,6 +216,14 @@ class Posterior:
         ValueError
             If the priors or the forgetting differ; this posterior is then unchanged.
         """
+        self.check_mergeable(other)
+        self.gram += other.gram.to(self.device)
+        self.moment += other.moment.to(self.device)
+        self.rounds += other.rounds
+        self._forget_caches()
+
+    def check_mergeable(self, other: Posterior) -> None:
+        """Raise the ValueError of `merge` if the other posterior cannot be added."""
         if self.dim != other.dim or not (
             torch.equal(self.precision.cpu(), other.precision.cpu())
             and torch.equal(self.prior_mean.cpu(), other.prior_mean.cpu())
@@ -228,10 +234,6 @@ class Posterior:
                 f"only posteriors with the same forgetting can be merged, got {self.forgetting:g} and "
                 f"{other.forgetting:g}"
             )
-        self.gram += other.gram.to(self.device)
-        self.moment += other.moment.to(self.device)
-        self.rounds += other.rounds
-        self._forget_caches()
 
     def reset(self) -> None:
         """Forget all data and keep the prior."""

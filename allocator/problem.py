@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from allocator.checks import Array, FloatArray, IntArray, floats, number
+from allocator.checks import Array, FloatArray, IntArray, floats, moderate, number
 from allocator.knapsack import allowed_arms, as_costs, check_limit, floor_costs
 
 
@@ -102,11 +102,16 @@ def pose(
     tokens = as_costs(np.zeros(shape[1], dtype=np.int64) if costs is None else costs, shape)
     if len(x) != shape[0]:
         raise ValueError(f"contexts has {len(x)} rows, but there are {shape[0]} patches")
+    price = number("price", price, low=0.0)
     z = np.zeros(0) if covariates is None else floats("covariates", covariates, (None,))
     if policy.needs_model and len(z) != policy.covariates:
         raise ValueError(
             f"covariates must have shape [{policy.covariates}], got [{len(z)}]; make_policy(covariates=) sets it"
         )
+    added = np.zeros(shape) if coverage is None else floats("coverage", coverage, shape)
+    for name, array in (("contexts", x), ("covariates", z), ("coverage", added), ("values", given), ("price", price)):
+        if array is not None:
+            moderate(name, array)
     floors = np.zeros(shape[0], dtype=np.int64) if floor is None else floor_costs(floor, shape[0])
     allowed = allowed_arms(tokens, floors)
     own = np.arange(shape[1])
@@ -119,9 +124,9 @@ def pose(
         covariates=z,
         costs=tokens,
         limit=check_limit(limit, int(np.where(allowed, tokens, tokens.max()).min(axis=1).sum()), shape[0]),
-        price=number("price", price, low=0.0),
+        price=price,
         temperature=number("temperature", temperature, low=0.0),
-        coverage=np.zeros(shape) if coverage is None else floats("coverage", coverage, shape),
+        coverage=added,
         values=given,
         floor=floors,
         open=(twin == own) & allowed,

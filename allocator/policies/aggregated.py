@@ -21,13 +21,13 @@ from torch import Tensor
 from allocator.checks import FloatArray, IntArray, count, floats, number
 from allocator.decision import Decision
 from allocator.linalg import tensor
-from allocator.policy import Policy
+from allocator.policies.linear import Linear
 from allocator.posterior import Posterior
 from allocator.problem import Problem
 
 
 @dataclass(kw_only=True, eq=False)
-class Aggregated(Policy):
+class Aggregated(Linear):
     """Base of the full-bandit methods; by itself it is greedy in the posterior mean.
 
     Parameters
@@ -106,7 +106,6 @@ class Aggregated(Policy):
         return [self.posterior]
 
     def _total(self, decision: Decision) -> FloatArray:
-        """Features of the super-arm's whole reward, for the posteriors side by side."""
         return self._phi(decision)
 
     def _phi(self, decision: Decision) -> FloatArray:
@@ -133,11 +132,6 @@ class Aggregated(Policy):
         """
         self.posterior.update(self._phi(decision) - self._phi(other), number("difference", difference))
         self.rounds += 1
-
-    def merge(self, other: Aggregated) -> None:
-        """Add what another worker's policy learned; equals one policy that saw all rewards, up to rounding."""
-        self.posterior.merge(other.posterior)
-        self.rounds += other.rounds
 
     def _tensors(self) -> dict[str, Tensor]:
         return {f"posterior.{name}": tensor for name, tensor in self.posterior.state_dict().items()}

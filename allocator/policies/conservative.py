@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,10 +12,8 @@ from torch import Tensor
 from allocator.checks import floats, number
 from allocator.decision import Decision
 from allocator.linalg import tensor
-from allocator.policies.aggregated import Aggregated
-from allocator.policies.disjoint import Disjoint
+from allocator.policies.linear import Linear
 from allocator.policies.neural_aggregated import NeuralAggregated
-from allocator.policies.semi_linear import SemiLinear
 from allocator.policies.wrapped import Wrapped
 from allocator.policy import Policy
 from allocator.problem import Problem
@@ -59,30 +58,32 @@ class Conservative(Wrapped):
     baseline_options: Any = None
     balance: Tensor = field(init=False, repr=False)
     safe: Policy = field(init=False, repr=False)
-    model: Aggregated | SemiLinear | Disjoint = field(init=False, repr=False)
+    model: Linear = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         number("alpha", self.alpha, low=0.0, high=1.0)
         number("confidence_width", self.confidence_width, low=0.0)
         self.safe = self._build(self.baseline, self.baseline_options)
-        if not isinstance(self.policy, Aggregated | SemiLinear | Disjoint) or isinstance(
-            self.policy, NeuralAggregated
-        ):
+        if not isinstance(self.policy, Linear) or isinstance(self.policy, NeuralAggregated):
             raise ValueError(f"the inner policy must be a linear one, {self.inner!r} is not")
         if self.safe.randomised:
             raise ValueError(f"the baseline must be deterministic, {self.baseline!r} is not")
         self.model = self.policy
         self.balance = torch.zeros(sum(item.dim for item in self.model._posteriors()), dtype=torch.float64)
 
+    def _undo(self) -> Callable[[], None]:
+        draws, balance = super()._undo(), self.balance
+
+        def undo() -> None:
+            draws()
+            self.balance = balance
+
+        return undo
+
     def _decide(self, problem: Problem) -> Decision:
-        before = self.generator.bit_generator.state
         candidate = super()._decide(problem)
-        try:
-            fallback = self.safe._decide(problem)
-        except (TypeError, ValueError):
-            self.generator.bit_generator.state = before
-            raise
+        fallback = self.safe._decide(problem)
         mine, other = (tensor(self.model._total(decision)) for decision in (candidate, fallback))
         bound = self._lower_bound(self.balance + mine - (1.0 - self.alpha) * other)
         drawn = candidate.log_propensity != 0.0

@@ -13,13 +13,13 @@ from torch import Tensor
 from allocator.checks import FloatArray, IntArray, count, floats, number
 from allocator.decision import Decision
 from allocator.linalg import tensor
-from allocator.policy import Policy
+from allocator.policies.linear import Linear
 from allocator.posterior import Posterior
 from allocator.problem import Problem
 
 
 @dataclass(kw_only=True, eq=False)
-class Disjoint(Policy):
+class Disjoint(Linear):
     """Base of the disjoint methods: E[r(i, k)] = x_i' theta_k; by itself it is greedy.
 
     Parameters

@@ -17,13 +17,13 @@ from torch import Tensor
 from allocator.checks import FloatArray, IntArray, count, floats, number
 from allocator.decision import Decision
 from allocator.linalg import tensor
-from allocator.policy import Policy
+from allocator.policies.linear import Linear
 from allocator.posterior import Posterior
 from allocator.problem import Problem
 
 
 @dataclass(kw_only=True, eq=False)
-class SemiLinear(Policy):
+class SemiLinear(Linear):
     """Base of the semi-bandit methods with one shared parameter; by itself it is optimistic.
 
     Parameters
