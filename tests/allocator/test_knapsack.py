@@ -157,6 +157,19 @@ def test_a_large_instance_is_near_optimal_by_the_lagrangian_and_says_how_near():
         assert quick.gap <= 0.01 * (exact.value - floor)  # one fractional edge of about 256
 
 
+def test_the_size_chooses_the_path(monkeypatch):
+    """Above so many cells "auto" returns the Lagrangian's incumbent and its gap; "exact" is never talked out of it."""
+    values = np.random.default_rng(3).normal(size=(200, 4))
+    limit = 140 * 200
+    quick, exact = (solve(values, BUDGETS, limit, method=method) for method in ("lagrange", "exact"))
+    assert exact.value > quick.value  # an instance where the paths differ
+    assert solve(values, BUDGETS, limit).value == exact.value
+    monkeypatch.setattr("allocator.knapsack.MAX_CELLS", 100)
+    found = solve(values, BUDGETS, limit)
+    assert found.index.tolist() == quick.index.tolist() and found.gap == quick.gap >= exact.value - quick.value
+    assert solve(values, BUDGETS, limit, method="exact").value == exact.value
+
+
 def test_unlimited_is_argmax_with_cheaper_ties():
     values = np.array([[1.0, 1.0, 0.0], [-2.0, -1.0, -1.0]])
     costs = np.array([[5, 3, 1], [1, 9, 4]])

@@ -122,6 +122,26 @@ def test_neural_bandits_start_as_the_zero_function_and_the_full_matrix_is_exact(
     assert Z[off].abs().max() > 0.01
 
 
+@pytest.mark.parametrize("name", ["neural_ts", "cn_ts"])
+def test_a_full_matrix_resumes_to_the_bit(name, tmp_path):
+    options = {"dim": D, "arms": K, "width": 4, "full": True, "train_every": 4, "steps": 3, "seed": 5}
+    policy = make_policy(name, **options)
+    semi_played(policy, rounds=6)
+    policy.save(tmp_path / "policy")
+    twin = make_policy(name, **options).load(tmp_path / "policy")
+    x = np.random.default_rng(1).normal(size=(N, D))
+    for _ in range(3):
+        a, b = policy.select(x), twin.select(x)
+        np.testing.assert_array_equal(a.values, b.values)
+        policy.update(a, x[:, 0])
+        twin.update(b, x[:, 0])
+    state = policy.state_dict()
+    lame = {key: value for key, value in state["tensors"].items() if not key.startswith("matrix.")}
+    with pytest.raises(ValueError, match="needs the tensors"):
+        policy.load_state_dict({**state, "tensors": lame})
+    assert torch.equal(policy.matrix.gram, twin.matrix.gram)
+
+
 def test_statistics_are_rebuilt_when_the_encoder_changes():
     """Regression: a posterior over features of an encoder that no longer exists."""
     policy = make_policy("neural_linear", dim=6, arms=4, width=8, train_every=20, steps=20, seed=1)

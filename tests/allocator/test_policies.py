@@ -119,6 +119,21 @@ class TestContract:
             assert_same_decision(one.select(**question, price=1e-4), answer)
         assert frozen(one) == frozen(many) and many.select_many([]) == []
 
+    def test_ragged_rewards_at_once_are_learned_as_one_by_one(self, name):
+        if name == "fixed":
+            return  # its allocation has one number of patches
+        one, many = build(name), build(name)
+        decisions = [ask(one, 0), one.select(np.ones((2, D)), np.ones(M), values=np.ones((2, K)), costs=COSTS[:2])]
+        decisions = [*decisions, ask(one, 1), decisions[1], ask(one, 2)] * 2
+        many.load_state_dict(one.state_dict())
+        rewards = [reward_for(one, decision, float(np.sin(t))) for t, decision in enumerate(decisions)]
+        for decision, reward in zip(decisions, rewards, strict=True):
+            one.update(decision, reward)
+        many.update_many(decisions, rewards)
+        a, b = one.state_dict(), many.state_dict()
+        assert a["rounds"] == b["rounds"] == 10 and a["generator"] == b["generator"]
+        torch.testing.assert_close(a["tensors"], b["tensors"], rtol=1e-9, atol=1e-9)
+
     def test_a_resumed_run_continues_to_the_bit(self, name, tmp_path):
         whole = build(name)
         play(whole, 7)
@@ -159,6 +174,10 @@ class TestContract:
             ({"price": -1.0}, "price must be at least 0"),
             ({"temperature": float("nan")}, "temperature must be finite"),
             ({"coverage": np.zeros((2, 2))}, r"coverage must have shape \[5, 4\]"),
+            ({"contexts": np.full((N, D), 1e250)}, "contexts is too large to square without overflow"),
+            ({"covariates": np.full(M, -1e200)}, "covariates is too large to square"),
+            ({"coverage": np.full((N, K), 1e250)}, "coverage is too large to square"),
+            ({"price": 1e300}, "price is too large to square"),
         ):
             with pytest.raises(ValueError, match=message):
                 ask(policy, **change)
@@ -180,6 +199,21 @@ class TestContract:
         if policy.feedback != "none":
             with pytest.raises(ValueError, match="feedback"):
                 policy.update(decision, [[0.5, 0.5]])
+        rows = dataclasses.replace(decision, contexts=np.ones((N + 1, D)))
+        none = dataclasses.replace(decision, index=decision.index[:0], contexts=decision.contexts[:0])
+        far, low = decision.index.copy(), decision.index.copy()
+        far[0], low[0] = K, -1
+        for bad, message in (
+            (rows, "got 6 contexts and 5 patches"),
+            (none, "at least one patch, got 0 contexts and 0 patches"),
+            (dataclasses.replace(decision, index=far), "uses arm 4, but the policy has 4 arms"),
+            (dataclasses.replace(decision, index=low), "uses arm -1, but the policy has 4 arms"),
+            (dataclasses.replace(decision, covariates=np.full(M, 1e120)), "covariates is too large to square"),
+        ):
+            reward = good if bad is not none or policy.feedback != "semi" else good[:0]
+            with pytest.raises(ValueError, match=message):
+                policy.update_many([decision, bad], [good, reward])
+            assert frozen(policy) == before
         assert frozen(policy) == before
 
     def test_bad_states_change_nothing(self, name, tmp_path):
@@ -318,6 +352,38 @@ def test_workers_merge_into_the_policy_that_saw_everything():
     assert left.rounds == 20
 
 
+@pytest.mark.parametrize("name", ["linucb", "lints", "c2ucb", "linucb_hybrid", "ucb", "boltzmann"])
+def test_workers_of_any_linear_method_merge(name):
+    whole, left, right = (build(name, seed=seed) for seed in range(3))
+    for t, decision in enumerate(play(build("random"), 12)):
+        reward = reward_for(whole, decision, np.sin(t))
+        (left if t % 3 else right).update(decision, reward)
+        whole.update(decision, reward)
+    before = frozen(left)
+    for other in (build("random"), build("epsilon_greedy"), build(name, prior_precision=3.0)):
+        with pytest.raises((TypeError, ValueError), match="merge"):
+            left.merge(other)
+    with pytest.raises(ValueError, match="built alike can be merged: \\['forgetting'\\] differ"):
+        left.merge(build(name, forgetting=0.9))
+    assert frozen(left) == before
+    left.merge(right)
+    torch.testing.assert_close(left.state_dict()["tensors"], whole.state_dict()["tensors"], rtol=1e-10, atol=1e-12)
+    assert left.rounds == whole.rounds == 12
+
+
+def test_a_batch_that_fails_half_way_chose_nothing():
+    """The baseline of the second image does not fit its limit, which only shows after the first was answered."""
+    policy = build("conservative", baseline="uniform", baseline_options={"arm": 1}, inner="thompson")
+    play(policy, 3)
+    before = frozen(policy)
+    with pytest.raises(ValueError, match="image 1: uniform arm 1 costs 554, above the limit 400"):
+        policy.select_many([problem(0), {**problem(1), "limit": 400}])
+    assert frozen(policy) == before
+    with pytest.raises(ValueError, match="uniform arm 1 costs 554"):
+        policy.select(**{**problem(1), "limit": 400})
+    assert frozen(policy) == before
+
+
 def test_a_policy_learns_from_decisions_of_another_method():
     policy = build("thompson")
     decision = ask(build("random"))
@@ -327,14 +393,10 @@ def test_a_policy_learns_from_decisions_of_another_method():
     torch.testing.assert_close(policy.posterior.gram, torch.from_numpy(np.outer(phi, phi)))
 
 
-def test_unknown_arms_are_refused():
-    policy = build("thompson")
-    data = ask(policy).to_dict()
-    data["index"][0] = K
-    before = frozen(policy)
-    with pytest.raises(ValueError, match="arm 4, but the policy has 4 arms"):
-        policy.update(Decision.from_dict(data), 1.0)
-    assert frozen(policy) == before
+def test_an_empty_super_arm_in_a_log_is_refused():
+    data = ask(build("thompson")).to_dict()
+    with pytest.raises(ValueError, match="at least one patch, its super-arm is empty"):
+        Decision.from_dict({**data, "index": [], "costs": [], "contexts": []})
 
 
 def test_price_and_coverage_move_the_choice():
