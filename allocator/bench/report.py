@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from allocator.bench.tasks import TASKS
 from allocator.extras import optional
 
 GROUPS = {
@@ -85,8 +86,11 @@ def markdown(record: dict[str, Any]) -> str:
     if contests:
         lines += ["## Ours beside the peers, on the same streams", ""]
         lines += ["The best of each side by mean reward, among those that played all seeds.", "", *table(contests)]
+    for group, tasks in _grouped(record).items():
+        lines += [f"## Regret, {group}", "", f"![cumulative regret](regret-{group}.png)", "", *table(overview(tasks))]
     for task, methods in record["tasks"].items():
-        lines += [f"## {task}", "", f"{next(iter(methods.values()))['rounds']} rounds.", ""]
+        rounds = next(iter(methods.values()))["rounds"]
+        lines += [f"## {task}", "", f"{_about(task)}; {rounds:,} rounds.", ""]
         if task in record["noise_floor"]:
             mean, half = interval(record["noise_floor"][task])
             lines += [f"Regret counted against the best noisy rewards is {mean:.1f} ± {half:.1f} higher.", ""]
@@ -98,6 +102,38 @@ def markdown(record: dict[str, Any]) -> str:
     for name, rows in record.get("speed", {}).items():
         lines += [f"## {name}", "", *table(rows)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _about(task: str) -> str:
+    about = TASKS[task].about if task in TASKS else task
+    return about[0].upper() + about[1:]
+
+
+def _grouped(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Group -> task -> method -> what was found, for the tasks that the record holds."""
+    groups = {
+        group: {name: record["tasks"][name] for name in names if record["tasks"].get(name)}
+        for group, names in GROUPS.items()
+    }
+    return {group: tasks for group, tasks in groups.items() if tasks}
+
+
+def overview(tasks: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per method, one column per task: mean regret and its interval, with the seeds where there are fewer."""
+    rows = []
+    for label in dict.fromkeys(label for methods in tasks.values() for label in methods):
+        row: dict[str, Any] = {"method": label}
+        for task, methods in tasks.items():
+            if label in methods:
+                mean, half = interval(methods[label]["regret"])
+                row[task] = f"{mean:.1f} ± {half:.1f}{_fewer(methods, label)}"
+        rows.append(row)
+    return rows
+
+
+def _fewer(methods: dict[str, Any], label: str) -> str:
+    seeds, most = len(methods[label]["regret"]), max(len(found["regret"]) for found in methods.values())
+    return f" ({seeds} seed{'s' * (seeds > 1)})" if seeds < most else ""
 
 
 def _row(label: str, found: dict[str, Any]) -> dict[str, Any]:
@@ -146,12 +182,10 @@ def plot(record: dict[str, Any], folder: Path) -> None:
     """Cumulative regret, one picture per group and one panel per task; the band is the 95 % interval over seeds."""
     optional("matplotlib").use("Agg")
     pyplot = optional("matplotlib.pyplot", "matplotlib")
-    for group, names in GROUPS.items():
-        tasks = {name: record["tasks"][name] for name in names if name in record["tasks"]}
-        if not tasks:
-            continue
+    for group, tasks in _grouped(record).items():
         labels = dict.fromkeys(label for methods in tasks.values() for label in methods if label != "random")
-        colors = {label: f"C{at % 10}" for at, label in enumerate(sorted(labels))} | {"random": "grey"}
+        palette = [pyplot.get_cmap("tab20")(at) for at in (*range(0, 14, 2), 16, 18, *range(1, 15, 2), 17, 19)]
+        colors = {label: palette[at % len(palette)] for at, label in enumerate(labels)} | {"random": "grey"}
         columns = min(3, len(tasks)) if len(tasks) != 4 else 2
         rows = math.ceil(len(tasks) / columns)
         figure, axes = pyplot.subplots(rows, columns, figsize=(5.2 * columns, 4.6 * rows), squeeze=False)
@@ -170,10 +204,17 @@ def _panel(axis: Any, task: str, methods: dict[str, Any], colors: dict[str, str]
         bands = [interval(column) for column in np.array(found["curves"]).T.tolist()]
         middle, half = np.array(bands).T
         style = "--" if label.startswith("peer: ") else ":" if label == "random" else "-"
-        axis.plot(found["at"], middle, style, label=label, color=colors[label])
-        axis.fill_between(found["at"], middle - half, middle + half, color=colors[label], alpha=0.2, linewidth=0)
+        name = label + _fewer(methods, label)
+        axis.plot(found["at"], middle, style, label=name, color=colors[label])
+        axis.fill_between(found["at"], middle - half, middle + half, color=colors[label], alpha=0.12, linewidth=0)
         if label != "random":
             top = max(top, float((middle + half).max()))
     # Random play is far above: it is cut off so that the learners can be told apart.
-    axis.set(title=task, xlabel="round", ylabel="cumulative regret", ylim=(0, 1.05 * top or None))
+    axis.set(
+        title=f"{task}: {_about(task).lower()}",
+        xlabel="round",
+        ylabel="cumulative regret",
+        ylim=(0, 1.05 * top or None),
+    )
+    axis.title.set_fontsize(10)
     axis.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False)

@@ -63,6 +63,8 @@ class Task:
 
     Attributes
     ----------
+    about : str
+        What it is, in a few words.
     build : callable
         Seed -> environment.
     rounds : int
@@ -71,6 +73,7 @@ class Task:
         A classification stream, which the peers can play too.
     """
 
+    about: str
     build: Callable[[int], Environment]
     rounds: int
     methods: list[Method]
@@ -86,18 +89,56 @@ def _labelled(name: str) -> Callable[[int], Environment]:
 
 
 TASKS: dict[str, Task] = {
-    "iris": Task(build=_labelled("iris"), rounds=450, methods=FEW, labelled=True),
-    "wine": Task(build=_labelled("wine"), rounds=534, methods=FEW, labelled=True),
-    "breast_cancer": Task(build=_labelled("breast_cancer"), rounds=1707, methods=CLASSES, labelled=True),
-    "digits": Task(build=_labelled("digits"), rounds=5391, methods=CLASSES, labelled=True),
-    "cn-h1": Task(build=lambda seed: CNTask(task="h1", seed=seed), rounds=2000, methods=SUBSETS),
-    "cn-h2": Task(build=lambda seed: CNTask(task="h2", seed=seed), rounds=600, methods=SUBSETS),
-    "cn-h3": Task(build=lambda seed: CNTask(task="h3", seed=seed), rounds=500, methods=SUBSETS),
-    "additive": Task(build=lambda seed: Additive(seed=seed), rounds=400, methods=FULL),
-    "additive-binary": Task(build=lambda seed: Additive(seed=seed, binary=True), rounds=500, methods=SHORT),
-    "concave": Task(build=lambda seed: Concave(seed=seed), rounds=250, methods=SHORT),
-    "product": Task(build=lambda seed: Product(seed=seed), rounds=300, methods=FULL),
-    "drifting": Task(build=lambda seed: Drifting(seed=seed, period=400), rounds=800, methods=DRIFT),
+    "iris": Task(about="3 classes, 4 features", build=_labelled("iris"), rounds=450, methods=FEW, labelled=True),
+    "wine": Task(about="3 classes, 13 features", build=_labelled("wine"), rounds=534, methods=FEW, labelled=True),
+    "breast_cancer": Task(
+        about="2 classes, 30 features", build=_labelled("breast_cancer"), rounds=1707, methods=CLASSES, labelled=True
+    ),
+    "digits": Task(
+        about="10 classes, 64 features", build=_labelled("digits"), rounds=5391, methods=CLASSES, labelled=True
+    ),
+    "cn-h1": Task(
+        about="20 arms, choose 4, score x'a",
+        build=lambda seed: CNTask(task="h1", seed=seed),
+        rounds=2000,
+        methods=SUBSETS,
+    ),
+    "cn-h2": Task(
+        about="20 arms, choose 4, score (x'a)^2",
+        build=lambda seed: CNTask(task="h2", seed=seed),
+        rounds=600,
+        methods=SUBSETS,
+    ),
+    "cn-h3": Task(
+        about="20 arms, choose 4, score cos(pi x'a)",
+        build=lambda seed: CNTask(task="h3", seed=seed),
+        rounds=500,
+        methods=SUBSETS,
+    ),
+    "additive": Task(
+        about="6 patches, 4 budgets, one reward: the model holds",
+        build=lambda seed: Additive(seed=seed),
+        rounds=400,
+        methods=FULL,
+    ),
+    "additive-binary": Task(
+        about="the same with a reward of 0 or 1",
+        build=lambda seed: Additive(seed=seed, binary=True),
+        rounds=500,
+        methods=SHORT,
+    ),
+    "concave": Task(
+        about="gains with diminishing returns", build=lambda seed: Concave(seed=seed), rounds=250, methods=SHORT
+    ),
+    "product": Task(
+        about="two patches must be legible at once", build=lambda seed: Product(seed=seed), rounds=300, methods=FULL
+    ),
+    "drifting": Task(
+        about="the useful cue changes every 400 rounds",
+        build=lambda seed: Drifting(seed=seed, period=400),
+        rounds=800,
+        methods=DRIFT,
+    ),
 }
 # The slowest methods play this many seeds at most, unless --all-seeds: a core is not free.
 SLOW = {

@@ -22,6 +22,8 @@ from allocator.problem import Problem
 class Disjoint(Linear):
     """Base of the disjoint methods: E[r(i, k)] = x_i' theta_k; by itself it is greedy.
 
+    Covariates are recorded, not modelled, as in `SemiLinear`.
+
     Parameters
     ----------
     dim, arms : int

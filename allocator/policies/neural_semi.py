@@ -29,6 +29,8 @@ from allocator.problem import Problem
 class NeuralSemi(Policy):
     """Base of the gradient-feature methods; subclasses say how a mean and a deviation become a value.
 
+    Covariates are recorded, not modelled, as in `SemiLinear`.
+
     Parameters
     ----------
     dim, arms : int

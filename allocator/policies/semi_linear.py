@@ -26,6 +26,9 @@ from allocator.problem import Problem
 class SemiLinear(Linear):
     """Base of the semi-bandit methods with one shared parameter; by itself it is optimistic.
 
+    Covariates are recorded, not modelled: facts about the question that change what an arm earns belong into every
+    patch's context, those that change every arm alike need no model.
+
     Parameters
     ----------
     dim, arms : int

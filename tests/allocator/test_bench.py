@@ -4,18 +4,20 @@ import json
 
 import pytest
 
+from allocator import policy_class, policy_names
+from allocator.bench import modifiers
 from allocator.bench.__main__ import main
 from allocator.bench.off_policy import ours
 from allocator.bench.peers import PEERS
-from allocator.bench.report import GROUPS, contest, interval, markdown
+from allocator.bench.report import GROUPS, contest, interval, markdown, overview
+from allocator.bench.split import SplitReward
 from allocator.bench.tasks import SLOW, TASKS, noise_floor
 from allocator.extras import optional
 
 
 def test_a_small_run_writes_record_table_and_picture(tmp_path):
-    out = main(
-        ["--out", str(tmp_path / "run"), "--tasks", "wine", "cn-h1", "--seeds", "2", "--rounds", "12", "--no-speed"]
-    )
+    tasks = ["--tasks", "wine", "cn-h1", "modifiers"]
+    out = main(["--out", str(tmp_path / "run"), *tasks, "--seeds", "2", "--rounds", "12", "--no-speed"])
     record = json.loads((out / "results.json").read_text())
     assert set(record["tasks"]) == {"wine", "cn-h1"}
     found = record["tasks"]["wine"]["linucb alpha .25"]
@@ -25,7 +27,11 @@ def test_a_small_run_writes_record_table_and_picture(tmp_path):
     for group in ("classification", "combinatorial"):
         assert (out / f"regret-{group}.png").stat().st_size > 5000
     assert not (out / "regret-full-bandit.png").exists()
-    assert markdown(record) == (out / "results.md").read_text()
+    text = (out / "results.md").read_text()
+    assert markdown(record) == text
+    assert "![cumulative regret](regret-combinatorial.png)" in text and "full-bandit" not in text
+    assert all(len(row[kind]) == 2 for row in record["modifiers"] for kind in ("without", "with it"))
+    assert "| price tracker, 900 tokens | thompson | tokens per decision |" in text
     with pytest.raises(SystemExit):
         main(["--out", str(out), "--tasks", "wine"])
     main(
@@ -42,6 +48,34 @@ def test_every_task_is_drawn_and_every_exception_to_the_seeds_exists():
     assert sorted(drawn) == sorted(TASKS)
     for name, label in SLOW:  # a method that was renamed would silently play all seeds
         assert label in PEERS or label in [method[0] for method in TASKS[name].methods]
+
+
+def test_every_learner_plays_somewhere():
+    """The baselines that do not learn are "random" here; "conservative" is judged with the modifiers."""
+    played = {method for task in TASKS.values() for _, method, _ in task.methods} | {"conservative"}
+    learners = {name for name in policy_names() if policy_class(name).feedback != "none"}
+    assert learners | {"random", "windowed", SplitReward} <= played
+
+
+def test_the_overview_has_a_row_per_method_and_says_where_seeds_are_fewer():
+    tasks = {
+        "iris": {"a": {"regret": [1.0, 3.0]}, "b": {"regret": [4.0]}},
+        "wine": {"b": {"regret": [0.5, 0.5]}, "c": {"regret": [7.0, 7.0]}},
+    }
+    assert overview(tasks) == [
+        {"method": "a", "iris": "2.0 ± 12.7"},
+        {"method": "b", "iris": "4.0 ± 0.0 (1 seed)", "wine": "0.5 ± 0.0"},
+        {"method": "c", "wine": "7.0 ± 0.0"},
+    ]
+
+
+def test_modifiers_do_what_they_are_for():
+    for play, measure in ((modifiers.shares, "share"), (modifiers.conservative, "worst"), (modifiers.price, "tokens")):
+        off, on = ({k.split()[0]: v for k, v in play(0, 120, modified).items()}[measure] for modified in (False, True))
+        if measure == "tokens":
+            assert abs(on - modifiers.TARGET) < 0.2 * abs(off - modifiers.TARGET)
+        else:
+            assert on > off
 
 
 def test_the_contest_pairs_the_best_of_each_side_by_seed():

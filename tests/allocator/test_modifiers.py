@@ -80,7 +80,8 @@ def test_conservative_play_keeps_its_promise_and_still_learns():
 def test_the_conservative_condition_is_that_of_the_paper(inner):
     """Kazerouni et al., algorithm 2, with the sums over all rounds written out for the joint model."""
     semi = inner != "ucb"
-    policy = make_policy("conservative", dim=2, arms=3, inner=inner, confidence_width=0.1, baseline_options={"arm": 1})
+    options = {"inner": inner, "confidence_width": 0.1, "baseline_options": {"arm": 1}, "alpha": 0.4}
+    policy = make_policy("conservative", dim=2, arms=3, **options)
     rng, history, fell_back = np.random.default_rng(0), [], []
     for _ in range(40):
         x = rng.random((3, 2))
@@ -94,16 +95,16 @@ def test_the_conservative_condition_is_that_of_the_paper(inner):
                 return d.features if inner == "ucb" else d.features.sum(axis=0)
             return np.concatenate([d.contexts[d.index == arm].sum(axis=0) for arm in range(3)])
 
-        at_stake = phi(candidate) - 0.9 * phi(base)
-        at_stake = at_stake + sum((phi(d) - 0.9 * phi(b) for d, b in history), np.zeros_like(at_stake))
+        at_stake = phi(candidate) - 0.6 * phi(base)
+        at_stake = at_stake + sum((phi(d) - 0.6 * phi(b) for d, b in history), np.zeros_like(at_stake))
         A = torch.block_diag(*(p.A for p in policy.model._posteriors())).numpy()
         theta = np.linalg.solve(A, torch.cat([p.b for p in policy.model._posteriors()]).numpy())
         safe = at_stake @ theta - 0.1 * np.sqrt(at_stake @ np.linalg.solve(A, at_stake)) >= 0
         np.testing.assert_array_equal(decision.index, candidate.index if safe else base.index)
         fell_back.append(not safe)
         history.append((decision, base))
-        np.testing.assert_allclose(policy.balance, sum(phi(d) - 0.9 * phi(b) for d, b in history), atol=1e-9)
-        gains = x.sum(axis=1) * np.array([0.1, 0.5, 0.6])[decision.index]
+        np.testing.assert_allclose(policy.balance, sum(phi(d) - 0.6 * phi(b) for d, b in history), atol=1e-9)
+        gains = x.sum(axis=1) * np.array([0.1, 0.5, 0.35])[decision.index]
         policy.update(decision, gains if semi else gains.sum())
     assert 0 < np.mean(fell_back) < 1
 
