@@ -219,6 +219,8 @@ def as_costs(costs: Array, shape: tuple[int, int]) -> IntArray:
     costs = ints("costs", costs, shape)
     if costs.min() < 0:
         raise ValueError(f"costs must not be negative, got {int(costs.min())}")
+    if costs.max() > 2**53 // len(costs):
+        raise ValueError(f"costs add up beyond 2^53 (the largest is {int(costs.max())}); count in a larger unit")
     return costs
 
 

@@ -38,7 +38,7 @@ class Boltzmann(Aggregated):
 
     def _choose(self, problem: Problem, net: FloatArray) -> Choice:
         tau = self.tau * problem.temperature
-        if tau == 0.0:
+        if tau <= np.abs(net).max() / 1e300:  # 0, or so small that the exponents overflow
             return super()._choose(problem, net)
         log_weights = np.where(problem.open, net / tau, -np.inf)
         index, log_propensity, probabilities = sample_allocation(

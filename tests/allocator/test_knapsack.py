@@ -209,6 +209,7 @@ def test_floor_excludes_cheap_arms_except_where_nothing_dearer_exists():
         (([[0.0, np.nan]], [1, 2], 5), ValueError, "values must be finite, but entry \\[0, 1\\] is nan"),
         (([[0.0, np.inf]], [1, 2], 5), ValueError, "values must be finite"),
         (([[0.0, 1.0]], [1, -2], 5), ValueError, "costs must not be negative, got -2"),
+        (([[0.0, 1.0]] * 4, [1, 2**52], 5), ValueError, "costs add up beyond 2.53 .the largest is 4503599627370496"),
         (([[0.0, 1.0]], [1.5, 2], 5), TypeError, "costs must hold whole numbers"),
         (([[0.0, 1.0]], [1, 2, 3], 5), ValueError, r"costs must have shape \[2\], got \[3\]"),
         (([[0.0, 1.0]], [4, 5], 3), ValueError, "limit 3 is infeasible.*raise the limit to at least 4"),

@@ -142,6 +142,19 @@ def test_a_full_matrix_resumes_to_the_bit(name, tmp_path):
     assert torch.equal(policy.matrix.gram, twin.matrix.gram)
 
 
+@pytest.mark.parametrize(("name", "options"), [("c2ucb", {}), ("neural_ucb", {"memory": 20, "train_every": 2})])
+def test_memory_does_not_grow_with_the_rounds(name, options):
+    policy = make_policy(name, dim=D, arms=K, **options)
+
+    def size():
+        return sum(tensor.nbytes for tensor in policy.state_dict()["tensors"].values())
+
+    semi_played(policy, rounds=10)
+    before = size()
+    semi_played(policy, rounds=30, seed=1)
+    assert size() == before
+
+
 def test_statistics_are_rebuilt_when_the_encoder_changes():
     """Regression: a posterior over features of an encoder that no longer exists."""
     policy = make_policy("neural_linear", dim=6, arms=4, width=8, train_every=20, steps=20, seed=1)

@@ -35,6 +35,31 @@ def test_closed_forms():
     assert ope.effective_sample_size(w) == pytest.approx(5.5**2 / 13.25)
 
 
+def test_the_bernstein_bound_is_theorem_4_on_both_sides():
+    """Maurer & Pontil 2009: one side holds with probability 1 - delta for ln(2 / delta); each side gets delta = .05."""
+    r, w = np.array([1.0, 0.0, 2.0, 1.0, 3.0]), np.array([0.5, 2.0, 1.0, 0.0, 1.5])
+    terms = r * w
+    log = np.log(2 / 0.05)
+    width = np.sqrt(2 * terms.var(ddof=1) * log / 5) + 7 * 6.0 * log / (3 * 4)
+    found = ope.ips(r, w, interval="empirical-bernstein", term_range=6.0, confidence=0.9)
+    assert (found.low, found.high) == pytest.approx((terms.mean() - width, terms.mean() + width))
+    q, q_pi = np.full(5, 0.7), np.linspace(0, 1, 5)
+    shifted = q_pi + w * (r - q)
+    found = ope.dr(r, w, q, q_pi, interval="empirical-bernstein", term_range=6.0, confidence=0.9)
+    width = np.sqrt(2 * shifted.var(ddof=1) * log / 5) + 7 * 6.0 * log / (3 * 4)
+    assert found.high - found.low == pytest.approx(2 * width)
+
+
+def test_the_bootstrap_interval_is_that_of_the_mean():
+    """On many equal rounds it is the normal one: 1.96 standard errors on either side."""
+    r = np.random.default_rng(0).normal(size=2000)
+    found = ope.ips(r, np.ones(2000), confidence=0.95, resamples=2000)
+    half = 1.96 * r.std() / np.sqrt(2000)
+    assert (found.low, found.high) == pytest.approx((r.mean() - half, r.mean() + half), abs=0.12 * half)
+    narrow = ope.ips(r, np.ones(2000), confidence=0.5)
+    assert narrow.high - narrow.low < 0.45 * (found.high - found.low)
+
+
 def test_weights_of_a_deterministic_and_a_randomised_target():
     decisions, _, target, _ = logged(rounds=5)
     for decision, w, v in zip(

@@ -462,6 +462,14 @@ class TestPropensities:
         for key, p in claimed.items():
             assert counts[key] / rounds == pytest.approx(p, abs=5 * np.sqrt(p / rounds))
 
+    def test_boltzmann_freezes_into_greed(self):
+        policy = build("boltzmann")
+        play(policy, 10)
+        greedy, cold = ask(policy, 3, explore=False), ask(policy, 3, temperature=1e-4)
+        assert cold.index.tolist() == greedy.index.tolist() and cold.propensity == pytest.approx(1.0)
+        frozen_over = ask(policy, 3, temperature=1e-310)  # value / temperature would overflow
+        assert frozen_over.index.tolist() == greedy.index.tolist() and frozen_over.propensity == 1.0
+
     def test_deterministic_methods_say_one_and_thompson_says_nothing(self):
         assert ask(build("uniform")).propensity == 1.0
         assert ask(build("ucb")).propensity == 1.0
