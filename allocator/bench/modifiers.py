@@ -38,7 +38,7 @@ def shares(seed: int, rounds: int, modified: bool) -> Measures:
         tracker.update(world.groups, decision)
         regret += question.optimum - question.expected(decision.index)
     return {
-        "share of the poor group's tokens": tracker.spent[1] / tracker.spent.sum(),
+        "share of the tokens for the poor group": tracker.spent[1] / tracker.spent.sum(),
         "regret per round": regret / rounds,
     }
 
