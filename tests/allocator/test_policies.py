@@ -462,6 +462,24 @@ class TestPropensities:
         for key, p in claimed.items():
             assert counts[key] / rounds == pytest.approx(p, abs=5 * np.sqrt(p / rounds))
 
+    def test_epsilon_is_spread_over_the_arms_that_are_open(self):
+        """q(k) = epsilon / K_i + (1 - epsilon) [k is greedy]: K_i is 4 for a whole patch, 3 and 1 for ragged ones."""
+        policy = build("epsilon_greedy", epsilon=0.3)
+        play(policy, 10)
+        greedy, decision = ask(policy, 3, limit=None, explore=False), ask(policy, 3, limit=None)
+        want = np.repeat([[0.3 / 4]] * 3 + [[0.3 / 3], [0.3]], 4, axis=1)
+        want[3, 3] = want[4, 1:] = 0.0
+        want[np.arange(N), greedy.index] += 0.7
+        np.testing.assert_allclose(decision.probabilities, want)
+
+    def test_boltzmann_is_a_softmax_of_net_values(self):
+        policy = build("boltzmann", tau=0.4)
+        play(policy, 10)
+        decision = ask(policy, 3, limit=None, price=1e-3, temperature=0.5)
+        weight = np.exp(decision.values / 0.2)
+        weight[3, 3] = weight[4, 1:] = 0.0
+        np.testing.assert_allclose(decision.probabilities, weight / weight.sum(axis=1, keepdims=True))
+
     def test_boltzmann_freezes_into_greed(self):
         policy = build("boltzmann")
         play(policy, 10)
