@@ -52,12 +52,18 @@ def _run(arguments: argparse.Namespace, record: dict[str, Any], out: Path) -> No
         at = np.unique(np.linspace(0, rounds - 1, min(POINTS, rounds)).astype(int))
         done = record["tasks"].get(name, {})
         for label, method, options in methods:
-            if label in done or (arguments.methods and label not in arguments.methods):
+            if arguments.methods and label not in arguments.methods:
                 continue
             fields = ("regret", "reward", "cpu_seconds", "curves")
-            found: dict[str, Any] = {"rounds": rounds, "at": at.tolist(), **{field: [] for field in fields}}
+            empty: dict[str, Any] = {"rounds": rounds, "at": at.tolist(), **{field: [] for field in fields}}
+            found = done.get(label, empty)
+            if found["rounds"] != rounds:
+                raise ValueError(
+                    f"the record holds {found['rounds']} rounds of {label!r} on {name}, not {rounds}; resume with the "
+                    "same --rounds, or choose a new folder"
+                )
             seeds = arguments.seeds if arguments.all_seeds else min(arguments.seeds, SLOW.get((name, label), 10**9))
-            for seed in range(seeds):
+            for seed in range(len(found["regret"]), seeds):
                 world, began = task.build(seed), time.process_time()
                 if options is None and isinstance(world, Classification):
                     trace = _play_peer(method, world, rounds, seed)
@@ -72,9 +78,9 @@ def _run(arguments: argparse.Namespace, record: dict[str, Any], out: Path) -> No
                 regret, spent = found["regret"][-1], found["cpu_seconds"][-1]
                 line = f"{name:15s} {label:30s} seed {seed + 1}/{seeds} regret {regret:9.2f} {spent:6.1f} s"
                 print(line, file=sys.stderr, flush=True)
-            done[label] = found
-            record["tasks"][name] = done
-            replace_file(out / "results.json", json.dumps(record))
+                done[label] = found
+                record["tasks"][name] = done
+                replace_file(out / "results.json", json.dumps(record))
         if name.startswith("cn-") and done and name not in record["noise_floor"]:
             record["noise_floor"][name] = [noise_floor(name, seed, rounds) for seed in range(arguments.seeds)]
 
@@ -97,7 +103,7 @@ def main(argv: list[str] | None = None) -> Path:
         help=f"which of {', '.join(TASKS)}, {MODIFIERS} (default all; none: only the timings)",
     )
     parser.add_argument("--methods", nargs="*", metavar="LABEL", help="play only the methods with these labels")
-    parser.add_argument("--resume", action="store_true", help="add to a record what it still lacks")
+    parser.add_argument("--resume", action="store_true", help="add to a record what it still lacks, seeds too")
     parser.add_argument("--seeds", type=int, default=10, help="independent repetitions (default 10)")
     parser.add_argument("--all-seeds", action="store_true", help="spare the slow methods on long streams no seed")
     parser.add_argument("--rounds", type=int, help="play fewer rounds than the task defines")

@@ -142,7 +142,6 @@ TASKS: dict[str, Task] = {
 }
 # The slowest methods play this many seeds at most, unless --all-seeds: a core is not free.
 SLOW = {
-    ("digits", "neural_ucb"): 2,
     ("digits", "lints nu .1"): 2,
     ("digits", "peer: mabwiser LinUCB"): 3,
     ("breast_cancer", "neural_ucb"): 5,

@@ -41,6 +41,12 @@ def test_a_small_run_writes_record_table_and_picture(tmp_path):
     resumed = json.loads((out / "results.json").read_text())
     assert resumed["tasks"]["wine"] == record["tasks"]["wine"] and list(resumed["tasks"]["iris"]) == ["random"]
     assert len(resumed["commands"]) == 2
+    more = ["--out", str(out), "--tasks", "wine", "cn-h2", "--methods", "linucb alpha .25", "--no-speed", "--resume"]
+    main([*more, "--seeds", "3", "--rounds", "12"])
+    grown = json.loads((out / "results.json").read_text())["tasks"]["wine"]["linucb alpha .25"]
+    assert len(grown["regret"]) == 3 and grown["regret"][:2] == found["regret"]
+    with pytest.raises(ValueError, match="holds 12 rounds of 'linucb alpha .25' on wine, not 13"):
+        main([*more, "--seeds", "4", "--rounds", "13"])
 
 
 def test_every_task_is_drawn_and_every_exception_to_the_seeds_exists():
