@@ -425,6 +425,18 @@ def test_a_floor_binds_every_method_and_its_propensity():
         ask(build("thompson"), floor=256)
 
 
+@pytest.mark.parametrize("name", ["thompson", "ucb", "linucb", "lints", "c2ucb", "neural_ucb", "neural_ts"])
+def test_temperature_scales_the_exploration(name):
+    """What a method adds to its greedy values is twice as large at twice the temperature, draw by draw."""
+    added = []
+    for temperature in (0.5, 1.0):
+        policy = build(name)
+        play(policy, 6)
+        added.append(ask(policy, 7, temperature=temperature).values - ask(policy, 7, explore=False).values)
+    assert np.abs(added[0]).max() > 1e-4
+    np.testing.assert_allclose(added[1], 2 * added[0], rtol=1e-4, atol=1e-9)
+
+
 def test_heuristic_is_the_prior_of_the_learner():
     theta0 = np.random.default_rng(0).normal(size=(K - 1, D))
     heuristic, learner = build("heuristic", prior_mean=theta0), build("thompson", prior_mean=theta0)

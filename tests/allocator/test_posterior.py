@@ -98,11 +98,15 @@ def test_a_million_discounted_updates_equal_the_sum_of_those_that_still_count(ro
 
 
 def test_draws_have_the_posterior_moments():
-    posterior, _, _ = filled(dim=3)
+    """The covariance is far from diagonal and from a multiple of anything, so L^-1 z in place of L^-T z shows."""
+    posterior = Posterior(3)
+    posterior.update([[3.0, 1.0, 0.5], [1.0, 1.0, -1.0], [2.0, 2.0, 0.3]], [1.0, 0.5, -0.5])
     rng = np.random.default_rng(1)
     draws = torch.stack([posterior.sample(rng, 2.0) for _ in range(20000)])
-    torch.testing.assert_close(draws.mean(0), posterior.mean, rtol=0, atol=0.02)
-    torch.testing.assert_close(torch.cov(draws.T), 4 * posterior.covariance, rtol=0.06, atol=0.005)
+    want = 4 * posterior.covariance
+    torch.testing.assert_close(draws.mean(0), posterior.mean, rtol=0, atol=0.05)
+    torch.testing.assert_close(torch.cov(draws.T), want, rtol=0.06, atol=0.02)
+    assert want[~torch.eye(3, dtype=torch.bool)].abs().max() > 0.5
 
 
 def test_zero_scale_is_the_mean_and_leaves_the_generator_alone():
