@@ -176,6 +176,20 @@ def test_statistics_are_rebuilt_when_the_encoder_changes():
             refused()
 
 
+def test_the_replay_keeps_the_newest_rewards():
+    policy = make_policy("neural_linear", dim=D, arms=K, width=4, train_every=10, steps=2, memory=4)
+    rng, decisions = np.random.default_rng(0), []
+    for t in range(10):
+        decisions.append(policy.select(rng.normal(size=(N, D))))
+        policy.update(decisions[-1], float(t))
+    assert [reward for *_, reward in policy.replay] == [6.0, 7.0, 8.0, 9.0]
+    phi = np.stack([policy._features(d.contexts, d.covariates, d.index) for d in decisions[-4:]])
+    torch.testing.assert_close(policy.posterior.gram, torch.from_numpy(phi.T @ phi))
+    semi = make_policy("neural_ucb", dim=D, arms=K, width=4, train_every=6, steps=2, memory=7)
+    _, _, rewards = semi_played(semi, rounds=6)
+    np.testing.assert_array_equal(np.concatenate(semi.targets), rewards[-7:])
+
+
 class Twisted(Additive):
     """Gains depend on the product of two signs: no linear model of x can see them."""
 
