@@ -36,7 +36,7 @@ def test_closed_forms():
 
 
 def test_the_bernstein_bound_is_theorem_4_on_both_sides():
-    """Maurer & Pontil 2009: one side holds with probability 1 - delta for ln(2 / delta); each side gets delta = .05."""
+    """Maurer & Pontil 2009: a side holds with probability 1 - delta for ln(2 / delta); each gets delta = .05."""
     r, w = np.array([1.0, 0.0, 2.0, 1.0, 3.0]), np.array([0.5, 2.0, 1.0, 0.0, 1.5])
     terms = r * w
     log = np.log(2 / 0.05)
