@@ -37,7 +37,9 @@ def serve(
         bool, typer.Option("--anonymous", help="Listen beyond this machine without a token.")
     ] = False,
     explore: Annotated[float, typer.Option(help="Share of questions that may be explored; 0 for none.")] = 0.2,
-    batch_size: Annotated[int, typer.Option(min=1, help="Most questions of one generate call.")] = 8,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Most questions of one generate call; by default 1 on a CPU, 8 on a GPU.")
+    ] = None,
     queue: Annotated[int, typer.Option(min=1, help="Questions inside at once; beyond it, 429.")] = 64,
     upload_mb: Annotated[float, typer.Option(help="Largest request body, in MiB.")] = 8.0,
     megapixels: Annotated[float, typer.Option(help="Largest image.")] = 20.0,

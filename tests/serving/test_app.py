@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fastapi import FastAPI, Request
 from PIL import Image
 
@@ -24,7 +25,7 @@ from allocator import Decision
 from arr_coc.asking import answers, prepare
 from arr_coc.rewards import vqa_accuracy
 from arr_coc.serving.batching import Batcher, Busy
-from arr_coc.serving.config import ServeConfig
+from arr_coc.serving.config import ServeConfig, usual_batch_size
 from arr_coc.serving.engine import Engine
 from arr_coc.serving.exploring import Exploration
 from arr_coc.serving.guard import Guard
@@ -75,12 +76,22 @@ def test_a_decision_on_the_log_can_be_decided_again(
 
 
 def test_questions_that_arrive_together_share_a_batch(client: Any, questions: list[dict[str, Any]]) -> None:
-    with client(batch_wait=0.5) as c, ThreadPoolExecutor(8) as pool:
+    with client(batch_size=8, batch_wait=0.5) as c, ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(lambda q: ask(c, q), questions))
         page = c.get("/metrics").text
     assert [r.status_code for r in replies] == [200] * 8
     assert 'arr_coc_batch_questions_bucket{le="4.0"} 0.0' in page or 'le="2.0"} 0.0' in page
     assert "arr_coc_batch_questions_count 8.0" in page
+
+
+def test_by_default_a_cpu_answers_one_question_at_a_time(client: Any, questions: list[dict[str, Any]]) -> None:
+    """Its batches would cost more than they save; a GPU's are eight questions long."""
+    with client(batch_wait=0.5) as c, ThreadPoolExecutor(3) as pool:
+        replies = list(pool.map(lambda q: ask(c, q), questions[:3]))
+        page = c.get("/metrics").text
+    assert [r.status_code for r in replies] == [200] * 3
+    assert 'arr_coc_batch_questions_bucket{le="1.0"} 3.0' in page
+    assert [usual_batch_size(torch.device(name)) for name in ("cpu", "cuda")] == [1, 8]
 
 
 def test_rewards_are_idempotent_and_late_ones_join(
@@ -171,7 +182,7 @@ def test_truncated_pictures_at_every_place(client: Any, questions: list[dict[str
 
 def test_one_bad_question_does_not_spoil_its_batch(client: Any, questions: list[dict[str, Any]]) -> None:
     """The reference model asks for at least one word it can look for: '?' fails inside the batch, alone."""
-    with client(batch_wait=0.5) as c, ThreadPoolExecutor(4) as pool:
+    with client(batch_size=4, batch_wait=0.5) as c, ThreadPoolExecutor(4) as pool:
         changes = [{}, {"question": "?"}, {}, {}]
         replies = list(pool.map(lambda pair: ask(c, pair[0], **pair[1]), zip(questions, changes, strict=False)))
     assert [r.status_code for r in replies] == [200, 422, 200, 200]
@@ -229,7 +240,7 @@ def test_a_body_that_does_not_arrive_is_refused_in_time() -> None:
 def test_a_full_queue_answers_429_and_nothing_is_lost(
     client: Any, questions: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    with client(queue=2, batch_wait=0.3) as c, ThreadPoolExecutor(8) as pool:
+    with client(queue=2, batch_size=8, batch_wait=0.3) as c, ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(lambda q: ask(c, q), questions))
     codes = [r.status_code for r in replies]
     assert set(codes) == {200, 429} and codes.count(200) >= 2
