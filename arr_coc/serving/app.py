@@ -78,7 +78,7 @@ def make_app(engine: Engine, config: ServeConfig, log: Path) -> FastAPI:
             id=name,
             answer=answered.text,
             budgets=allocation.budgets,
-            grid=answered.grid,
+            grid=None if answered.grid is None else list(answered.grid),
             tokens=allocation.tokens,
             full_tokens=allocation.full_tokens,
             explored=answered.taken.explored,

@@ -30,6 +30,7 @@ from arr_coc.serving.engine import Engine
 from arr_coc.serving.exploring import Exploration
 from arr_coc.serving.guard import Guard
 from arr_coc.serving.log import read_records
+from eval.serving.hooks import better_bodies
 
 from .conftest import ask, png
 
@@ -237,6 +238,18 @@ def test_a_body_that_does_not_arrive_is_refused_in_time() -> None:
     assert asyncio.run(play()) == 408 and counted[-1] == ("/answer", 408)
 
 
+def test_the_fuzz_gets_beyond_the_door(client: Any, questions: list[dict[str, Any]]) -> None:
+    """What `make hostile` puts into the bodies that schemathesis makes is taken by the server."""
+    with client() as c:
+        bodies = better_bodies("/answer", {"image": b"x", "question": "what ?"}, questions[:2], [])
+        replies = [ask(c, {"png": body["image"], "question": body["question"]}) for body in bodies]
+        assert [r.status_code for r in replies] == [422, 200, 200, 200, 200]
+        known = [reply.json()["id"] for reply in replies[1:]]
+        bodies = better_bodies("/reward", {"id": "x", "reward": 0.5}, questions, known)
+        assert [c.post("/reward", json=body).status_code for body in bodies] == [404, 200, 200, 200, 200]
+    assert better_bodies("/answer", "junk", questions, known) == ["junk"]
+
+
 def test_a_full_queue_answers_429_and_nothing_is_lost(
     client: Any, questions: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -361,6 +374,8 @@ def test_the_schema_is_typed(client: Any) -> None:
         schema = c.get("/openapi.json").json()
     assert set(schema["paths"]) == {"/answer", "/reward", "/healthz", "/readyz", "/metrics"}
     answer = schema["components"]["schemas"]["Answer"]
+    pair, none = answer["properties"]["grid"]["anyOf"]  # plain enough for tools that do not know "prefixItems"
+    assert (pair["minItems"], pair["maxItems"], pair["items"]) == (2, 2, {"type": "integer"}), (pair, none)
     assert {"id", "answer", "budgets", "tokens", "milliseconds"} <= set(answer["required"])
     assert set(schema["paths"]["/answer"]["post"]["responses"]) >= {"200", "401", "413", "422", "429", "503"}
 
