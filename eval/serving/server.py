@@ -151,9 +151,9 @@ async def drive(
     traffic: Traffic | None = None,
     reward: bool = True,
 ) -> Traffic:
-    """Ask and, if so wanted, reward, `clients` at a time, until `count` questions are asked, time is up or the server is gone.
+    """Ask and reward, `clients` at a time, until `count` questions are asked, time is up or the server is gone.
 
-    ``traffic`` is filled on the way, for whoever watches.
+    ``traffic`` is filled on the way, for whoever watches; without ``reward`` questions are only asked.
     """
     import httpx
 
