@@ -76,6 +76,7 @@ def serve(
         import uvicorn
 
         from arr_coc.serving.app import make_app
+        from arr_coc.serving.guard import bounded_heads
     except ImportError as error:
         raise ImportError(f"serving needs {error.name}: pip install 'arr-coc[serve]'") from error
     from arr_coc import reference
@@ -88,6 +89,7 @@ def serve(
     uvicorn.run(
         make_app(engine, config, log), host=host, port=port, access_log=False, log_config=None, server_header=False,
         timeout_keep_alive=15, timeout_graceful_shutdown=30, h11_max_incomplete_event_size=32768,
+        http=bounded_heads(config.upload_seconds),
     )  # fmt: skip
 
 

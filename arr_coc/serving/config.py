@@ -32,7 +32,7 @@ class ServeConfig:
     upload_bytes, pixels, question_chars
         Bounds of one request's body, picture and question.
     upload_seconds
-        Time in which a body must have arrived.
+        Time in which a request's head, and then its body, must have arrived.
     timeout
         Seconds after which a question that still waits is given up, with 503.
     max_new_tokens

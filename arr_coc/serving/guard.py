@@ -8,7 +8,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import h11
 from starlette.exceptions import HTTPException
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _OPEN = frozenset({"/healthz", "/readyz"})  # probes carry no token
 
@@ -78,6 +80,39 @@ class Guard:
             return message
 
         await self.app(scope, bounded, watched)
+
+
+def bounded_heads(seconds: float) -> type[H11Protocol]:
+    """uvicorn's HTTP/1.1 with a bound on the time in which a request's head must arrive.
+
+    uvicorn itself waits for ever: a client that opens connections and says nothing, or a byte now and then, would hold
+    as many as the process may have open.
+    """
+
+    class BoundedHeads(H11Protocol):
+        _deadline: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._deadline = self.loop.call_later(seconds, transport.close)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.conn.their_state is not h11.IDLE:  # the head is here
+                self._forget()
+            elif self._deadline is None:  # the next one on this connection has begun
+                self._deadline = self.loop.call_later(seconds, self.transport.close)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._forget()
+            super().connection_lost(exc)
+
+        def _forget(self) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+
+    return BoundedHeads
 
 
 async def _refuse(send: Any, status: int, detail: str, headers: dict[str, str] | None = None) -> None:

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 REMEMBERED = 200_000
 """Rewards that are known to be in without looking; older repetitions reach the log, where the first one counts."""
+SEGMENTS = 16
+"""Newest segments, a gigabyte, that a server reads them from when it starts: a log may hold months."""
 
 
 class UnknownDecision(LookupError):
@@ -67,7 +69,8 @@ class Service:
 
     async def start(self) -> None:
         """Read which rewards are in, then work."""
-        for record in await asyncio.to_thread(lambda: list(read_records(self.log.folder, "reward"))[-REMEMBERED:]):
+        records = await asyncio.to_thread(lambda: list(read_records(self.log.folder, "reward", SEGMENTS)))
+        for record in sorted(records, key=lambda record: float(record["time"]))[-REMEMBERED:]:
             self._rewards.setdefault(record["decision"], (record["reward"], None))
         self.batcher.start()
         self.metrics.policy.info({"version": self.engine.served.version})

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import struct
 import threading
 import time
 import zlib
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,19 +18,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import uvicorn
 from fastapi import FastAPI, Request
 from PIL import Image
 
 import arr_coc
 import arr_coc.reference
 from allocator import Decision
+from allocator.drift import PageHinkley
 from arr_coc.asking import answers, prepare
 from arr_coc.rewards import vqa_accuracy
 from arr_coc.serving.batching import Batcher, Busy
 from arr_coc.serving.config import ServeConfig, usual_batch_size
 from arr_coc.serving.engine import Engine
 from arr_coc.serving.exploring import Exploration
-from arr_coc.serving.guard import Guard
+from arr_coc.serving.guard import Guard, bounded_heads
 from arr_coc.serving.log import read_records
 from eval.serving.hooks import better_bodies
 
@@ -248,6 +252,61 @@ def test_the_fuzz_gets_beyond_the_door(client: Any, questions: list[dict[str, An
         bodies = better_bodies("/reward", {"id": "x", "reward": 0.5}, questions, known)
         assert [c.post("/reward", json=body).status_code for body in bodies] == [404, 200, 200, 200, 200]
     assert better_bodies("/answer", "junk", questions, known) == ["junk"]
+
+
+def test_a_head_that_does_not_arrive_ends_the_connection() -> None:
+    """Neither the first head of a connection nor a later one may take its time; whoever talks is left alone."""
+    inner = FastAPI()
+
+    @inner.get("/slow")
+    async def slow() -> str:
+        await asyncio.sleep(0.8)
+        return "said"
+
+    config = uvicorn.Config(inner, port=0, log_config=None, http=bounded_heads(0.4), timeout_keep_alive=60)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    address = server.servers[0].sockets[0].getsockname()
+
+    def talk(*parts: bytes) -> bytes:
+        with socket.create_connection(address, timeout=20) as client:
+            said = b""
+            for part in parts:
+                client.sendall(part)
+                if part.endswith(b"\r\n\r\n"):
+                    while b"said" not in said:
+                        said += client.recv(4096)
+            return said + client.recv(4096)  # empty: the server has hung up
+
+    try:
+        whole = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
+        assert talk() == b"" == talk(whole[:20])
+        first = talk(whole, whole[:20])
+        assert first.startswith(b"HTTP/1.1 200") and first.count(b"HTTP/1.1") == 1
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+def test_drift_raises_its_alarms(client: Any, questions: list[dict[str, Any]]) -> None:
+    """Other questions than before, and rewards that fall: each is counted once, for an alert to act on."""
+    with client(exploration=Exploration(share=0)) as c:
+        watch = c.app.state.service._watch
+        watch.window, watch._recent = 5, deque(maxlen=5)
+        watch.rewards = PageHinkley(threshold=0.6, slack=0.0)
+        asked = [ask(c, q).json()["id"] for q in [questions[0]] * 5]
+        for name, value in zip(asked, (1.0, 1.0, 1.0, 0.0, 0.0), strict=True):
+            c.post("/reward", json={"id": name, "reward": value})
+        quiet = c.get("/metrics").text
+        other = next(q for q in questions if q["kind"] != questions[0]["kind"])
+        for _ in range(5):
+            ask(c, other)
+        page = c.get("/metrics").text
+    assert 'arr_coc_drift_alarms_total{kind="reward"} 1.0' in quiet
+    assert 'kind="contexts"' not in quiet and 'arr_coc_drift_alarms_total{kind="contexts"} 1.0' in page
 
 
 def test_a_full_queue_answers_429_and_nothing_is_lost(
