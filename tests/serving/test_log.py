@@ -69,8 +69,17 @@ def test_a_full_disk_is_reported_and_the_log_recovers(tmp_path: Path, monkeypatc
     monkeypatch.setattr(module.os, "write", write)
     log.append("decision", {"n": 2}).result()
     assert log.failure is None
+
+    def unsafe(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "fsync", unsafe)  # the whole line is there, and nobody was told so
+        with pytest.raises(LogError, match="Input/output"):
+            log.append("decision", {"n": 3}).result()
+    log.append("decision", {"n": 4}).result()
     log.close()
-    assert [r["n"] for r in read_records(tmp_path)] == [0, 2]
+    assert [r["n"] for r in read_records(tmp_path)] == [0, 2, 4]
 
 
 def test_whatever_fails_is_said_to_those_who_wait(tmp_path: Path) -> None:
