@@ -28,7 +28,7 @@ class ServeConfig:
     batch_wait
         Seconds that a question waits for others when the model is idle.
     queue
-        Questions that may be inside the server at once; beyond it, 429.
+        Questions that may be inside the server at once, and as many requests whose body is arriving; beyond it, 429.
     upload_bytes, pixels, question_chars
         Bounds of one request's body, picture and question.
     upload_seconds

@@ -28,14 +28,24 @@ class Guard:
         Bytes of a body.
     seconds
         Time for a body.
+    places
+        POST requests inside at once, those included whose body is still arriving; beyond it, 429 before any of a body
+        is read. What memory and disk uploads can take is bounded by this many of them.
     count
         Told (route, status) of every response.
     """
 
     def __init__(
-        self, app: Any, token: str | None, limit: int, seconds: float, count: Callable[[str, int], None]
+        self,
+        app: Any,
+        token: str | None,
+        limit: int,
+        seconds: float,
+        places: int,
+        count: Callable[[str, int], None],
     ) -> None:
-        self.app, self.limit, self.seconds, self.count = app, limit, seconds, count
+        self.app, self.limit, self.seconds, self.places, self.count = app, limit, seconds, places, count
+        self.inside = 0
         self.too_large = f"the body is larger than {limit:,} bytes; scale the image down"
         self.token = None if token is None else f"Bearer {token}".encode()
 
@@ -61,6 +71,10 @@ class Guard:
         if length.isdigit() and int(length) > self.limit:
             await _refuse(watched, 413, self.too_large)
             return
+        posts = scope["method"] == "POST"
+        if posts and self.inside >= self.places:
+            await _refuse(watched, 429, f"{self.inside} requests are inside; try again in 1 s", {"retry-after": "1"})
+            return
         deadline = asyncio.get_running_loop().time() + self.seconds
         arrived, complete = 0, False
 
@@ -79,7 +93,11 @@ class Guard:
                 raise HTTPException(413, self.too_large)
             return message
 
-        await self.app(scope, bounded, watched)
+        self.inside += posts
+        try:
+            await self.app(scope, bounded, watched)
+        finally:
+            self.inside -= posts
 
 
 def bounded_heads(seconds: float) -> type[H11Protocol]:

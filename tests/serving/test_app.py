@@ -217,7 +217,7 @@ def test_a_body_that_does_not_arrive_is_refused_in_time() -> None:
         await asyncio.sleep(0.2)
         return "said"
 
-    guard = Guard(inner, None, 10_000, 0.1, lambda route, status: counted.append((route, status)))
+    guard = Guard(inner, None, 10_000, 0.1, 1, lambda route, status: counted.append((route, status)))
 
     async def play(*bodies: bytes) -> int:
         waiting = [{"type": "http.request", "body": body, "more_body": body != bodies[-1]} for body in bodies]
@@ -240,6 +240,19 @@ def test_a_body_that_does_not_arrive_is_refused_in_time() -> None:
     assert asyncio.run(play(whole)) == 200 and counted == [("/answer", 200)]
     sent.clear()
     assert asyncio.run(play()) == 408 and counted[-1] == ("/answer", 408)
+    sent.clear()
+
+    async def together() -> list[int]:
+        """While one request is inside, the only place is taken: the next is refused, and one after it is not."""
+        first = asyncio.create_task(play(whole))
+        await asyncio.sleep(0.05)
+        second = await play()
+        sent.clear()
+        return [second, await first]
+
+    assert asyncio.run(together()) == [429, 200] and guard.inside == 0
+    sent.clear()
+    assert asyncio.run(play(whole)) == 200
 
 
 def test_the_fuzz_gets_beyond_the_door(client: Any, questions: list[dict[str, Any]]) -> None:
