@@ -11,6 +11,7 @@ import threading
 import time
 import zlib
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -399,24 +400,28 @@ def test_the_policy_is_replaced_under_load_without_a_lost_request(
         while not stop.is_set():
             replies.append(ask(c, q))
 
-    def wait_for(version: str) -> None:
+    def wait_until(happened: Callable[[], bool]) -> None:
         until = time.monotonic() + 20
-        while not replies or replies[-1].json()["version"] != version:
+        while not happened():
             assert time.monotonic() < until
             time.sleep(0.02)
 
+    def serves(version: str) -> Callable[[], bool]:
+        return lambda: bool(replies) and replies[-1].json().get("version") == version
+
     with client() as c, ThreadPoolExecutor(3) as pool:
-        for q in questions[:3]:
-            pool.submit(stream, q)
-        for version in ("0002", "0003", "0002"):
-            store.point_to(version)
-            wait_for(version)
-        store.point_to(broken)  # can't be loaded: the present one goes on, and the failure is counted
-        while 'arr_coc_policy_reloads_total{result="failed"} 1.0' not in c.get("/metrics").text:
-            time.sleep(0.02)
-        store.roll_back("0001")
-        wait_for("0001")
-        stop.set()
+        try:
+            for q in questions[:3]:
+                pool.submit(stream, q)
+            for version in ("0002", "0003", "0002"):
+                store.point_to(version)
+                wait_until(serves(version))
+            store.point_to(broken)  # can't be loaded: the present one goes on, and the failure is counted
+            wait_until(lambda: 'arr_coc_policy_reloads_total{result="failed"} 1.0' in c.get("/metrics").text)
+            store.roll_back("0001")
+            wait_until(serves("0001"))
+        finally:
+            stop.set()
     assert {r.status_code for r in replies} == {200}
     assert {r.json()["version"] for r in replies} == {"0001", "0002", "0003"}
 
