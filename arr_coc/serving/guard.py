@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 from collections.abc import Callable
@@ -29,8 +30,8 @@ class Guard:
     seconds
         Time for a body.
     places
-        POST requests inside at once, those included whose body is still arriving; beyond it, 429 before any of a body
-        is read. What memory and disk uploads can take is bounded by this many of them.
+        POST requests inside at once, those included whose body is still arriving; beyond it, 429, and the body
+        is thrown away unread. What memory and disk uploads can take is bounded by this many of them.
     count
         Told (route, status) of every response.
     """
@@ -62,20 +63,25 @@ class Guard:
                 self.count(route, message["status"])
             await send(message)
 
+        deadline = asyncio.get_running_loop().time() + self.seconds
+
+        async def refuse(status: int, detail: str, headers: dict[str, str] | None = None) -> None:
+            await self._drain(receive, deadline)
+            await _refuse(watched, status, detail, headers)
+
         headers = dict(scope["headers"])
         if self.token is not None and scope["path"] not in _OPEN:
             if not hmac.compare_digest(headers.get(b"authorization", b""), self.token):
-                await _refuse(watched, 401, "this server asks for its bearer token", {"www-authenticate": "Bearer"})
+                await refuse(401, "this server asks for its bearer token", {"www-authenticate": "Bearer"})
                 return
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.limit:
-            await _refuse(watched, 413, self.too_large)
+            await refuse(413, self.too_large)
             return
         posts = scope["method"] == "POST"
         if posts and self.inside >= self.places:
-            await _refuse(watched, 429, f"{self.inside} requests are inside; try again in 1 s", {"retry-after": "1"})
+            await refuse(429, f"{self.inside} requests are inside; try again in 1 s", {"retry-after": "1"})
             return
-        deadline = asyncio.get_running_loop().time() + self.seconds
         arrived, complete = 0, False
 
         async def bounded() -> Any:
@@ -98,6 +104,19 @@ class Guard:
             await self.app(scope, bounded, watched)
         finally:
             self.inside -= posts
+
+    async def _drain(self, receive: Any, deadline: float) -> None:
+        """Throw away the body of a request that is refused, within reason.
+
+        Closing on unread bytes resets the connection, and the client may never see why.
+        """
+        arrived, more = 0, True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                while more and arrived <= 4 * self.limit:
+                    message = await receive()
+                    arrived += len(message.get("body", b""))
+                    more = message.get("more_body", False)  # no such thing once the client has gone
 
 
 def bounded_heads(seconds: float) -> type[H11Protocol]:

@@ -11,11 +11,13 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -247,7 +249,7 @@ def test_a_body_that_does_not_arrive_is_refused_in_time() -> None:
         """While one request is inside, the only place is taken: the next is refused, and one after it is not."""
         first = asyncio.create_task(play(whole))
         await asyncio.sleep(0.05)
-        second = await play()
+        second = await play(whole)
         sent.clear()
         return [second, await first]
 
@@ -277,14 +279,6 @@ def test_a_head_that_does_not_arrive_ends_the_connection() -> None:
         await asyncio.sleep(0.8)
         return "said"
 
-    config = uvicorn.Config(inner, port=0, log_config=None, http=bounded_heads(0.4), timeout_keep_alive=60)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    address = server.servers[0].sockets[0].getsockname()
-
     def talk(*parts: bytes) -> bytes:
         with socket.create_connection(address, timeout=20) as client:
             said = b""
@@ -295,11 +289,45 @@ def test_a_head_that_does_not_arrive_ends_the_connection() -> None:
                         said += client.recv(4096)
             return said + client.recv(4096)  # empty: the server has hung up
 
-    try:
+    with listening(inner, http=bounded_heads(0.4), timeout_keep_alive=60) as address:
         whole = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
         assert talk() == b"" == talk(whole[:20])
         first = talk(whole, whole[:20])
         assert first.startswith(b"HTTP/1.1 200") and first.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "status"),
+    [
+        ({"places": 0}, 429),
+        ({"limit": 1_000_000}, 413),
+        ({"token": "0123456789abcdef"}, 401),
+    ],
+)
+def test_who_is_refused_while_it_talks_hears_why(settings: dict[str, Any], status: int) -> None:
+    """Closing on unread bytes resets the connection, and the reply is lost with it."""
+    options = {"token": None, "limit": 10_000_000, "seconds": 10.0, "places": 1, **settings}
+    with listening(Guard(FastAPI(), count=lambda route, status: None, **options)) as (host, port):
+
+        async def post() -> list[httpx.Response]:
+            async with httpx.AsyncClient(timeout=20) as client:
+                url, body = f"http://{host}:{port}/answer", b"x" * 3_000_000
+                return await asyncio.gather(*(client.post(url, content=body) for _ in range(20)))
+
+        for reply in asyncio.run(post()):
+            assert reply.status_code == status and reply.json()["detail"]
+
+
+@contextmanager
+def listening(app: Any, **options: Any) -> Iterator[tuple[str, int]]:
+    """A real server on a free port, in a thread."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off", **options))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield server.servers[0].sockets[0].getsockname()
     finally:
         server.should_exit = True
         thread.join(20)
