@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -23,6 +24,7 @@ NEEDS = {
 """Model types that are carried only from a later version of transformers on."""
 
 
+@cache
 def installed_transformers() -> tuple[int, ...]:
     """Major and minor version of the transformers that is installed."""
     return tuple(int(part) for part in version("transformers").split(".")[:2])

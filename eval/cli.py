@@ -225,23 +225,29 @@ def offpolicy(
 @app.command()
 @clear_errors
 def serving(
-    what: Annotated[str, typer.Argument(help="load, soak, kill, log-kill, hostile or fuzz.")],
+    what: Annotated[str, typer.Argument(help="load, batches, capacity, soak, kill, log-kill, hostile or fuzz.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the record.")] = Path("runs/serving"),
-    count: Annotated[int, typer.Option("-n", min=1, help="Questions of load and soak; kills of kill.")] = 50,
+    count: Annotated[int, typer.Option("-n", min=1, help="Questions of load, capacity and soak; kills of kill.")] = 50,
     minutes: Annotated[float, typer.Option(min=0.1, help="Soak and kill end then with what is done.")] = 600.0,
     debug: Debug = False,
 ) -> None:
     """Try a real server on loopback: load against direct generate, a soak, kill -9 under load, hostile requests.
+
+    batches asks no server: it measures what a generate call for several questions costs; capacity measures what a
+    question costs from the server to the nightly retraining.
 
     Example: `python -m eval serving kill -n 50`
     """
     import json
     import tempfile
 
-    from eval.serving import hostile, trials
+    from eval.serving import capacity, hostile, trials
+    from eval.serving.server import sigterm_unwinds
 
     tries = {
         "load": lambda folder: trials.load(folder, count),
+        "batches": lambda folder: trials.batches(),
+        "capacity": lambda folder: capacity.measure(folder, count),
         "soak": lambda folder: trials.soak(folder, count, minutes, progress=True),
         "kill": lambda folder: trials.kills(folder, count, minutes, progress=True),
         "log-kill": lambda folder: trials.log_kills(folder, count),
@@ -250,7 +256,7 @@ def serving(
     }
     if what not in tries:
         raise ValueError(f"{what!r} is none of {', '.join(tries)}")
-    with tempfile.TemporaryDirectory() as scratch:
+    with sigterm_unwinds(), tempfile.TemporaryDirectory() as scratch:
         results = tries[what](Path(scratch))
     trials.record(out, what, results)
     typer.echo(json.dumps(results, indent=1))

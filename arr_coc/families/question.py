@@ -80,7 +80,8 @@ def _runs(ids: list[int], image_token: int, special: set[int], tokenizer: Any) -
 
     for token in ids:
         if token == image_token or token in special:
-            close()
+            if words:
+                close()
             images += token == image_token
         else:
             words.append(token)

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import Any
 from allocator.storage import replace_file
 from arr_coc.saving import CONFIG, POLICY
 
-CURRENT, FACTS = "current", "version.json"
+CURRENT, FACTS, HISTORY = "current", "version.json", "history.jsonl"
 _NAME = re.compile(r"\d{4,}", re.ASCII)
 
 
@@ -78,14 +79,21 @@ class Store:
 
     @classmethod
     def create(cls, folder: str | os.PathLike[str], policy: str | os.PathLike[str]) -> Store:
-        """A store whose first version is a copy of a saved policy, which is then current."""
+        """A store whose first version is a copy of a saved policy, which is then current.
+
+        Raises
+        ------
+        ValueError
+            If the store holds versions already, or there is no such policy.
+        """
         store, source = cls(folder), Path(policy)
-        if store.versions:
-            raise ValueError(f"{store.path} holds versions already; name it as --store alone")
         if not (source / POLICY).is_file():
             raise ValueError(f"{source} holds no {POLICY}; name the folder of a saved policy")
-        store.add(lambda new: shutil.copytree(source, new, dirs_exist_ok=True), {"from": source.name})
-        store.point_to("0001")
+        if not store.versions:
+            store.add(lambda new: shutil.copytree(source, new, dirs_exist_ok=True), {"from": source.name})
+        elif (store.path / CURRENT).exists() or digest(store.folder("0001")) != digest(source):
+            raise ValueError(f"{store.path} holds versions already; leave out the policy to begin with")
+        store.point_to("0001")  # again, if a kill came between the two
         return store
 
     @property
@@ -136,8 +144,7 @@ class Store:
             Its name.
         """
         name = f"{int(self.versions[-1]) + 1 if self.versions else 1:04d}"
-        new = self.path / "versions" / f".{name}.{os.getpid()}"
-        shutil.rmtree(new, ignore_errors=True)
+        new = self.path / "versions" / f".{name}.{secrets.token_hex(4)}"  # two pods may have one process id
         new.mkdir(parents=True)
         try:
             write(new)
@@ -163,10 +170,20 @@ class Store:
         """
         if version not in self.versions:
             raise ValueError(f"{self.path} has no version {version!r}; it has {', '.join(self.versions) or 'none'}")
-        before = self.current if (self.path / CURRENT).is_file() else None
+        before, history = self.current if (self.path / CURRENT).is_file() else None, self._history()
         replace_file(self.path / CURRENT, version + "\n")
-        with (self.path / "history.jsonl").open("a", encoding="utf-8") as history:
-            history.write(json.dumps({"from": before, "to": version}) + "\n")
+        lines = [*history, {"from": before, "to": version}]
+        replace_file(self.path / HISTORY, "".join(json.dumps(line) + "\n" for line in lines))
+
+    def _history(self) -> list[dict[str, Any]]:
+        """Every change of the pointer, the last one too if a kill kept it from being written down."""
+        path = self.path / HISTORY
+        done = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+        if (self.path / CURRENT).is_file():
+            before, now = done[-1]["to"] if done else None, self.current
+            if now != before:
+                done.append({"from": before, "to": now})
+        return done
 
     def roll_back(self, version: str | None = None) -> str:
         """Go back to a version: by default the one that was current before.
@@ -184,8 +201,8 @@ class Store:
     def _before(self) -> str:
         """Undo the last change of the pointer that was not itself undone."""
         done: list[str] = []
-        for line in (self.path / "history.jsonl").read_text(encoding="utf-8").splitlines():
-            to = json.loads(line)["to"]
+        for line in self._history():
+            to = line["to"]
             done = done[: done.index(to) + 1] if to in done else [*done, to]
         if len(done) < 2:
             raise ValueError(f"{self.path} has no earlier version than {self.current}; there is nothing to go back to")

@@ -62,6 +62,7 @@ def make_app(engine: Engine, config: ServeConfig, log: Path) -> FastAPI:
     )
     app.add_middleware(
         Guard, token=config.token, limit=config.upload_bytes, seconds=config.upload_seconds,
+        places=2 * config.queue,  # as many may upload as are answered
         count=lambda route, status: service.metrics.requests.labels(route, status).inc(),
     )  # fmt: skip
     _handle_errors(app)
@@ -78,7 +79,7 @@ def make_app(engine: Engine, config: ServeConfig, log: Path) -> FastAPI:
             id=name,
             answer=answered.text,
             budgets=allocation.budgets,
-            grid=answered.grid,
+            grid=None if answered.grid is None else list(answered.grid),
             tokens=allocation.tokens,
             full_tokens=allocation.full_tokens,
             explored=answered.taken.explored,
@@ -86,7 +87,7 @@ def make_app(engine: Engine, config: ServeConfig, log: Path) -> FastAPI:
             milliseconds={stage: round(1000 * value, 3) for stage, value in stages.items()},
         )
 
-    @app.post("/reward", responses=_problems(400, 404, 408, 409, 413, 422, 503))
+    @app.post("/reward", responses=_problems(400, 404, 408, 409, 413, 422, 429, 503))
     async def reward(given: Reward) -> Rewarded:
         """Take feedback for an answer. Repeating it is harmless; a different second value is refused."""
         value, repeated = await service.reward(given.id, given.reward, given.answers)

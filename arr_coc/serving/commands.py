@@ -37,7 +37,9 @@ def serve(
         bool, typer.Option("--anonymous", help="Listen beyond this machine without a token.")
     ] = False,
     explore: Annotated[float, typer.Option(help="Share of questions that may be explored; 0 for none.")] = 0.2,
-    batch_size: Annotated[int, typer.Option(min=1, help="Most questions of one generate call.")] = 8,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Most questions of one generate call; by default 1 on a CPU, 8 on a GPU.")
+    ] = None,
     queue: Annotated[int, typer.Option(min=1, help="Questions inside at once; beyond it, 429.")] = 64,
     upload_mb: Annotated[float, typer.Option(help="Largest request body, in MiB.")] = 8.0,
     megapixels: Annotated[float, typer.Option(help="Largest image.")] = 20.0,
@@ -74,6 +76,7 @@ def serve(
         import uvicorn
 
         from arr_coc.serving.app import make_app
+        from arr_coc.serving.guard import bounded_heads
     except ImportError as error:
         raise ImportError(f"serving needs {error.name}: pip install 'arr-coc[serve]'") from error
     from arr_coc import reference
@@ -86,6 +89,7 @@ def serve(
     uvicorn.run(
         make_app(engine, config, log), host=host, port=port, access_log=False, log_config=None, server_header=False,
         timeout_keep_alive=15, timeout_graceful_shutdown=30, h11_max_incomplete_event_size=32768,
+        http=bounded_heads(config.upload_seconds),
     )  # fmt: skip
 
 

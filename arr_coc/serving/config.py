@@ -6,6 +6,8 @@ import dataclasses
 import ipaddress
 from dataclasses import dataclass, field
 
+import torch
+
 from arr_coc.serving.exploring import Exploration
 
 
@@ -22,15 +24,15 @@ class ServeConfig:
     anonymous
         Whether to listen beyond this machine without a token.
     batch_size
-        Most questions of one generate call.
+        Most questions of one generate call; by default 1 on a CPU and 8 on a GPU, see `usual_batch_size`.
     batch_wait
         Seconds that a question waits for others when the model is idle.
     queue
-        Questions that may be inside the server at once; beyond it, 429.
+        Questions that may be inside the server at once, and as many requests whose body is arriving; beyond it, 429.
     upload_bytes, pixels, question_chars
         Bounds of one request's body, picture and question.
     upload_seconds
-        Time in which a body must have arrived.
+        Time in which a request's head, and then its body, must have arrived.
     timeout
         Seconds after which a question that still waits is given up, with 503.
     max_new_tokens
@@ -52,7 +54,7 @@ class ServeConfig:
     port: int = 8000
     token: str | None = None
     anonymous: bool = False
-    batch_size: int = 8
+    batch_size: int | None = None
     batch_wait: float = 0.004
     queue: int = 64
     upload_bytes: int = 8 * 2**20
@@ -81,6 +83,17 @@ class ServeConfig:
                 f"host={self.host!r} can be reached from other machines; set the environment variable ARR_COC_TOKEN, "
                 "or say --anonymous if something in front of the server decides who may ask"
             )
+
+
+def usual_batch_size(device: torch.device) -> int:
+    """Questions of a generate call, where nobody said how many.
+
+    One on a CPU, which has no idle units that a batch could fill: prompts of different lengths are padded to the
+    longest, and a padded batch has an explicit mask, under which torch's attention also computes what causality
+    forbids. ``python -m eval serving batches`` measures it. A model that is bound by reading its weights, a large one
+    with long answers, gains even there: then say so.
+    """
+    return 1 if device.type == "cpu" else 8
 
 
 def _is_loopback(host: str) -> bool:

@@ -67,7 +67,7 @@ class DecisionLog:
         self.token = token
         self.folder.mkdir(parents=True, exist_ok=True)
         self.writer = f"{datetime.now(UTC):%Y%m%dt%H%M%S%f}-{secrets.token_hex(3)}"
-        self.failure: OSError | None = None
+        self.failure: Exception | None = None
         self._number, self._offset, self._file = 0, 0, -1
         self._open_segment()
         self._lines: queue.SimpleQueue[tuple[str, str, Future[str]] | None] = queue.SimpleQueue()
@@ -133,7 +133,7 @@ class DecisionLog:
             while rest:
                 rest = rest[os.write(self._file, rest) :]
             os.fsync(self._file)
-        except OSError as error:
+        except Exception as error:  # of whatever kind: nobody may wait for ever
             self.failure = error
             self._abandon()
             for *_, future in group:
@@ -141,9 +141,9 @@ class DecisionLog:
             return
         self.failure = None
         self._offset += len(data)
-        self.on_commit(time.perf_counter() - began, len(group))
         for name, (*_, future) in zip(ids, group, strict=True):
             future.set_result(name)
+        self.on_commit(time.perf_counter() - began, len(group))
 
     def _open_segment(self) -> None:
         if self._file >= 0:
@@ -174,7 +174,9 @@ def segments(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(path for path in Path(folder).glob("*.jsonl") if _SEGMENT.fullmatch(path.name))
 
 
-def read_records(folder: str | os.PathLike[str], kind: str | None = None) -> Iterator[Record]:
+def read_records(
+    folder: str | os.PathLike[str], kind: str | None = None, newest: int | None = None
+) -> Iterator[Record]:
     """Every whole record of a log, segment by segment, in the order of writing within one.
 
     Parameters
@@ -183,14 +185,18 @@ def read_records(folder: str | os.PathLike[str], kind: str | None = None) -> Ite
         The log.
     kind
         Only records of this kind; the other lines are not even parsed.
+    newest
+        Only so many segments, those that were written last.
 
     Raises
     ------
     ValueError
         If a line that was completed is no record: the disk or somebody changed it.
     """
-    start = b'{"kind": "' + (kind or "").encode()
-    for path in segments(folder):
+    start, paths = b'{"kind": "' + (kind or "").encode(), segments(folder)
+    if newest is not None:
+        paths = sorted(paths, key=lambda path: path.stat().st_mtime_ns)[-newest:]
+    for path in paths:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Text = Annotated[str, StringConstraints(max_length=1000)]
+Pair = Annotated[list[int], Field(min_length=2, max_length=2)]  # a tuple's "prefixItems" is news to many tools
 
 
 class Answer(BaseModel):
@@ -15,7 +16,7 @@ class Answer(BaseModel):
     id: str = Field(description="Decision id; POST /reward takes it.")
     answer: str
     budgets: list[int] = Field(description="Budget of every patch in raster order, in visual tokens.")
-    grid: tuple[int, int] | None = Field(description="Rows and columns of patches, where the model has such a grid.")
+    grid: Pair | None = Field(description="Rows and columns of patches, where the model has such a grid.")
     tokens: int = Field(description="Visual tokens spent.")
     full_tokens: int = Field(description="Visual tokens at full detail.")
     explored: bool = Field(description="Whether the allocation was drawn to learn from it.")

@@ -19,7 +19,7 @@ from arr_coc.retraining.drift import ContextReference, Watch
 from arr_coc.retraining.versions import FACTS, resolve
 from arr_coc.rewards import vqa_accuracy
 from arr_coc.serving.batching import Batcher
-from arr_coc.serving.config import ServeConfig
+from arr_coc.serving.config import ServeConfig, usual_batch_size
 from arr_coc.serving.engine import Answered, Engine, Question
 from arr_coc.serving.log import DecisionLog, find, read_records
 from arr_coc.serving.metrics import Metrics
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 REMEMBERED = 200_000
 """Rewards that are known to be in without looking; older repetitions reach the log, where the first one counts."""
+SEGMENTS = 16
+"""Newest segments, a gigabyte, that a server reads them from when it starts: a log may hold months."""
 
 
 class UnknownDecision(LookupError):
@@ -54,7 +56,8 @@ class Service:
     def __init__(self, engine: Engine, config: ServeConfig, log: Path) -> None:
         self.engine, self.config, self.metrics = engine, config, Metrics()
         self.log = DecisionLog(log, on_commit=self.metrics.committed)
-        self.batcher = Batcher(engine.answer, config.batch_size, config.batch_wait, config.queue)
+        size = config.batch_size or usual_batch_size(engine.arr.model.device)
+        self.batcher = Batcher(engine.answer, size, config.batch_wait, config.queue)
         self.ready = False
         self._decoder = ThreadPoolExecutor(2, thread_name_prefix="decode")
         self._rewards: OrderedDict[str, tuple[float, asyncio.Future[str] | None]] = OrderedDict()
@@ -66,7 +69,8 @@ class Service:
 
     async def start(self) -> None:
         """Read which rewards are in, then work."""
-        for record in await asyncio.to_thread(lambda: list(read_records(self.log.folder, "reward"))[-REMEMBERED:]):
+        records = await asyncio.to_thread(lambda: list(read_records(self.log.folder, "reward", SEGMENTS)))
+        for record in sorted(records, key=lambda record: float(record["time"]))[-REMEMBERED:]:
             self._rewards.setdefault(record["decision"], (record["reward"], None))
         self.batcher.start()
         self.metrics.policy.info({"version": self.engine.served.version})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import json
+import os
 import random
 import socket
 import struct
@@ -16,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from eval.serving.server import Server, samples
+from eval.serving import hooks
+from eval.serving.server import ROOT, Server, drive, samples
 
 SIZES = (5, 40, 1000, 100_000)
 
@@ -31,52 +33,62 @@ def hostile(folder: Path, seed: int = 0) -> dict[str, Any]:
     """
     import httpx
 
-    server = Server(folder / "log", "--timeout", "20").wait()
     statuses: Counter[str] = Counter()
     bad: list[str] = []
-    try:
-        with httpx.Client(base_url=server.url, timeout=60) as client:
-            for request in hostile_requests(seed):
-                try:
-                    reply = client.request(**request)
-                except httpx.TransportError:
-                    statuses["connection closed"] += 1
-                    continue
-                statuses[str(reply.status_code)] += 1
-                if reply.status_code >= 500 or "Traceback" in reply.text:
-                    bad.append(f"{request['method']} {request['url'][:60]}: {reply.status_code}")
-            alive = client.get("/readyz").status_code == 200
-        slow = _slow_bodies(server.port)
-        with contextlib.suppress(OSError):
-            alive = alive and httpx.get(f"{server.url}/readyz").status_code == 200
-    finally:
-        server.stop()
-    traces = server.output.read_text().count("Traceback")
+    with (
+        Server(folder / "log", "--timeout", "20") as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
+        server.wait()
+        for request in hostile_requests(seed):
+            try:
+                reply = client.request(**request)
+            except httpx.TransportError:
+                statuses["connection closed"] += 1
+                continue
+            statuses[str(reply.status_code)] += 1
+            if reply.status_code >= 500 or "Traceback" in reply.text:
+                bad.append(f"{request['method']} {request['url'][:60]}: {reply.status_code}")
+        alive = client.get("/readyz").status_code == 200
+        slow = _slow_clients(server.port)
+        alive = client.get("/readyz").status_code == 200 and alive
     return {
         "requests": sum(statuses.values()), "statuses": dict(statuses), "5xx or traceback": bad,
-        "tracebacks in the server's output": traces, "slow bodies": slow, "alive afterwards": alive,
+        "tracebacks in the server's output": server.output.read_text().count("Traceback"),
+        "slow clients": slow, "alive afterwards": alive,
     }  # fmt: skip
 
 
 def fuzz(folder: Path, examples: int = 100) -> dict[str, Any]:
     """Requests made from the OpenAPI schema by schemathesis; it must be installed, see ``make hostile``.
 
+    The schema alone makes no picture that can be read and no decision that was made, so that most requests would be
+    refused at the door: `eval.serving.hooks` puts real ones into a part of them, and counts the replies.
+
     Returns
     -------
     dict
-        Its exit code and the end of what it says.
+        Its exit code, the statuses of every operation, and the end of what it says.
     """
-    server = Server(folder / "log", "--timeout", "60").wait()
-    try:
+    with Server(folder / "log", "--timeout", "60") as server:
+        server.wait()
+        known = asyncio.run(drive(server.url, samples(16, seed=6), max(examples // 4, 1), 2, reward=False))
+        replies = folder / "replies.jsonl"
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json", "--seed", "0"]
         command += ["--checks", "not_a_server_error,status_code_conformance,content_type_conformance"]
         command += ["--checks", "response_schema_conformance", "--max-examples", str(examples), "--no-color"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
-    finally:
-        server.stop()
+        env = {**os.environ, "SCHEMATHESIS_HOOKS": "eval.serving.hooks", hooks.REPLIES: str(replies)}
+        env[hooks.DECISIONS] = json.dumps(known.decisions)
+        env["PYTHONPATH"] = str(ROOT)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800, env=env, cwd=folder)
+    statuses: dict[str, Counter[str]] = {}
+    for line in replies.read_text().splitlines() if replies.is_file() else ():
+        operation, status = json.loads(line)
+        statuses.setdefault(operation, Counter())[str(status)] += 1
     return {
         "exit code": done.returncode,
-        "says": done.stdout.splitlines()[-25:],
+        "statuses": {operation: dict(sorted(counts.items())) for operation, counts in sorted(statuses.items())},
+        "says": done.stdout.splitlines()[-25:] or done.stderr.splitlines()[-25:],
         "tracebacks in the server's output": server.output.read_text().count("Traceback"),
     }
 
@@ -185,15 +197,16 @@ def _bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def _slow_bodies(port: int, count: int = 8) -> dict[str, int]:
-    """Clients that announce a body and send a byte of it now and then; the server must hang up on them."""
+def _slow_clients(port: int, count: int = 8) -> dict[str, int]:
+    """Clients that begin a head or announce a body, and send a byte now and then; the server must hang up on them."""
     kind = "Content-Type: multipart/form-data; boundary=b"
     lines = ("POST /answer HTTP/1.1", "Host: a", kind, "Content-Length: 5000")
     head = "\r\n".join((*lines, "", "")).encode()
+    beginnings = [head, head[:40]] * (count // 2)
     clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
     until = time.monotonic() + 40
-    for client in clients:
-        client.sendall(head)
+    for client, beginning in zip(clients, beginnings, strict=True):
+        client.sendall(beginning)
     while clients and time.monotonic() < until:
         time.sleep(1.0)
         for client in list(clients):

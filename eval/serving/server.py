@@ -12,12 +12,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 Sample = dict[str, Any]
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -40,8 +42,22 @@ class Traffic:
     rewards: dict[str, float] = field(default_factory=dict)
 
 
+@contextmanager
+def sigterm_unwinds() -> Iterator[None]:
+    """SIGTERM as an exception, so that a trial which is ended ends what it started; for the main thread."""
+
+    def end(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class Server:
-    """``arr-coc serve`` as a process of its own.
+    """``arr-coc serve`` as a process of its own, until the end of a ``with`` block.
 
     Parameters
     ----------
@@ -60,11 +76,17 @@ class Server:
         command = [sys.executable, "-m", "arr_coc.cli", "serve", "--log", str(log), "--port", str(self.port), *options]
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
-                command, cwd=Path(__file__).parents[2], stdout=output, stderr=output,
+                command, cwd=ROOT, stdout=output, stderr=output,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
             )  # fmt: skip
 
-    def wait(self, seconds: float = 600) -> Server:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def wait(self, seconds: float = 600) -> Self:
         """Until it is ready.
 
         Raises
@@ -80,7 +102,6 @@ class Server:
                 if httpx.get(f"{self.url}/readyz").status_code == 200:
                     return self
             time.sleep(0.1)
-        self.stop()
         raise RuntimeError(f"the server did not become ready:\n{self.output.read_text()[-2000:]}")
 
     def kill(self) -> None:
@@ -128,10 +149,11 @@ async def drive(
     clients: int,
     seconds: float = 600.0,
     traffic: Traffic | None = None,
+    reward: bool = True,
 ) -> Traffic:
     """Ask and reward, `clients` at a time, until `count` questions are asked, time is up or the server is gone.
 
-    ``traffic`` is filled on the way, for whoever watches.
+    ``traffic`` is filled on the way, for whoever watches; without ``reward`` questions are only asked.
     """
     import httpx
 
@@ -157,6 +179,8 @@ async def drive(
                     traffic.seconds.append(time.perf_counter() - began)
                     name = reply.json()["id"]
                     traffic.decisions.append(name)
+                    if not reward:
+                        continue
                     given = await client.post("/reward", json={"id": name, "answers": q["answers"]})
                     if given.status_code == 200:
                         traffic.rewards[name] = given.json()["reward"]

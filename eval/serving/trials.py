@@ -43,9 +43,10 @@ def kills(
     for _ in tqdm(range(times), "kill -9", disable=not progress):
         if time.monotonic() > until:
             break
-        server, traffic = Server(folder / "log").wait(), Traffic()
-        asyncio.run(_killed_under_load(server, questions, clients, rng.uniform(0.0, 3.0), traffic))
-        server.process.wait()
+        traffic = Traffic()
+        with Server(folder / "log") as server:
+            server.wait()
+            asyncio.run(_killed_under_load(server, questions, clients, rng.uniform(0.0, 3.0), traffic))
         done += 1
         everything.decisions += traffic.decisions
         everything.rewards |= traffic.rewards
@@ -134,6 +135,29 @@ def direct(questions: Sequence[Sample], batch: int) -> tuple[list[float], float]
         return seconds, time.process_time() - before
 
 
+def batches(size: int = 8, rounds: int = 3) -> dict[str, Any]:
+    """What a generate call for several questions costs in this process, per question, and how much of it is padding.
+
+    Returns
+    -------
+    dict
+        Processor milliseconds per question, medians over the rounds, of three ways to ask the same questions: one at
+        a time; together, so that the shorter prompts are padded; each with copies of itself, so that none is.
+    """
+    questions = samples(size, seed=2)
+    ways = {
+        "one at a time": (questions, 1),
+        f"{size} together, padded to the longest": (questions, size),
+        f"{size} copies of each together, no padding": ([q for q in questions for _ in range(size)], size),
+    }
+    direct(questions, size)  # warm
+    spent = [{name: direct(part, n)[1] / len(part) for name, (part, n) in ways.items()} for _ in range(rounds)]
+    return {
+        "questions": size, "rounds": rounds,
+        "cpu ms per question": {name: 1000 * float(np.median([turn[name] for turn in spent])) for name in ways},
+    }  # fmt: skip
+
+
 def load(folder: Path, count: int = 240, rounds: int = 2) -> dict[str, Any]:
     """The server against direct generate, in turns, so that what slows one slows both.
 
@@ -154,10 +178,10 @@ def load(folder: Path, count: int = 240, rounds: int = 2) -> dict[str, Any]:
     """
     questions, each = samples(32, seed=2), max(32, count // rounds)
     direct(questions[:8], 8)  # warm
-    server = Server(folder / "log", "--queue", str(PLACES), "--timeout", "300").wait()
     table: dict[str, list[dict[str, float]]] = {}
     everything = Traffic()
-    try:
+    with Server(folder / "log", "--queue", str(PLACES), "--timeout", "300") as server:
+        server.wait()
         asyncio.run(drive(server.url, questions, 8, 8))  # warm
         for _ in range(rounds):
             for batch in (1, 8):
@@ -176,8 +200,6 @@ def load(folder: Path, count: int = 240, rounds: int = 2) -> dict[str, Any]:
         over = asyncio.run(drive(server.url, questions, 8 * PLACES, 4 * PLACES, 60))
         everything.decisions += over.decisions
         everything.rewards |= over.rewards
-    finally:
-        server.stop()
     return {
         "questions": each * rounds, "rounds": rounds,
         "table": {
@@ -192,11 +214,13 @@ def load(folder: Path, count: int = 240, rounds: int = 2) -> dict[str, Any]:
 def soak(folder: Path, count: int, minutes: float = 600.0, clients: int = 8, progress: bool = False) -> dict[str, Any]:
     """Many requests at one server, until all are answered or the minutes are over: errors, and its memory."""
     questions = samples(64, seed=3)
-    server = Server(folder / "log", "--timeout", "300").wait()
-    memory, asked, errors, began = [], 0, 0, time.monotonic()
-    bar = tqdm(total=count, desc="questions", disable=not progress)
-    everything = Traffic()
-    try:
+    memory, asked, errors, everything = [], 0, 0, Traffic()
+    with (
+        Server(folder / "log", "--timeout", "300") as server,
+        tqdm(total=count, desc="questions", disable=not progress) as bar,
+    ):
+        server.wait()
+        began = time.monotonic()
         while asked + errors < count and time.monotonic() - began < 60 * minutes:
             traffic = asyncio.run(drive(server.url, questions, min(STRETCH, count - asked), clients))
             asked, errors = asked + len(traffic.seconds), errors + _errors(traffic)
@@ -204,13 +228,11 @@ def soak(folder: Path, count: int, minutes: float = 600.0, clients: int = 8, pro
             everything.rewards |= traffic.rewards
             memory.append(server.memory() / 2**20)
             bar.update(len(traffic.seconds))
-    finally:
-        bar.close()
-        server.stop()
+        seconds = time.monotonic() - began
     half = memory[len(memory) // 2 :]
     slope = float(np.polyfit(np.arange(len(half)), half, 1)[0]) if len(half) > 2 else None
     return {
-        "questions": asked, "errors": errors, "seconds": time.monotonic() - began,
+        "questions": asked, "errors": errors, "seconds": seconds,
         "log": check_log(folder / "log", everything),
         f"MiB after each {STRETCH}": [round(m, 1) for m in memory], f"MiB per {STRETCH}, second half": slope,
     }  # fmt: skip

@@ -37,13 +37,13 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run killed twice, once in each part, and finished at the third start."""
+    """A run killed twice, once in each part and once in each process, and finished at the third start."""
     folder = tmp_path_factory.mktemp("two")
     began = time.monotonic()
     first = launch(folder, "eval", 1, 3)
     assert first.returncode != 0 and "SIGKILL" in first.stderr, first.stderr[-3000:]
     assert not (folder / "eval" / "metrics.json").exists()
-    second = launch(folder, "learn", 1, 5)
+    second = launch(folder, "learn", 0, 5)  # the one that writes what all share
     assert second.returncode != 0 and "SIGKILL" in second.stderr, second.stderr[-3000:]
     state = json.loads((folder / "learn" / "state.json").read_text())
     assert state["episodes"] == 2 * 2 * BATCH  # two whole rounds were committed, and nothing of the third

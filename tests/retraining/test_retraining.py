@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 from allocator import Policy
+from allocator.storage import replace_file
 from arr_coc.cli import app
 from arr_coc.retraining import retrain as module
+from arr_coc.retraining import versions
 from arr_coc.retraining.judging import judge
 from arr_coc.retraining.retrain import RetrainConfig, retrain
 from arr_coc.retraining.rounds import read_rounds
@@ -122,6 +125,51 @@ def test_a_better_policy_is_promoted_and_can_be_rolled_back(tmp_path: Path) -> N
     assert CliRunner().invoke(app, ["rollback", str(store.path), "--to", "0002"]).exit_code == 0
 
 
+def test_a_store_survives_a_kill_between_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the first version and the pointer, and between the pointer and its history."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed_at(name: str) -> None:
+        def replace(path: Path, content: str) -> None:
+            if path.name == name:
+                raise Killed
+            replace_file(path, content)
+
+        monkeypatch.setattr(versions, "replace_file", replace)
+
+    killed_at("current")
+    with pytest.raises(Killed):
+        make_store(tmp_path, believing(*WEAK))
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="holds versions already"):  # not what it was begun with
+        make_store(tmp_path, believing(*GOOD))
+    store = make_store(tmp_path, believing(*WEAK))
+    assert store.versions == ["0001"] and store.current == "0001"
+    store.add(lambda new: shutil.copytree(store.folder("0001"), new, dirs_exist_ok=True), {})
+    killed_at("history.jsonl")
+    with pytest.raises(Killed):
+        store.point_to("0002")
+    monkeypatch.undo()
+    assert store.current == "0002"
+    assert store.roll_back() == "0001" == store.current
+    changes = [json.loads(line) for line in (store.path / "history.jsonl").read_text().splitlines()]
+    assert [(c["from"], c["to"]) for c in changes] == [(None, "0001"), ("0001", "0002"), ("0002", "0001")]
+
+
+def test_rolling_back_again_goes_further_back(tmp_path: Path) -> None:
+    store = make_store(tmp_path, believing(*WEAK))
+    for name in ("0002", "0003", "0004"):
+        store.add(lambda new: shutil.copytree(store.folder("0001"), new, dirs_exist_ok=True), {})
+        store.point_to(name)
+    assert [store.roll_back() for _ in range(2)] == ["0003", "0002"]
+    assert store.roll_back("0004") == "0004" and store.roll_back() == "0002"  # where one was before, not the number
+    assert store.roll_back() == "0001"
+    with pytest.raises(ValueError, match="nothing to go back to"):
+        store.roll_back()
+
+
 def test_a_worse_policy_is_kept_back_and_a_report_written(tmp_path: Path) -> None:
     """Feedback that lies in what teaches: rounds of another version say that detail harms."""
     incumbent = believing(*GOOD, precision=50.0)
@@ -184,6 +232,9 @@ def test_late_repeated_and_orphaned_rewards(tmp_path: Path) -> None:
 
 def test_a_fallen_reward_makes_it_learn_from_what_came_after(tmp_path: Path) -> None:
     incumbent = believing(*WEAK)
+    serve(tmp_path / "before", incumbent, 30, "0000", seed=3)
+    known = read_rounds(tmp_path / "before").rounds
+    incumbent.update_many([r.decision for r in known], [r.reward for r in known])
     store = make_store(tmp_path, incumbent)
     serve(tmp_path / "log", incumbent, 400, "0001", seed=1, reward=lambda x, index: 0.95)
     serve(tmp_path / "log", incumbent, 400, "0001", seed=2, reward=lambda x, index: 0.3)

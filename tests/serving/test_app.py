@@ -5,30 +5,39 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import struct
 import threading
 import time
 import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
+import torch
+import uvicorn
 from fastapi import FastAPI, Request
 from PIL import Image
 
 import arr_coc
 import arr_coc.reference
 from allocator import Decision
+from allocator.drift import PageHinkley
 from arr_coc.asking import answers, prepare
 from arr_coc.rewards import vqa_accuracy
 from arr_coc.serving.batching import Batcher, Busy
-from arr_coc.serving.config import ServeConfig
+from arr_coc.serving.config import ServeConfig, usual_batch_size
 from arr_coc.serving.engine import Engine
 from arr_coc.serving.exploring import Exploration
-from arr_coc.serving.guard import Guard
+from arr_coc.serving.guard import Guard, bounded_heads
 from arr_coc.serving.log import read_records
+from eval.serving.hooks import better_bodies
 
 from .conftest import ask, png
 
@@ -75,12 +84,22 @@ def test_a_decision_on_the_log_can_be_decided_again(
 
 
 def test_questions_that_arrive_together_share_a_batch(client: Any, questions: list[dict[str, Any]]) -> None:
-    with client(batch_wait=0.5) as c, ThreadPoolExecutor(8) as pool:
+    with client(batch_size=8, batch_wait=0.5) as c, ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(lambda q: ask(c, q), questions))
         page = c.get("/metrics").text
     assert [r.status_code for r in replies] == [200] * 8
     assert 'arr_coc_batch_questions_bucket{le="4.0"} 0.0' in page or 'le="2.0"} 0.0' in page
     assert "arr_coc_batch_questions_count 8.0" in page
+
+
+def test_by_default_a_cpu_answers_one_question_at_a_time(client: Any, questions: list[dict[str, Any]]) -> None:
+    """Its batches would cost more than they save; a GPU's are eight questions long."""
+    with client(batch_wait=0.5) as c, ThreadPoolExecutor(3) as pool:
+        replies = list(pool.map(lambda q: ask(c, q), questions[:3]))
+        page = c.get("/metrics").text
+    assert [r.status_code for r in replies] == [200] * 3
+    assert 'arr_coc_batch_questions_bucket{le="1.0"} 3.0' in page
+    assert [usual_batch_size(torch.device(name)) for name in ("cpu", "cuda")] == [1, 8]
 
 
 def test_rewards_are_idempotent_and_late_ones_join(
@@ -171,7 +190,7 @@ def test_truncated_pictures_at_every_place(client: Any, questions: list[dict[str
 
 def test_one_bad_question_does_not_spoil_its_batch(client: Any, questions: list[dict[str, Any]]) -> None:
     """The reference model asks for at least one word it can look for: '?' fails inside the batch, alone."""
-    with client(batch_wait=0.5) as c, ThreadPoolExecutor(4) as pool:
+    with client(batch_size=4, batch_wait=0.5) as c, ThreadPoolExecutor(4) as pool:
         changes = [{}, {"question": "?"}, {}, {}]
         replies = list(pool.map(lambda pair: ask(c, pair[0], **pair[1]), zip(questions, changes, strict=False)))
     assert [r.status_code for r in replies] == [200, 422, 200, 200]
@@ -201,7 +220,7 @@ def test_a_body_that_does_not_arrive_is_refused_in_time() -> None:
         await asyncio.sleep(0.2)
         return "said"
 
-    guard = Guard(inner, None, 10_000, 0.1, lambda route, status: counted.append((route, status)))
+    guard = Guard(inner, None, 10_000, 0.1, 1, lambda route, status: counted.append((route, status)))
 
     async def play(*bodies: bytes) -> int:
         waiting = [{"type": "http.request", "body": body, "more_body": body != bodies[-1]} for body in bodies]
@@ -224,12 +243,118 @@ def test_a_body_that_does_not_arrive_is_refused_in_time() -> None:
     assert asyncio.run(play(whole)) == 200 and counted == [("/answer", 200)]
     sent.clear()
     assert asyncio.run(play()) == 408 and counted[-1] == ("/answer", 408)
+    sent.clear()
+
+    async def together() -> list[int]:
+        """While one request is inside, the only place is taken: the next is refused, and one after it is not."""
+        first = asyncio.create_task(play(whole))
+        await asyncio.sleep(0.05)
+        second = await play(whole)
+        sent.clear()
+        return [second, await first]
+
+    assert asyncio.run(together()) == [429, 200] and guard.inside == 0
+    sent.clear()
+    assert asyncio.run(play(whole)) == 200
+
+
+def test_the_fuzz_gets_beyond_the_door(client: Any, questions: list[dict[str, Any]]) -> None:
+    """What `make hostile` puts into the bodies that schemathesis makes is taken by the server."""
+    with client() as c:
+        bodies = better_bodies("/answer", {"image": b"x", "question": "what ?"}, questions[:2], [])
+        replies = [ask(c, {"png": body["image"], "question": body["question"]}) for body in bodies]
+        assert [r.status_code for r in replies] == [422, 200, 200, 200, 200]
+        known = [reply.json()["id"] for reply in replies[1:]]
+        bodies = better_bodies("/reward", {"id": "x", "reward": 0.5}, questions, known)
+        assert [c.post("/reward", json=body).status_code for body in bodies] == [404, 200, 200, 200, 200]
+    assert better_bodies("/answer", "junk", questions, known) == ["junk"]
+
+
+def test_a_head_that_does_not_arrive_ends_the_connection() -> None:
+    """Neither the first head of a connection nor a later one may take its time; whoever talks is left alone."""
+    inner = FastAPI()
+
+    @inner.get("/slow")
+    async def slow() -> str:
+        await asyncio.sleep(0.8)
+        return "said"
+
+    def talk(*parts: bytes) -> bytes:
+        with socket.create_connection(address, timeout=20) as client:
+            said = b""
+            for part in parts:
+                client.sendall(part)
+                if part.endswith(b"\r\n\r\n"):
+                    while b"said" not in said:
+                        said += client.recv(4096)
+            return said + client.recv(4096)  # empty: the server has hung up
+
+    with listening(inner, http=bounded_heads(0.4), timeout_keep_alive=60) as address:
+        whole = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
+        assert talk() == b"" == talk(whole[:20])
+        first = talk(whole, whole[:20])
+        assert first.startswith(b"HTTP/1.1 200") and first.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "status"),
+    [
+        ({"places": 0}, 429),
+        ({"limit": 1_000_000}, 413),
+        ({"token": "0123456789abcdef"}, 401),
+    ],
+)
+def test_who_is_refused_while_it_talks_hears_why(settings: dict[str, Any], status: int) -> None:
+    """Closing on unread bytes resets the connection, and the reply is lost with it."""
+    options = {"token": None, "limit": 10_000_000, "seconds": 10.0, "places": 1, **settings}
+    with listening(Guard(FastAPI(), count=lambda route, status: None, **options)) as (host, port):
+
+        async def post() -> list[httpx.Response]:
+            async with httpx.AsyncClient(timeout=20) as client:
+                url, body = f"http://{host}:{port}/answer", b"x" * 3_000_000
+                return await asyncio.gather(*(client.post(url, content=body) for _ in range(20)))
+
+        for reply in asyncio.run(post()):
+            assert reply.status_code == status and reply.json()["detail"]
+
+
+@contextmanager
+def listening(app: Any, **options: Any) -> Iterator[tuple[str, int]]:
+    """A real server on a free port, in a thread."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off", **options))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield server.servers[0].sockets[0].getsockname()
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+def test_drift_raises_its_alarms(client: Any, questions: list[dict[str, Any]]) -> None:
+    """Other questions than before, and rewards that fall: each is counted once, for an alert to act on."""
+    with client(exploration=Exploration(share=0)) as c:
+        watch = c.app.state.service._watch
+        watch.window, watch._recent = 5, deque(maxlen=5)
+        watch.rewards = PageHinkley(threshold=0.6, slack=0.0)
+        asked = [ask(c, q).json()["id"] for q in [questions[0]] * 5]
+        for name, value in zip(asked, (1.0, 1.0, 1.0, 0.0, 0.0), strict=True):
+            c.post("/reward", json={"id": name, "reward": value})
+        quiet = c.get("/metrics").text
+        other = next(q for q in questions if q["kind"] != questions[0]["kind"])
+        for _ in range(5):
+            ask(c, other)
+        page = c.get("/metrics").text
+    assert 'arr_coc_drift_alarms_total{kind="reward"} 1.0' in quiet
+    assert 'kind="contexts"' not in quiet and 'arr_coc_drift_alarms_total{kind="contexts"} 1.0' in page
 
 
 def test_a_full_queue_answers_429_and_nothing_is_lost(
     client: Any, questions: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    with client(queue=2, batch_wait=0.3) as c, ThreadPoolExecutor(8) as pool:
+    with client(queue=2, batch_size=8, batch_wait=0.3) as c, ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(lambda q: ask(c, q), questions))
     codes = [r.status_code for r in replies]
     assert set(codes) == {200, 429} and codes.count(200) >= 2
@@ -303,24 +428,28 @@ def test_the_policy_is_replaced_under_load_without_a_lost_request(
         while not stop.is_set():
             replies.append(ask(c, q))
 
-    def wait_for(version: str) -> None:
+    def wait_until(happened: Callable[[], bool]) -> None:
         until = time.monotonic() + 20
-        while not replies or replies[-1].json()["version"] != version:
+        while not happened():
             assert time.monotonic() < until
             time.sleep(0.02)
 
+    def serves(version: str) -> Callable[[], bool]:
+        return lambda: bool(replies) and replies[-1].json().get("version") == version
+
     with client() as c, ThreadPoolExecutor(3) as pool:
-        for q in questions[:3]:
-            pool.submit(stream, q)
-        for version in ("0002", "0003", "0002"):
-            store.point_to(version)
-            wait_for(version)
-        store.point_to(broken)  # can't be loaded: the present one goes on, and the failure is counted
-        while 'arr_coc_policy_reloads_total{result="failed"} 1.0' not in c.get("/metrics").text:
-            time.sleep(0.02)
-        store.roll_back("0001")
-        wait_for("0001")
-        stop.set()
+        try:
+            for q in questions[:3]:
+                pool.submit(stream, q)
+            for version in ("0002", "0003", "0002"):
+                store.point_to(version)
+                wait_until(serves(version))
+            store.point_to(broken)  # can't be loaded: the present one goes on, and the failure is counted
+            wait_until(lambda: 'arr_coc_policy_reloads_total{result="failed"} 1.0' in c.get("/metrics").text)
+            store.roll_back("0001")
+            wait_until(serves("0001"))
+        finally:
+            stop.set()
     assert {r.status_code for r in replies} == {200}
     assert {r.json()["version"] for r in replies} == {"0001", "0002", "0003"}
 
@@ -350,6 +479,8 @@ def test_the_schema_is_typed(client: Any) -> None:
         schema = c.get("/openapi.json").json()
     assert set(schema["paths"]) == {"/answer", "/reward", "/healthz", "/readyz", "/metrics"}
     answer = schema["components"]["schemas"]["Answer"]
+    pair, none = answer["properties"]["grid"]["anyOf"]  # plain enough for tools that do not know "prefixItems"
+    assert (pair["minItems"], pair["maxItems"], pair["items"]) == (2, 2, {"type": "integer"}), (pair, none)
     assert {"id", "answer", "budgets", "tokens", "milliseconds"} <= set(answer["required"])
     assert set(schema["paths"]["/answer"]["post"]["responses"]) >= {"200", "401", "413", "422", "429", "503"}
 

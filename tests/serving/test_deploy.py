@@ -15,6 +15,7 @@ import yaml
 
 import arr_coc
 from arr_coc.cli import app
+from eval.serving.capacity import LAST
 
 validation = pytest.importorskip("kubernetes_validate")
 
@@ -81,6 +82,17 @@ def test_every_container_is_locked_down_and_bounded(manifests: dict[str, dict[st
     assert f"USER {uid}:" in dockerfile
 
 
+def test_the_image_is_built_from_what_exists_and_nothing_else() -> None:
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    copies = [line.split() for line in lines if line.startswith("COPY") and "--from" not in line]
+    copied = [word for words in copies for word in words[1:-1]]
+    ignore = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    assert "*" in ignore and {line[1:] for line in ignore if line.startswith("!")} == set(copied)
+    assert len(copied) == 5 and all((DEPLOY.parents[1] / name).exists() for name in copied)
+    commands = [line.split(maxsplit=1)[0] for line in lines if line and line[0].isupper()]
+    assert commands.index("USER") < commands.index("ENTRYPOINT")  # not as root
+
+
 def test_the_arguments_are_those_of_the_command_line(manifests: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     settings = manifests["ConfigMap"]["data"]
     for pod in pods(manifests):
@@ -132,6 +144,20 @@ def test_the_nightly_job_never_runs_twice_at_once_and_ends(manifests: dict[str, 
     assert cron["concurrencyPolicy"] == "Forbid" and cron["startingDeadlineSeconds"] > 0
     job = cron["jobTemplate"]["spec"]
     assert job["activeDeadlineSeconds"] > 0 and job["template"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_capacity_is_arithmetic_on_what_was_measured() -> None:
+    from eval.serving.capacity import arithmetic
+
+    facts = {"server, ms per question": 100.0, "bytes per decision": 4000.0, "bytes per reward": 200.0}
+    facts |= {"read, ms per round": 0.1, "learn, ms per round": 0.02, "judge, ms per round": 0.5}
+    million = arithmetic(1_000_000, facts)
+    assert million["busy cores"] == pytest.approx(27.8, abs=0.1) and 40 in million.values()
+    assert million["log, MB per day"] == pytest.approx(24e6 * 4200 / 1e6)
+    assert million["retraining, s"] == pytest.approx(24e6 * 1e-4 + 1e5 * 5.2e-4)
+    settings = {d["kind"]: d for d in base()}["ConfigMap"]["data"]
+    assert int(settings["LAST"]) == LAST
+    assert arithmetic(1000, facts)["retraining, s"] == pytest.approx(2.4 + 12_000 * 5.2e-4)
 
 
 def test_overlays_differ_where_they_should() -> None:

@@ -69,8 +69,47 @@ def test_a_full_disk_is_reported_and_the_log_recovers(tmp_path: Path, monkeypatc
     monkeypatch.setattr(module.os, "write", write)
     log.append("decision", {"n": 2}).result()
     assert log.failure is None
+
+    def unsafe(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "fsync", unsafe)  # the whole line is there, and nobody was told so
+        with pytest.raises(LogError, match="Input/output"):
+            log.append("decision", {"n": 3}).result()
+    log.append("decision", {"n": 4}).result()
     log.close()
-    assert [r["n"] for r in read_records(tmp_path)] == [0, 2]
+    assert [r["n"] for r in read_records(tmp_path)] == [0, 2, 4]
+
+
+def test_whatever_fails_is_said_to_those_who_wait(tmp_path: Path) -> None:
+    """A defect, not the disk: an append that is never answered would hang its request for ever."""
+    broken = [True]
+
+    def token(size: int) -> str:
+        if broken[0]:
+            raise ZeroDivisionError
+        return "ab" * size
+
+    log = DecisionLog(tmp_path, token=token)
+    with pytest.raises(LogError, match="can't be written"):
+        log.append("decision", {}).result(10)
+    broken[0] = False
+    log.append("decision", {"n": 1}).result(10)
+    log.close()
+    assert [r["n"] for r in read_records(tmp_path)] == [1]
+
+
+def test_the_segments_written_last_can_be_read_alone(tmp_path: Path) -> None:
+    old, young = DecisionLog(tmp_path, segment_bytes=1), DecisionLog(tmp_path, segment_bytes=1)
+    for n, log in enumerate((young, old, young, old)):  # every record is a segment of its own; the names tell no time
+        log.append("reward", {"n": n}).result()
+        path = max(segments(tmp_path), key=lambda path: path.stat().st_mtime_ns)
+        os.utime(path, (n, n))
+    old.close()
+    young.close()
+    assert [r["n"] for r in read_records(tmp_path, "reward", newest=2)] == [2, 3]
+    assert sorted(r["n"] for r in read_records(tmp_path, "reward")) == [0, 1, 2, 3]
 
 
 def test_a_torn_tail_is_not_read_and_a_damaged_line_is_named(tmp_path: Path) -> None:
