@@ -112,7 +112,9 @@ def test_silenced_sources_are_silent(host: Host, pictures: list[Entry]) -> None:
     assert len({round(c["ru"], 6) for c in whole}) > 1
     assert len({round(c["ru"], 6) for c in contexts("participatory")}) == 1
     assert {c["ru propositional"] for c in contexts("propositional")} == {0.0}
-    assert {c["ru d64"] for c in contexts("detail")} == {0.0} != {c["ru d64"] for c in whole}
+    # Not measured: every patch is taken to lose what is typical of the budget.
+    assert all(c["ru d64"] == pytest.approx(0.24 * c["ru"]) for c in contexts("detail"))
+    assert any(c["ru d64"] != pytest.approx(0.24 * c["ru"], rel=0.01) for c in whole)
     assert all(c["ru u"] == c["ru"] for c in contexts("doubt")) and any(c["ru u"] != c["ru"] for c in whole)
     assert set(SOURCES) == {"propositional", "perspectival", "participatory", "detail", "doubt", "price"}
 

@@ -185,6 +185,7 @@ def test_models_that_can_not_be_wrapped(monkeypatch):
         arr_coc.wrap(built("reference").model, None, ArrCocConfig(realizer="rescal"), Pattern(4))
     assert "generate" not in vars(built("reference").model)
     monkeypatch.setattr("arr_coc.compat.version", lambda name: "5.22.0")
+    monkeypatch.setattr("arr_coc.compat.installed_transformers", lambda: (5, 22))
     edge = SimpleNamespace(config=SimpleNamespace(model_type="cosmos3_edge"))
     with pytest.raises(ValueError, match=r"'cosmos3_edge' needs transformers >= 5\.23, found 5\.22\.0; upgrade it"):
         ArrCoc(edge, None, CONFIG, Pattern(4))
