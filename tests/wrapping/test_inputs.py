@@ -190,6 +190,7 @@ def test_models_that_can_not_be_wrapped(monkeypatch):
     with pytest.raises(ValueError, match=r"'cosmos3_edge' needs transformers >= 5\.23, found 5\.22\.0; upgrade it"):
         ArrCoc(edge, None, CONFIG, Pattern(4))
     monkeypatch.setattr("arr_coc.compat.version", lambda name: "5.17.0")
+    monkeypatch.setattr("arr_coc.compat.installed_transformers", lambda: (5, 17))
     with pytest.raises(ImportError, match=r"needs transformers >= 5\.19 and < 6, found 5\.17\.0"):
         arr_coc.wrap(built("reference").model, None, CONFIG, Pattern(4))
 
