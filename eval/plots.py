@@ -170,7 +170,8 @@ def learning_curve(logs: Sequence[str | os.PathLike[str]], path: str | os.PathLi
     ValueError
         If a log is missing, empty or of another form.
     """
-    figure = Figure(figsize=(8, 5.6), dpi=130, layout="constrained")
+    crowd = len(logs) > len(OKABE_ITO)
+    figure = Figure(figsize=(11 if crowd else 8, 5.6), dpi=130, layout="constrained")
     above, below = figure.subplots(2, sharex=True)
     for number, log in enumerate(logs):
         rows = read_log(Path(log))
@@ -179,13 +180,16 @@ def learning_curve(logs: Sequence[str | os.PathLike[str]], path: str | os.PathLi
         curves = ([row["reward"] for row in rows], [100 * row["tokens"] / row["full_tokens"] for row in rows])
         for axes, values in zip((above, below), curves, strict=True):
             x, mean = running_mean(episodes, np.array(values, dtype=float), window)
-            axes.plot(x, mean, color=color, linewidth=1.8, label=_run_name(Path(log)))
+            style = ("-", "--", ":", "-.")[number // len(OKABE_ITO) % 4]
+            axes.plot(x, mean, style, color=color, linewidth=1.8, label=_run_name(Path(log)))
     above.set_ylabel(f"reward\n(mean of {window})")
     below.set_ylabel("tokens in %\nof full detail")
     below.set_xlabel("episode")
     for axes in (above, below):
         axes.grid(alpha=0.25)
-    if len(logs) > 1:
+    if crowd:
+        figure.legend(*above.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+    elif len(logs) > 1:
         above.legend(frameon=False)
     figure.savefig(path)
 
