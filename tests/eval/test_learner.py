@@ -26,6 +26,7 @@ def test_learners_learn_in_the_run_and_leave_the_wrapper_alone(arr, tmp_path):
         methods=[
             {**learner, "label": "learned", "prices": [0.0, 3.0]},
             {**learner, "label": "no prior", "prior": False},
+            {"method": "learned", "of": "no prior", "label": "no prior again"},
             {**learner, "label": "tense", "tensions": ["price", "coverage"], "scorers": ["participatory:embedding"]},
         ],
     )  # fmt: skip
@@ -44,7 +45,11 @@ def test_learners_learn_in_the_run_and_leave_the_wrapper_alone(arr, tmp_path):
         net = sum(r["score"] - 0.05 * r["tokens"] / r["full_tokens"] for r in mine) / len(mine)
         assert utility["methods"][label][0] == pytest.approx(net)
         assert found["tokens"]["mean"] > 0
-    assert set(utility["differences"]["learned"]) == {"no prior", "tense", "learned at 0", "learned at 3"}
+    assert set(utility["differences"]["learned"]) == {
+        "no prior", "no prior again", "tense", "learned at 0", "learned at 3"
+    }  # fmt: skip
+    budgets = {label: [r["budgets"] for r in rows if r["method"] == label] for label in metrics["methods"]}
+    assert budgets["no prior again"] == budgets["no prior"] != budgets["learned"]
     # What was learned, at other prices: free tokens are spent, dear ones are not.
     spent = {label: found["tokens"]["mean"] for label, found in metrics["methods"].items()}
     assert spent["learned at 3"] < spent["learned"] < spent["learned at 0"]

@@ -14,6 +14,7 @@ from arr_coc import ArrCocConfig
 from arr_coc.asking import prepare
 from arr_coc.attending import PolicyPlanner, make_planner
 from arr_coc.knowing import make_scorer
+from arr_coc.knowing.detail import scene_detail_loss
 from arr_coc.reference import generate
 
 
@@ -96,6 +97,20 @@ def test_detail_is_measured_only_where_it_could_be_worth_something(scenes):
     assert torch.equal(found[1:3], contexts.typical.expand(2, 3))
     assert not torch.allclose(found[1:3], everywhere[1:3], atol=0.01)
     assert torch.equal(contexts.detail(scenes[0], torch.zeros(4)), contexts.typical.expand(4, 3))
+    # Each patch by its own cells and its own costs, whatever is left out before it.
+    costs = scenes[0].costs.clone()
+    costs[3] = torch.tensor([64, 64, 256, 400])
+    ragged = dataclasses.replace(scenes[0], costs=costs)
+    looks = make_scorer("participatory").cell_map(ragged)
+    want = scene_detail_loss(ragged).attended([look / look.sum() for look in looks])[:, :-1]
+    assert want[3, 0] == want[3, 1] and want[2, 0] != want[2, 1]
+    assert torch.allclose(contexts.detail(ragged), want)
+    assert torch.allclose(contexts.detail(ragged, torch.tensor([0.0, 0.0, 0.0, 1.0]))[3], want[3])
+    # What a sure glance leaves in doubt is worth little anywhere.
+    contexts.doubt = lambda scene: (0.009, 0.009)
+    vectors = contexts(scenes[0])[0]
+    at = [contexts.slots.index(f"ru d{b}") for b in (64, 128, 256)]
+    assert torch.allclose(vectors[:, at], vectors[:, :1] * contexts.typical)
 
 
 def test_scorers_can_be_named_with_options(scenes):
