@@ -67,7 +67,8 @@ class ArrCocConfig:
         what is typical of the budget.
     tensions
         Which tensions of :mod:`arr_coc.balancing` act: ``"price"`` (compress or particularise), ``"temperature"``
-        (exploit or explore, while learning) and ``"coverage"`` (focus or diversify).
+        (exploit or explore, while learning) and ``"coverage"`` (focus or diversify). None by default: in the ablation
+        (``configs/ablation.yaml``) none gained anything beyond noise.
     realizer
         How a patch is brought to its budget: ``"rescale"`` before the vision tower, ``"pool"`` or ``"select"`` after.
         ``"auto"`` rescales where the tower was made for images of any size, and pools elsewhere.
