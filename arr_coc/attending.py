@@ -139,14 +139,14 @@ class Contexts:
         without pixels it is typical everywhere.
         """
         detail = self.typical.repeat(len(scene.patches), 1)
-        rows = range(len(detail)) if worth is None else (worth >= WORTHLESS).nonzero().flatten().tolist()
+        rows = [i for i in range(len(detail)) if worth is None or worth[i] >= WORTHLESS]
         if scene.pixels is None or not self.measured or not rows:
             return detail
         part = dataclasses.replace(
             scene,
             patches=[scene.patches[i] for i in rows],
             pixels=[scene.pixels[i] for i in rows],
-            costs=scene.costs[list(rows)],
+            costs=scene.costs[rows],
             glance_grids=[scene.glance_grids[i] for i in rows],
         )
         loss = scene_detail_loss(part)
@@ -155,7 +155,7 @@ class Contexts:
         else:
             cells = self.aligned.cell_map(scene)
             found = loss.attended([cells[i] / cells[i].sum().clamp_min(1e-9) for i in rows])
-        detail[list(rows)] = found[:, :-1].cpu()
+        detail[rows] = found[:, :-1].cpu()
         return detail
 
 

@@ -7,8 +7,11 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
+
+K = TypeVar("K")
 
 MAX_DISTORTION = 2.0
 
@@ -78,12 +81,17 @@ def cut(size: int, side: int = 20, multiple: int = 1) -> list[int]:
     return [min(size, multiple * (i * units // pieces)) for i in range(pieces)] + [size]
 
 
+def by_key(keys: Iterable[K]) -> dict[K, list[int]]:
+    """Indices of equal keys, in order of first appearance."""
+    groups: dict[K, list[int]] = {}
+    for index, key in enumerate(keys):
+        groups.setdefault(key, []).append(index)
+    return groups
+
+
 def by_view(patches: Sequence[Patch]) -> dict[tuple[int, int], list[int]]:
     """The places of the patches of every view, by (entry, view), in the order in which they come."""
-    views: dict[tuple[int, int], list[int]] = {}
-    for index, patch in enumerate(patches):
-        views.setdefault((patch.entry, patch.view), []).append(index)
-    return views
+    return by_key((patch.entry, patch.view) for patch in patches)
 
 
 def make_patches(views: Iterable[tuple[int, int, int, int]], side: int = 20, multiple: int = 1) -> list[Patch]:

@@ -134,9 +134,11 @@ def patch_rows(patches: Sequence[Patch], grid: tuple[int, int] | None) -> list[l
 
     ``grid`` (rows, columns) places patches that are image entries of their own; others are placed by their corners.
     """
+    from arr_coc.patches import by_key, by_view
+
     if grid is not None and len(patches) == grid[0] * grid[1]:
         return [[list(range(row * grid[1], (row + 1) * grid[1])) for row in range(grid[0])]]
-    views: dict[tuple[int, int], dict[int, list[int]]] = {}
-    for index, patch in enumerate(patches):
-        views.setdefault((patch.entry, patch.view), {}).setdefault(patch.top, []).append(index)
-    return [list(rows.values()) for rows in views.values()]
+    return [
+        [[view[i] for i in row] for row in by_key(patches[i].top for i in view).values()]
+        for view in by_view(patches).values()
+    ]

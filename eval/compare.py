@@ -11,6 +11,7 @@ from scipy import stats
 
 from .bars import Runs, bars, difference, pairs
 from .curves import REACH, Curves, curves
+from .methods import curve_members
 from .methods.fixed import Uniform
 from .plots import forest
 from .records import Record, read_run
@@ -136,13 +137,9 @@ def _pooled(tables: Runs, price: float) -> list[list[str]]:
 
 def _curves(tables: Runs, config: Mapping[str, Any]) -> Curves:
     """`eval.curves.curves` of runs whose learned policy has a curve and that know floor and full detail."""
-    members: dict[str, list[str]] = {}
-    uniform = []
-    for method in make_methods(config["run"]["methods"]):
-        if method.curve:
-            members.setdefault(method.curve, []).append(method.label)
-        if isinstance(method, Uniform):
-            uniform.append((method.budget, method.label))
+    methods = make_methods(config["run"]["methods"])
+    members = curve_members(methods)
+    uniform = [(method.budget, method.label) for method in methods if isinstance(method, Uniform)]
     if "learned" not in members or len(uniform) < 2:
         return {}
     return curves(tables, members, "learned", min(uniform)[1], max(uniform)[1])

@@ -19,10 +19,11 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from allocator.storage import replace_file
-from arr_coc.asking import Asked, ask, prepare
+from arr_coc.asking import Asked, ask
 from arr_coc.attending import PolicyPlanner
 from arr_coc.drawing import contact_sheet, draw_heat, patch_boxes, titled
 from arr_coc.knowing.detail import scene_detail_loss
+from arr_coc.patches import full_tokens
 from arr_coc.reference.evaluate import wilson
 
 from .operations import enlarged, operations, prefill_operations
@@ -203,17 +204,15 @@ def _cost(arr: ArrCoc, samples: Sequence[Mapping[str, Any]], most: int = 15) -> 
     chosen = [s for s, (rows, columns) in zip(samples, sizes, strict=True) if rows * columns == largest][:most]
     ours, prefill, counted = [], [], []
     for sample in chosen:
-        inputs = prepare(arr.processor, [sample["image"]], [sample["question"]]).to(arr.model.device)
-        arr.model.generate(**inputs, do_sample=False, max_new_tokens=1)
-        timings = arr.last[0].timings
+        asked = ask(arr, sample["image"], sample["question"], 1)
+        timings = asked.allocation.timings
         # The pass over the glance is an answer of the language model, counted in the time to the first token.
         ours.append(1000 * (timings["knowing"] - timings.get("read", 0.0)))
         full = [[max(arr.config.budgets)] * largest]
-        arr.model.generate(**inputs, do_sample=False, max_new_tokens=1, allocation=full)
+        arr.model.generate(**asked.inputs, do_sample=False, max_new_tokens=1, allocation=full)
         prefill.append(1000 * (arr.last[0].timings["encode"] + arr.last[0].timings["generate"]))
-        scene = enlarged(ask(arr, sample["image"], sample["question"], 1).scene)
-        counted.append(operations(partial(arr.planner.plan, scene)))
-    tokens = sum(patch.native for patch in scene.patches)
+        counted.append(operations(partial(arr.planner.plan, enlarged(asked.scene))))
+    tokens = full_tokens(asked.scene.patches)
     return {
         "patches": largest, "questions": len(chosen), "knowing_ms": float(np.median(ours)),
         "prefill_ms": float(np.median(prefill)), "ratio": float(np.median(np.array(ours) / np.array(prefill))),

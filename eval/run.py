@@ -17,7 +17,7 @@ from arr_coc.rewards import make_reward
 from .bench import Answer, Bench
 from .clock import Memory
 from .config import EvalConfig
-from .methods import Method, NotApplicable, at_prices, make_method
+from .methods import Method, NotApplicable, at_prices, curve_members, make_method
 from .methods.fixed import Uniform
 from .records import Record, RunFolder, read_journal
 from .summary import summarise
@@ -89,11 +89,7 @@ def run(
                 shutil.copytree(shard.path / "learning", folder.path / "learning", dirs_exist_ok=True)
         folder.records = _with_times(folder.records)
         uniform = [method.label for method in methods if isinstance(method, Uniform)]
-        curves: dict[str, list[str]] = {}
-        for method in methods:
-            if method.curve:
-                curves.setdefault(method.curve, []).append(method.label)
-        metrics = summarise(folder.records, config, [m.label for m in methods], uniform, curves) | {
+        metrics = summarise(folder.records, config, [m.label for m in methods], uniform, curve_members(methods)) | {
             "uniform": uniform,
             "budgets": list(bench.budgets),
             "skipped": skipped,

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import nearest
-from .pixels import by_key, resize
+from ..patches import by_key
+from .pixels import resize
 
 
 def _load(name: str) -> torch.nn.Module:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..patches import budget_grid
-from .pixels import by_key, colour_planes, operator, resize, scene_pixels
+from ..patches import budget_grid, by_key
+from .pixels import colour_planes, operator, resize, scene_pixels
 
 if TYPE_CHECKING:
     from ..scene import Scene
@@ -154,7 +154,7 @@ def scene_detail_loss(scene: Scene) -> DetailLoss:
         On the device of the pixels, float32.
     """
     pixels = scene_pixels(scene, "detail loss")
-    keys = []
+    keys: list[Any] = []
     for patch, plane, cells, costs in zip(
         scene.patches, pixels, scene.glance_grids, scene.costs.tolist(), strict=True
     ):

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .pixels import by_key, resize
+from ..patches import by_key
+from .pixels import resize
 
 
 def _load(name: str) -> tuple[Any, Any]:

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import nearest
+from ..patches import by_key, by_view
 from .backbone import Backbone, feature_contrast
 from .base import Scorer
-from .pixels import by_key, resize, scene_pixels
+from .pixels import resize, scene_pixels
 
 if TYPE_CHECKING:
     from ..scene import Scene
@@ -161,7 +162,7 @@ class Perspectival(Scorer):
         ).items():
             for i, plane in zip(rows, resize(torch.stack([pixels[i] for i in rows]), height, width), strict=True):
                 small[i] = plane
-        views = by_key([(p.entry, p.view) for p in scene.patches])
+        views = by_view(scene.patches)
         canvases = []
         for rows in views.values():
             height, width = max(spans[i][1] for i in rows), max(spans[i][3] for i in rows)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -50,14 +49,6 @@ def scene_pixels(scene: Scene, wanted_by: str) -> list[Tensor]:
         bad = [i for i, p in enumerate(pixels) if not bool(p.isfinite().all())]
         raise ValueError(f"Pixels of patch {bad[0]} hold NaN or infinite values; pass finite RGB in [0, 1].")
     return pixels
-
-
-def by_key(keys: Sequence[Any]) -> dict[Any, list[int]]:
-    """Indices of equal keys, in order of first appearance: equal patches are worked on as one batch."""
-    groups: dict[Any, list[int]] = {}
-    for index, key in enumerate(keys):
-        groups.setdefault(key, []).append(index)
-    return groups
 
 
 @lru_cache(maxsize=512)

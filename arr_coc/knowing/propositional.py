@@ -23,9 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..patches import by_key
 from .base import Scorer
 from .detail import DetailLoss, detail_loss, scene_detail_loss
-from .pixels import by_key, colour_planes, resize, scene_pixels
+from .pixels import colour_planes, resize, scene_pixels
 
 if TYPE_CHECKING:
     from ..scene import Scene

@@ -106,6 +106,15 @@ def at_prices(spec: str | Mapping[str, Any]) -> list[str | Mapping[str, Any]]:
     return [own, *({**again, "label": f"{label} at {price:g}", "price": price} for price in prices)]
 
 
+def curve_members(methods: Sequence[Method]) -> dict[str, list[str]]:
+    """The labels of each curve's methods, by the curve's name."""
+    members: dict[str, list[str]] = {}
+    for method in methods:
+        if method.curve:
+            members.setdefault(method.curve, []).append(method.label)
+    return members
+
+
 def make_method(spec: str | Mapping[str, Any]) -> Method:
     """Build a method from its entry in a configuration.
 
