@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from allocator.linalg import cholesky
+from .linalg import cholesky
 
 _CACHED = 2**17  # float32 entries of the product that stay in a core's cache until their norms are taken
 

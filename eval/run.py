@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from arr_coc.distributed import Workers
-from arr_coc.rewards import make_reward
+from arr_coc.learning.rewards import make_reward
+from arr_coc.learning.workers import Workers
 
-from .bench import Answer, Bench
-from .clock import Memory
 from .config import EvalConfig
 from .methods import Method, NotApplicable, at_prices, curve_members, make_method
 from .methods.fixed import Uniform
+from .model.bench import Answer, Bench
+from .model.clock import Memory
 from .records import Record, RunFolder, read_journal
-from .summary import summarise
+from .reporting.summary import summarise
 from .tasks import Sample, Task
 
 if TYPE_CHECKING:
-    from arr_coc.wrapper import ArrCoc
+    from arr_coc.wrapping.wrapper import ArrCoc
 
 
 def run(
@@ -58,7 +58,7 @@ def run(
         For a folder with a finished or another run, methods with equal labels or that match an unknown one, or
         unreadable data.
     """
-    from . import report
+    from .reporting import page as report
 
     methods = make_methods(config.methods, config.baselines)
     task, reward = Task(config.task), make_reward(config.task.reward)
@@ -113,7 +113,7 @@ def run(
 def load(config: EvalConfig) -> ArrCoc:
     """The model of a configuration, wrapped: with its learned policy if it names one."""
     from arr_coc import ArrCoc, ArrCocConfig, wrap
-    from arr_coc.loading import load_vlm
+    from arr_coc.asking.models import load_vlm
 
     model, processor = load_vlm(**config.model)
     if config.policy is not None:

@@ -9,9 +9,9 @@ from . import (
     oracle,
     planned,
     pruned,
+    published,
     router,
-    shaped,
-    untouched,
+    unmodified,
     visionzip,
 )
 from .base import Method, NotApplicable, at_prices, curve_members, make_method, method_names, register_method
@@ -27,7 +27,7 @@ __all__ += [
     "planned",
     "pruned",
     "router",
-    "shaped",
-    "untouched",
+    "published",
+    "unmodified",
 ]
 __all__ += ["visionzip"]

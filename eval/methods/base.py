@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from arr_coc.config import nearest
-from arr_coc.scene import Planner
+from arr_coc.scene.contract import Planner
 
 if TYPE_CHECKING:
-    from ..bench import Answer, Bench
+    from ..model.bench import Answer, Bench
     from ..tasks import Sample
 
 M = TypeVar("M", bound="type[Method]")
