@@ -72,7 +72,7 @@ def read_rounds(folder: str | os.PathLike[str], last: int | None = None) -> Join
     for record in read_records(folder, "decision"):
         joined.decisions += 1
         reward = rewards.pop(record["id"], None)
-        if reward is None:
+        if reward is None or "fallback" in record:  # answered without a decision: there is nothing to learn from
             continue
         try:
             when = float(record["time"])

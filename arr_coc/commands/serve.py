@@ -37,9 +37,6 @@ def serve(
         bool, typer.Option("--anonymous", help="Listen beyond this machine without a token.")
     ] = False,
     explore: Annotated[float, typer.Option(help="Share of questions that may be explored; 0 for none.")] = 0.2,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Most questions of one generate call; by default 1 on a CPU, 8 on a GPU.")
-    ] = None,
     queue: Annotated[int, typer.Option(min=1, help="Questions inside at once; beyond it, 429.")] = 64,
     upload_mb: Annotated[float, typer.Option(help="Largest request body, in MiB.")] = 8.0,
     megapixels: Annotated[float, typer.Option(help="Largest image.")] = 20.0,
@@ -68,8 +65,8 @@ def serve(
     from ..serving.config import ServeConfig
 
     config = ServeConfig(
-        host=host, port=port, token=os.environ.get(TOKEN) or None, anonymous=anonymous, batch_size=batch_size,
-        queue=queue, upload_bytes=int(upload_mb * 2**20), pixels=int(megapixels * 1e6), timeout=timeout,
+        host=host, port=port, token=os.environ.get(TOKEN) or None, anonymous=anonymous, queue=queue,
+        upload_bytes=int(upload_mb * 2**20), pixels=int(megapixels * 1e6), timeout=timeout,
         max_new_tokens=max_new_tokens, log_questions=log_questions, exploration=Exploration(share=explore),
     )  # fmt: skip
     check_folder(log)
@@ -77,20 +74,22 @@ def serve(
         import uvicorn
 
         from ..serving.app import make_app
-        from ..serving.guard import bounded_heads
     except ImportError as error:
         raise ImportError(f"serving needs {error.name}: pip install 'arr-coc[serve]'") from error
     from .. import reference
     from ..asking.models import load_vlm
-    from ..serving.engine import Engine
+    from ..serving.own import OwnEngine
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     vlm, processor = load_vlm(model, device=device)
-    engine = Engine(vlm, processor, policy or reference.policy_path(), config.exploration, config.max_new_tokens)
+    engine = OwnEngine(
+        vlm, processor, policy or reference.policy_path(), config.exploration, config.max_new_tokens, config.queue,
+        config.timeout,
+    )  # fmt: skip
     uvicorn.run(
         make_app(engine, config, log), host=host, port=port, access_log=False, log_config=None, server_header=False,
         timeout_keep_alive=15, timeout_graceful_shutdown=30, h11_max_incomplete_event_size=32768,
-        http=bounded_heads(config.upload_seconds),
+        http="h11",
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The service behind the HTTP routes: places, batches, log, rewards, drift and reloads."""
+"""The service behind the HTTP routes, over whichever engine: decisions on the log, rewards, drift and reloads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import signal
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,8 @@ from allocator.logged.shift import ContextReference, Watch
 
 from ..asking.images import read_image
 from ..learning.rewards import vqa_accuracy
-from .batching import Batcher
-from .config import ServeConfig, usual_batch_size
-from .engine import Answered, Engine, Question
+from .config import ServeConfig
+from .engine import Answered, Busy, Engine
 from .metrics import Metrics
 from .store import FACTS, resolve
 
@@ -47,7 +45,7 @@ class Service:
     Parameters
     ----------
     engine
-        The wrapped model.
+        Who answers.
     config
         See `ServeConfig`.
     log
@@ -57,8 +55,6 @@ class Service:
     def __init__(self, engine: Engine, config: ServeConfig, log: Path) -> None:
         self.engine, self.config, self.metrics = engine, config, Metrics()
         self.log = DecisionLog(log, on_commit=self.metrics.committed)
-        size = config.batch_size or usual_batch_size(engine.arr.model.device)
-        self.batcher = Batcher(engine.answer, size, config.batch_wait, config.queue)
         self.ready = False
         self._decoder = ThreadPoolExecutor(2, thread_name_prefix="decode")
         self._rewards: OrderedDict[str, tuple[float, asyncio.Future[str] | None]] = OrderedDict()
@@ -73,23 +69,21 @@ class Service:
         records = await asyncio.to_thread(lambda: list(read_records(self.log.folder, "reward", SEGMENTS)))
         for record in sorted(records, key=lambda record: float(record["time"]))[-REMEMBERED:]:
             self._rewards.setdefault(record["decision"], (record["reward"], None))
-        self.batcher.start()
-        self.metrics.policy.info({"version": self.engine.served.version})
+        self.metrics.policy.info({"version": self.engine.policies.version})
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # no SIGHUP, or no main thread
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._wake.set)
         self._tasks.append(asyncio.create_task(self._reload()))
         self.ready = True
 
     async def stop(self) -> None:
-        """Finish what is inside, and leave the log closed and the model unwrapped."""
+        """Finish what is inside, and leave the log closed and the model as it was."""
         self.ready = False
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.batcher.stop()
+        await self.engine.stop()
         self._decoder.shutdown()
         await asyncio.to_thread(self.log.close)
-        self.engine.close()
 
     # ---------------------------------------------------------------- answers
 
@@ -112,34 +106,57 @@ class Service:
         """
         came = time.perf_counter()
         self.engine.check(text)
-        async with self.batcher.place():
-            loop = asyncio.get_running_loop()
-            image = await loop.run_in_executor(
-                self._decoder, lambda: read_image(upload, name="the upload", max_pixels=self.config.pixels)
-            )
-            answered = await self.batcher.answer(Question(image, text, came), self.config.timeout)
-            logged = time.perf_counter()
-            record = self._record(answered, text)
-            name = await asyncio.wrap_future(self.log.append("decision", record))
+        if self.engine.inside >= self.config.queue:
+            raise Busy(1)  # before a picture is decoded
+        loop = asyncio.get_running_loop()
+        image = await loop.run_in_executor(
+            self._decoder, lambda: read_image(upload, name="the upload", max_pixels=self.config.pixels)
+        )
+        answered = await self.engine.answer(image, text)
+        return await self.note(answered, text, came)
+
+    async def note(self, answered: Answered, text: str, came: float) -> tuple[str, Answered, dict[str, float]]:
+        """Put an answer on the log and into the metrics.
+
+        Parameters
+        ----------
+        answered
+            The answer.
+        text
+            What was asked.
+        came
+            When it came in (`time.perf_counter`).
+
+        Returns
+        -------
+        tuple
+            As of `answer`.
+
+        Raises
+        ------
+        LogError
+            If it can't be logged.
+        """
+        logged = time.perf_counter()
+        name = await asyncio.wrap_future(self.log.append("decision", self._record(answered, text)))
         now = time.perf_counter()
-        stages = {"queue": answered.waited, **answered.allocation.timings, "log": now - logged, "total": now - came}
+        stages = {**answered.timings, "log": now - logged, "total": now - came}
         self.metrics.answered(answered, stages)
-        if self._watch.question(answered.taken.decision):
+        if answered.taken is not None and self._watch.question(answered.taken.decision):
             self.metrics.alarms.labels("contexts").inc()
             logger.warning("the questions have drifted: population stability index %.2f", self._watch.psi)
         self.metrics.psi.set(self._watch.psi)
         return name, answered, stages
 
     def _record(self, answered: Answered, text: str) -> dict[str, Any]:
-        allocation = answered.allocation
         return {
             "version": answered.version,
             "answer": answered.text,
             **({"question": text} if self.config.log_questions else {}),
-            "tokens": allocation.tokens,
-            "full_tokens": allocation.full_tokens,
+            "tokens": answered.tokens,
+            "full_tokens": answered.full_tokens,
             "price": answered.price,
-            **answered.taken.to_dict(),
+            **({"fallback": answered.fallback} if answered.taken is None else answered.taken.to_dict()),
         }
 
     # ---------------------------------------------------------------- rewards
@@ -160,6 +177,8 @@ class Service:
         if decision is None:
             raise UnknownDecision(f"no decision has the id {name!r}")
         if value is None:
+            if decision["answer"] is None:
+                raise ValueError("the answer was streamed and is not on the log; score it yourself and give reward")
             value = vqa_accuracy(decision["answer"], answers or [])
         known = self._rewards.get(name)
         if known is not None:
@@ -197,12 +216,11 @@ class Service:
             asked, version = self._wake.is_set(), "?"
             self._wake.clear()
             try:
-                version = (await asyncio.to_thread(resolve, self.engine.source)).version
-                if version == self.engine.served.version and not asked:
+                version = (await asyncio.to_thread(resolve, self.engine.policies.source)).version
+                if version == self.engine.policies.version and not asked:
                     failed = ""
                     continue
-                loaded = await asyncio.to_thread(self.engine.load)
-                await self.batcher.between_batches(partial(self.engine.swap, loaded))
+                await self.engine.adopt(await asyncio.to_thread(self.engine.policies.load))
             except Exception as error:  # whatever is wrong with the new policy, the present one goes on
                 if asked or failed != f"{version}: {error}":
                     self.metrics.reloads.labels("failed").inc()
@@ -211,10 +229,10 @@ class Service:
                 continue
             failed, self._watch = "", self._new_watch()
             self.metrics.reloads.labels("done").inc()
-            self.metrics.policy.info({"version": self.engine.served.version})
-            logger.info("policy %s is served", self.engine.served.version)
+            self.metrics.policy.info({"version": self.engine.policies.version})
+            logger.info("policy %s is served", self.engine.policies.version)
 
     def _new_watch(self) -> Watch:
-        facts = self.engine.served.folder / FACTS
+        facts = self.engine.policies.folder / FACTS
         known = json.loads(facts.read_text(encoding="utf-8")).get("contexts") if facts.is_file() else None
         return Watch(None if known is None else ContextReference.from_dict(known))

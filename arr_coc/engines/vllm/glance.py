@@ -11,12 +11,12 @@ import torch
 
 from arr_coc.config import ArrCocConfig
 from arr_coc.families import family_for
-from arr_coc.families.question import find_question
-from arr_coc.look import _scale, _special_ids, _tokenizer
-from arr_coc.patches import realised_costs
 from arr_coc.realizing import make_realizer
 from arr_coc.realizing.call import Call, Grid
 from arr_coc.scene import Scene
+from arr_coc.scene.patches import realised_costs
+from arr_coc.wrapping.planning import pixel_scale, special_ids, tokenizer_of
+from arr_coc.wrapping.question import find_question
 
 from ..prompt import kept_rows, kept_tokens
 from .inputs import question_of
@@ -66,8 +66,8 @@ class Describer:
             self.model = AutoModelForImageTextToText.from_config(hf_config).eval()
         self.family = family_for(self.model)
         self.realizer = make_realizer(config.realizer, self.family)
-        self.config, self.tokenizer = config, _tokenizer(processor)
-        self.scale, self.special = _scale(processor), _special_ids(self.model, self.tokenizer)
+        self.config, self.tokenizer = config, tokenizer_of(processor)
+        self.scale, self.special = pixel_scale(processor), special_ids(self.model, self.tokenizer)
 
     def question(self, given: Mapping[str, Any]) -> Call | None:
         """The question of a rendered input, see `question_of`."""

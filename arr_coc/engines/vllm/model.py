@@ -24,7 +24,8 @@ from arr_coc.families import family_for
 from arr_coc.realizing import make_realizer
 from arr_coc.realizing.base import Realised
 from arr_coc.realizing.call import Call, Grid
-from arr_coc.realizing.splice import _positions as positions_of
+from arr_coc.realizing.rescale import Rescale
+from arr_coc.realizing.splice import positions_of
 
 from ..prompt import compact_entries, kept_rows, kept_tokens
 from .names import GRIDS, OPTION
@@ -109,7 +110,7 @@ class Budgets:
         counts = [int(part.sum()) for part in keep.split([entry.count for entry in entries])]
         full = _expanded(input_tokens, token, counts, [entry.count for entry in entries])
         call = self._call(inputs, torch.tensor(full))
-        compact = compact_entries(call, grids, self.budget_family.auto_realizer == "rescale")
+        compact = compact_entries(call, grids, isinstance(self.budget_realizer, Rescale))
         realised = Realised(keep, (), None, None, compact)
         stays = kept_tokens(call, keep)
         placed, deltas = positions_of(call, realised, self.budget_positions, stays[None], 0)

@@ -18,8 +18,6 @@ import torch
 from safetensors.torch import save
 
 from . import seams
-from .names import KEY
-
 KEPT = 256
 """Results that nobody has fetched; beyond them the oldest are let go."""
 
@@ -114,7 +112,7 @@ class Watch:
         list of int
             The number of every one of them.
         """
-        from arr_coc.realizing.glance import _layer as layer_number
+        from arr_coc.wrapping.glance import layer_number
 
         modules = seams.attention_layers(self)
         numbers = [layer_number(layer, len(modules)) for layer in layers]
