@@ -11,7 +11,7 @@ import torch
 
 from arr_coc.config import ArrCocConfig
 from arr_coc.families import family_for
-from arr_coc.realizing import make_realizer
+from arr_coc.realizing import Realizer, make_realizer
 from arr_coc.realizing.call import Call, Grid
 from arr_coc.scene import Scene
 from arr_coc.scene.patches import realised_costs
@@ -19,7 +19,8 @@ from arr_coc.wrapping.planning import pixel_scale, special_ids, tokenizer_of
 from arr_coc.wrapping.question import find_question
 
 from ..prompt import kept_rows, kept_tokens
-from .inputs import question_of
+from .inputs import patches_between, question_of
+from .names import OPTION
 
 
 @dataclass
@@ -29,14 +30,14 @@ class Glanced:
     Attributes
     ----------
     attention
-        ``[layers, heads, prompt tokens]``.
+        ``[heads, prompt tokens]`` of every layer that was read, by its number.
     embeddings
         ``[words, D]`` of the question.
     logprobs
         Of the likeliest next tokens, by id.
     """
 
-    attention: torch.Tensor
+    attention: Mapping[int, torch.Tensor]
     embeddings: torch.Tensor
     logprobs: Mapping[int, float]
 
@@ -50,24 +51,34 @@ class Describer:
         The model's configuration.
     processor
         Its processor.
-    config
-        Of the served policy.
 
     Raises
     ------
     ValueError
-        If the model is of an unknown family, or can't be realised as the policy asks.
+        If the model is of an unknown family.
     """
 
-    def __init__(self, hf_config: Any, processor: Any, config: ArrCocConfig) -> None:
+    config: ArrCocConfig
+    realizer: Realizer
+
+    def __init__(self, hf_config: Any, processor: Any) -> None:
         from transformers import AutoModelForImageTextToText
 
         with torch.device("meta"):
             self.model = AutoModelForImageTextToText.from_config(hf_config).eval()
         self.family = family_for(self.model)
-        self.realizer = make_realizer(config.realizer, self.family)
-        self.config, self.tokenizer = config, tokenizer_of(processor)
+        self.tokenizer = tokenizer_of(processor)
         self.scale, self.special = pixel_scale(processor), special_ids(self.model, self.tokenizer)
+
+    def serve(self, config: ArrCocConfig) -> None:
+        """Describe for a policy of this configuration.
+
+        Raises
+        ------
+        ValueError
+            If the model can't be realised as it asks.
+        """
+        self.config, self.realizer = config, make_realizer(config.realizer, self.family)
 
     def question(self, given: Mapping[str, Any]) -> Call | None:
         """The question of a rendered input, see `question_of`."""
@@ -92,6 +103,28 @@ class Describer:
         """The grid that each patch gets for its budget."""
         return [self.realizer.grid(self.family, patch, b) for patch, b in zip(call.patches, budgets, strict=True)]
 
+    def allocation(self, call: Call, given: Mapping[str, Any], budgets: Sequence[Sequence[int]]) -> list[int]:
+        """Budgets per image, one after another.
+
+        Raises
+        ------
+        ValueError
+            If they don't fit the question.
+        """
+        places = given["mm_placeholders"]["image"]
+        if not isinstance(budgets, list) or len(budgets) != len(places):
+            raise ValueError(f"{OPTION} must hold one list of budgets for each of the {len(places)} images")
+        flat: list[int] = []
+        for number, (own, place) in enumerate(zip(budgets, places, strict=True)):
+            patches = patches_between(call, place.offset, place.offset + place.length)
+            if not isinstance(own, list) or len(own) != len(patches):
+                raise ValueError(f"{OPTION}[{number}] must hold {len(patches)} budgets, one for each patch")
+            for budget in own:
+                if budget not in self.config.budgets:
+                    raise ValueError(f"{OPTION}[{number}] holds {budget!r}, which is none of {self.config.budgets}")
+            flat += own
+        return flat
+
     def floor(self, call: Call) -> list[Grid]:
         """Every patch at the floor."""
         return self.grids(call, [self.config.budgets[0]] * len(call.patches))
@@ -104,7 +137,7 @@ class Describer:
         call, words
             The question, and what is asked.
         layers
-            Where in the attention each layer is that a planner may name.
+            The number of each layer that a planner may name.
         glanced
             What its glance has left.
         """
@@ -117,7 +150,7 @@ class Describer:
         pixels = None
         if self.scale is not None:
             pixels = self.family.pixels(self.model, call.inputs, call.patches, self.scale)
-        attention = glanced.attention[:, :, places]
+        attention = {layer: rows[:, places] for layer, rows in glanced.attention.items()}
         return Scene(
             patches=call.patches,
             costs=realised_costs(call.patches, self.config.budgets, partial(self.realizer.grid, self.family)),

@@ -12,13 +12,13 @@ from arr_coc.families import Family
 from arr_coc.realizing.call import Call, Grid
 
 from ..prompt import kept_rows, kept_tokens
-from .names import GRIDS
+from .names import ENTRIES, GRIDS
 
-_NOT_INPUTS = ("num_image_patches",)
+_NOT_INPUTS = ("num_image_patches", ENTRIES)
 
 
 def question_of(given: Mapping[str, Any], model: Any, family: Family, side: int) -> Call | None:
-    """The call that a rendered input stands for; None if it holds no image.
+    """The call that a rendered input stands for; None if it holds no image, or videos, audio or features beside them.
 
     Parameters
     ----------
@@ -28,22 +28,10 @@ def question_of(given: Mapping[str, Any], model: Any, family: Family, side: int)
         A model of the same configuration; its weights are not looked at.
     family, side
         Its family and the side of a patch.
-
-    Raises
-    ------
-    ValueError
-        If it holds videos or audio beside images, or images without their pixels.
     """
-    if given.get("type") != "multimodal" or not given["mm_kwargs"].get("image"):
+    items = given["mm_kwargs"].get("image") if given.get("type") == "multimodal" else None
+    if not items or set(given["mm_kwargs"]) != {"image"} or any("pixel_values" not in (item or ()) for item in items):
         return None
-    others = sorted(set(given["mm_kwargs"]) - {"image"})
-    if others:
-        raise ValueError(f"the question has {' and '.join(others)} beside its images, which can't be given budgets")
-    if any(item is None or "pixel_values" not in item for item in given["mm_kwargs"]["image"]):
-        raise ValueError(
-            "the engine holds the pixels of an image back; start it with --mm-processor-cache-gb 0, "
-            "and send pictures rather than features"
-        )
     data = {name: value for name, value in given["mm_kwargs"].get_data().items() if name not in _NOT_INPUTS}
     ids = torch.tensor(given["prompt_token_ids"])[None]
     inputs = {**data, "input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -7,6 +7,7 @@ wrapper, tower, resizing, positions and all, so that no family is described twic
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -28,9 +29,9 @@ from arr_coc.realizing.rescale import Rescale
 from arr_coc.realizing.splice import positions_of
 
 from ..prompt import compact_entries, kept_rows, kept_tokens
-from .names import GRIDS, OPTION
+from .names import ENTRIES, GRIDS, OPTION
 
-_NOT_INPUTS = ("num_image_patches", GRIDS)
+_NOT_INPUTS = ("num_image_patches", GRIDS, ENTRIES)
 
 
 class Budgets:
@@ -55,7 +56,8 @@ class Budgets:
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """Features of a batch of items, one tensor ``[tokens, D]`` each."""
         grids = kwargs.pop(GRIDS, None)
-        if grids is None and (self.levels is None or "pixel_values" not in kwargs):
+        ours = grids is not None or self.levels is not None or ENTRIES in kwargs
+        if not ours or "pixel_values" not in kwargs:
             return super().embed_multimodal(**kwargs)  # type: ignore[misc]
         me: Any = self
         device = kwargs["pixel_values"].device
@@ -67,10 +69,12 @@ class Budgets:
         entries = self.budget_family.layout(me.model, inputs)
         token = self.budget_family.image_token(me.model)
         call = self._call(inputs, torch.full((sum(entry.count for entry in entries),), token))
-        if grids is None:  # full detail of a model with DeepStack, whose levels the backend's own way leaves out
+        if grids is None:  # full detail, where the backend's own way knows no DeepStack, or one entry per item
             chosen: list[Grid] = [(patch.height, patch.width) for patch in call.patches]
             owners = [patch.entry for patch in call.patches]
-            members = [owners.count(entry) for entry in range(len(entries))]
+            counts = kwargs[ENTRIES].flatten().tolist() if ENTRIES in kwargs else [1] * len(entries)
+            edges = [0, *accumulate(counts)]
+            members = [sum(first <= owner < last for owner in owners) for first, last in pairwise(edges)]
         else:
             chosen = [(int(rows), int(columns)) for item in grids for rows, columns in item.tolist()]
             members = [len(item) for item in grids]
@@ -96,7 +100,7 @@ class Budgets:
     def get_mrope_input_positions(self, input_tokens: list[int], mm_features: list[Any]) -> tuple[torch.Tensor, int]:
         """Positions ``[3, L]`` of a prompt, and by how much later tokens are shifted."""
         features = sorted(mm_features, key=lambda feature: feature.mm_position.offset)
-        if not any(GRIDS in (feature.data or {}) for feature in features):
+        if not any({GRIDS, ENTRIES} & set(feature.data or {}) for feature in features):
             return super().get_mrope_input_positions(input_tokens, mm_features)  # type: ignore[misc, no-any-return]
         me: Any = self
         sizes = torch.cat([feature.data["image_grid_thw"].data.reshape(-1, 3) for feature in features]).cpu()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -94,13 +94,12 @@ def embed(worker: Any, words: Sequence[int]) -> torch.Tensor:
     return found
 
 
-def on_step(worker: Any, watched: Callable[[], Any]) -> None:
+def on_step(worker: Any, attentions: Any) -> None:
     """Tell which requests begin and end, before every step."""
     runner = worker.model_runner
     execute = runner.execute_model
 
     def execute_model(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
-        attentions = watched()
         for new in scheduler_output.scheduled_new_reqs:
             extra = getattr(new.sampling_params, "extra_args", None) or {}
             if KEY in extra:
@@ -112,13 +111,12 @@ def on_step(worker: Any, watched: Callable[[], Any]) -> None:
     runner.execute_model = execute_model
 
 
-def on_attention(worker: Any, module: Any, layer: int, watched: Callable[[], Any]) -> None:
+def on_attention(worker: Any, module: Any, layer: int, attentions: Any) -> None:
     """Show the queries and keys of one layer, just before its kernel is given them."""
     impl, forward = module.impl, module.impl.forward
 
     def seen(this: Any, query: Any, key: Any, value: Any, cache: Any, metadata: Any, *args: Any, **kwargs: Any) -> Any:
-        attentions = watched()
-        if attentions.wanted and metadata is not None and layer in attentions.layers:
+        if attentions.wanted and metadata is not None:
             starts, lengths = metadata.query_start_loc.tolist(), metadata.seq_lens.tolist()
             rows = [
                 (request, starts[place], starts[place + 1], lengths[place])

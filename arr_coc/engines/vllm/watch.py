@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save
 
 from . import seams
+
 KEPT = 256
 """Results that nobody has fetched; beyond them the oldest are let go."""
 
@@ -25,14 +26,14 @@ KEPT = 256
 class Attentions:
     """What is watched in one worker.
 
-    Parameters
+    Attributes
     ----------
     layers
-        Numbers of the layers that are read, in rising order.
+        Numbers of the layers that are read.
     """
 
-    def __init__(self, layers: Sequence[int]) -> None:
-        self.layers = list(layers)
+    def __init__(self) -> None:
+        self.layers: set[int] = set()
         self.wanted: dict[str, tuple[str, int]] = {}  # by request: its name, and the length of its prompt
         self.keys: dict[str, dict[int, list[torch.Tensor]]] = {}
         self.done: OrderedDict[str, dict[int, torch.Tensor]] = OrderedDict()
@@ -87,19 +88,16 @@ class Attentions:
             while len(self.done) > KEPT:
                 self.done.popitem(last=False)
 
-    def take(self, name: str) -> torch.Tensor | None:
-        """``[layers, heads, prompt tokens]`` of a watched request, or None; it is let go of."""
-        found = self.done.pop(name, None)
-        if found is None or any(layer not in found for layer in self.layers):
-            return None
-        return torch.stack([found[layer] for layer in self.layers])
+    def take(self, name: str) -> dict[int, torch.Tensor]:
+        """``[heads, prompt tokens]`` of a watched request, by layer; it is let go of."""
+        return self.done.pop(name, {})
 
 
 class Watch:
     """Mixed into the engine's worker, so ``self`` is that worker; every name is prefixed."""
 
     def arr_coc_watch(self, layers: Sequence[float]) -> list[int]:
-        """Begin to watch; a second call replaces the layers.
+        """Watch these layers too, from the next request on.
 
         Parameters
         ----------
@@ -116,15 +114,12 @@ class Watch:
 
         modules = seams.attention_layers(self)
         numbers = [layer_number(layer, len(modules)) for layer in layers]
-        known: Attentions | None = getattr(self, "arr_coc_attentions", None)
-        if known is not None and known.layers == sorted(set(numbers)):
-            return numbers
-        attentions = Attentions(sorted(set(numbers)))
-        if known is None:
-            seams.on_step(self, lambda: self.arr_coc_attentions)
-            for number, module in enumerate(modules):
-                seams.on_attention(self, module, number, lambda: self.arr_coc_attentions)
-        self.arr_coc_attentions = attentions
+        if not hasattr(self, "arr_coc_attentions"):
+            self.arr_coc_attentions = Attentions()
+            seams.on_step(self, self.arr_coc_attentions)
+        for number in sorted(set(numbers) - self.arr_coc_attentions.layers):
+            seams.on_attention(self, modules[number], number, self.arr_coc_attentions)
+            self.arr_coc_attentions.layers.add(number)
         return numbers
 
     def arr_coc_take(self, name: str, words: Sequence[int]) -> bytes:
@@ -140,11 +135,10 @@ class Watch:
         Returns
         -------
         bytes
-            ``embeddings [words, D]`` of the question, and ``attention [layers, heads of this rank, prompt tokens]``;
-            the latter is left out where nothing could be read.
+            ``embeddings [words, D]`` of the question, and for every layer that was read, by its number,
+            ``[heads of this rank, prompt tokens]``.
         """
         found = {"embeddings": seams.embed(self, words)}
-        attention = self.arr_coc_attentions.take(name)
-        if attention is not None:
-            found["attention"] = attention
+        if hasattr(self, "arr_coc_attentions"):
+            found |= {str(layer): rows for layer, rows in self.arr_coc_attentions.take(name).items()}
         return save({key: value.float().cpu().contiguous() for key, value in found.items()})
