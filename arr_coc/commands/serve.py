@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -20,6 +21,12 @@ TOKEN = "ARR_COC_TOKEN"
 
 @clear_errors
 def serve(
+    engine: Annotated[
+        str, typer.Option("--engine", help="'own': one process, one question after another. 'vllm': inside vLLM.")
+    ] = "own",
+    engine_args: Annotated[
+        str, typer.Option("--engine-args", help="Further options of the engine, such as '--max-num-seqs 64'.")
+    ] = "",
     log: Annotated[Path, typer.Option("--log", help="Folder of the decision log; made if missing.")] = Path(
         "runs/log"
     ),
@@ -58,6 +65,8 @@ def serve(
 
     `arr-coc serve --policy runs/store --log runs/log --explore 0.2`
 
+    `arr-coc serve --engine vllm --model Qwen/Qwen2.5-VL-7B-Instruct --policy runs/store`
+
     `curl -F image=@photo.jpg -F question="what color is the sign ?" http://127.0.0.1:8000/answer`
     """
     from allocator.logged.explore import Exploration
@@ -70,6 +79,10 @@ def serve(
         max_new_tokens=max_new_tokens, log_questions=log_questions, exploration=Exploration(share=explore),
     )  # fmt: skip
     check_folder(log)
+    if engine == "vllm":
+        _inside_vllm(model, policy, log, config, engine_args)
+    if engine != "own" or engine_args:
+        raise ValueError(f"engine={engine!r} must be 'own' or 'vllm', and only the latter takes --engine-args")
     try:
         import uvicorn
 
@@ -82,15 +95,37 @@ def serve(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     vlm, processor = load_vlm(model, device=device)
-    engine = OwnEngine(
+    answering = OwnEngine(
         vlm, processor, policy or reference.policy_path(), config.exploration, config.max_new_tokens, config.queue,
         config.timeout,
     )  # fmt: skip
     uvicorn.run(
-        make_app(engine, config, log), host=host, port=port, access_log=False, log_config=None, server_header=False,
+        make_app(answering, config, log), host=host, port=port, access_log=False, log_config=None, server_header=False,
         timeout_keep_alive=15, timeout_graceful_shutdown=30, h11_max_incomplete_event_size=32768,
         http="h11",
     )  # fmt: skip
+
+
+def _inside_vllm(model: str, policy: Path | None, log: Path, config: Any, further: str) -> NoReturn:
+    """Become vLLM's server with the plugin."""
+    from importlib.util import find_spec
+
+    if find_spec("vllm") is None:
+        raise ImportError("--engine vllm needs vLLM: pip install 'arr-coc[vllm]', in an environment of its own")
+    from .. import reference
+    from ..engines.vllm.launch import command, environment
+    from ..engines.vllm.versions import require_vllm
+    from ..serving.store import resolve
+    from ..wrapping.saving import read_config
+
+    require_vllm()
+    source = policy or reference.policy_path()
+    line = command(model, read_config(resolve(source).folder), config.host, config.port, shlex.split(further))
+    settings = environment(
+        source, log, config.exploration.share, config.log_questions, config.max_new_tokens,
+        {**os.environ, **({"VLLM_API_KEY": config.token} if config.token else {})},
+    )  # fmt: skip
+    os.execve(line[0], line, settings)
 
 
 @clear_errors

@@ -1,1 +1,1 @@
-"""Budgets inside other people's engines: one folder for each engine, and the gateway that needs none of our code in it."""
+"""Budgets inside other people's engines: a folder for each, and a gateway that needs none of our code in them."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from arr_coc.realizing.call import Call, Grid
+from ..realizing.call import Call, Grid
 
 
 def kept_rows(call: Call, grids: Sequence[Grid]) -> torch.Tensor:

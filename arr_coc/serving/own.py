@@ -1,4 +1,7 @@
-"""The engine of one process: a wrapped model that answers one question after another. More callers want `arr_coc.engines`."""
+"""The engine of one process: a wrapped model that answers one question after another.
+
+Whoever has more than one caller wants `arr_coc.engines`.
+"""
 
 from __future__ import annotations
 

@@ -199,6 +199,17 @@ def _folder(name: str | os.PathLike[str], revision: str | None) -> Path:
         ) from error
 
 
+def read_config(folder: Path) -> ArrCocConfig:
+    """The configuration that a policy was saved with.
+
+    Raises
+    ------
+    ValueError
+        As of :func:`read_record`.
+    """
+    return _config(read_record(folder / CONFIG), folder)
+
+
 def read_record(file: Path) -> dict[str, Any]:
     """The ``config.json`` of a saved policy, checked to be one.
 

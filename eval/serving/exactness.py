@@ -119,7 +119,8 @@ def wrapper(model: str, n: int, file: Path) -> None:
         explorer = Explorer(policies.loaded.planner.policy, policies.exploration, seed=i)
         once = Once(policies.loaded._replace(explorer=explorer))
         recorder = arr.planner = Recorder(once, scenes=True)
-        said = []
+        said: list[list[int]] = []
+        drawn: list[int] = []
         for way in ("planned", "random"):
             given = {} if way == "planned" else {"allocation": [drawn]}
             with torch.no_grad():
@@ -148,7 +149,6 @@ def wrapper(model: str, n: int, file: Path) -> None:
 
 def engine(model: str, n: int, file: Path, chunked: bool = False, compiled: bool = False, group: int = 4) -> Compared:
     """Ask an engine in this process the same, several at once, each with two allocations in one batch."""
-    import torch
     from safetensors import safe_open
 
     from allocator.logged.explore import Exploration, Explorer
@@ -177,7 +177,8 @@ def engine(model: str, n: int, file: Path, chunked: bool = False, compiled: bool
                 plans.append((plan, once.taken, scene, glanced))
                 drawn = offline.describer.allocation(call, one, rows[i]["per image"])
                 requests += [offline.at(one, call, plan.budgets), offline.at(one, call, drawn)]
-            outputs = offline.generate(requests, 4 if model == "reference" else 8, logprobs=2, stop=model == "reference")
+            ends = model == "reference"
+            outputs = offline.generate(requests, 4 if ends else 8, logprobs=2, stop=ends)
             for k, (i, (plan, taken, scene, glanced)) in enumerate(zip(part, plans, strict=True)):
                 row, said = rows[i], [list(o.outputs[0].token_ids) for o in outputs[2 * k : 2 * k + 2]]
                 assert taken is not None and scene.question == row["words"], (scene.question, row["words"])
@@ -199,7 +200,6 @@ def engine(model: str, n: int, file: Path, chunked: bool = False, compiled: bool
                 if said != row["said"] or [int(b) for b in plan.budgets] != row["budgets"]:
                     different.append(f"question {i}: {list(plan.budgets)} {said} for {row['budgets']} {row['said']}")
         found.different = different
-        assert not torch.is_grad_enabled() or found.questions
         return found
 
 

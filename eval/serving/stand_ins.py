@@ -15,14 +15,14 @@ import torch
 
 CHAT = (
     "{% for message in messages %}{% if message['content'] is string %}{{ ' ' + message['content'] }}{% else %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<vs><img><ve>{% elif part['type'] == 'text' %}"
-    "{{ ' ' + part['text'] }}{% endif %}{% endfor %}{% endif %}{% endfor %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<vs><img><ve>"
+    "{% elif part['type'] == 'text' %}{{ ' ' + part['text'] }}{% endif %}{% endfor %}{% endif %}{% endfor %}"
 )
 KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 def make_stand_in(kind: str, folder: Path, seed: int = 0) -> Path:
-    """Write a model of a kind into a folder, its policy into ``policy`` inside of that; kept if it is there already."""
+    """Write a model of a kind into a folder, its policy into ``policy`` inside of that; kept if it is there."""
     if (folder / "policy" / "config.json").is_file():
         return folder
     with torch.random.fork_rng(devices=[]):
@@ -60,7 +60,8 @@ def _build(kind: str) -> tuple[Any, Any]:
         model: Any = t.Qwen2VLForConditionalGeneration(t.Qwen2VLConfig(text_config=text, vision_config=vision, **ids))
         processor, videos = t.Qwen2VLProcessor, t.Qwen2VLVideoProcessor()
     elif kind == "qwen2_5_vl":
-        vision |= dict(depth=4, out_hidden_size=128, intermediate_size=256, window_size=112, fullatt_block_indexes=[1, 3])
+        vision |= dict(depth=4, out_hidden_size=128, intermediate_size=256, window_size=112)
+        vision |= dict(fullatt_block_indexes=[1, 3])
         model = t.Qwen2_5_VLForConditionalGeneration(
             t.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)
         )
@@ -87,7 +88,7 @@ def _build(kind: str) -> tuple[Any, Any]:
 
 
 def save_learned(folder: Path, model_type: str, seed: int = 0) -> Path:
-    """Save a policy that has learned something, from made-up rewards: it explores, and its propensities are no ones."""
+    """Save a policy that has learned something, from made-up rewards, so that it explores."""
     from arr_coc import ArrCocConfig
     from arr_coc.attending.planners import make_planner
     from arr_coc.wrapping.saving import FORMAT, write_folder

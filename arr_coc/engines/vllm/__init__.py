@@ -1,6 +1,8 @@
 """Budgets inside vLLM.
 
-``VLLM_PLUGINS=arr_coc vllm serve MODEL --worker-extension-cls arr_coc.engines.vllm.watch.Watch --mm-processor-cache-gb 0``
+    VLLM_PLUGINS=arr_coc vllm serve MODEL --mm-processor-cache-gb 0 \\
+        --worker-extension-cls arr_coc.engines.vllm.watch.Watch
+
 answers chat completions with budgets; ``arr-coc serve --engine vllm`` types that.
 
 | file | part |

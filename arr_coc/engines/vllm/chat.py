@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from allocator.logged.log import LogError
-from arr_coc.serving.service import Service
 
+from ...serving.service import Service
 from .engine import Budgeter, Planned
 from .names import KEY, OPTION
 

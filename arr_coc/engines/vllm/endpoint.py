@@ -1,4 +1,4 @@
-"""The plugin's HTTP side: budgets for vLLM's chat completions, and ``/answer``, ``/reward`` and our metrics beside ``/v1/*``.
+"""The plugin's HTTP side: chat completions with budgets, ``/answer``, ``/reward`` and our metrics beside ``/v1/*``.
 
 Settings come from the environment, since vLLM's command line is vLLM's:
 
@@ -7,7 +7,7 @@ Settings come from the environment, since vLLM's command line is vLLM's:
     ARR_COC_EXPLORE        share of questions that may be explored
     ARR_COC_LOG_QUESTIONS  1 logs the questions too; images never
     ARR_COC_MAX_NEW_TOKENS longest answer of /answer
-    ARR_COC_UNSUPPORTED    "full" serves a model that can't be given budgets at full detail, instead of refusing to start
+    ARR_COC_UNSUPPORTED    "full" serves a model that can't be given budgets at full detail; else it refuses to start
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Any
 from PIL import Image
 
 from allocator.logged.explore import Exploration
-from arr_coc.serving.config import ServeConfig
-from arr_coc.serving.engine import Answered, Busy
-from arr_coc.serving.limits import Limits
-from arr_coc.serving.own import check_words, control_tokens
-from arr_coc.serving.policy import FIXED, Loaded, Policies
-from arr_coc.serving.routes import make_router, metrics_page, metrics_responses
-from arr_coc.serving.service import Service
 
+from ...serving.config import ServeConfig
+from ...serving.engine import Answered, Busy
+from ...serving.limits import Limits
+from ...serving.own import check_words, control_tokens
+from ...serving.policy import FIXED, Loaded, Policies
+from ...serving.routes import make_router, metrics_page, metrics_responses
+from ...serving.service import Service
 from . import seams
 from .chat import BudgetedChat
 from .engine import Budgeter
@@ -52,7 +52,7 @@ def settings() -> tuple[ServeConfig, Path, Path]:
     ValueError
         For a value that can't be used.
     """
-    from arr_coc import reference
+    from ... import reference
 
     def of(name: str, default: str) -> str:
         return os.environ.get(f"ARR_COC_{name}") or default

@@ -1,4 +1,4 @@
-"""One question through vLLM: a glance, the plan, the answer. The first and the last are ordinary requests of the engine."""
+"""One question through vLLM: a glance, the plan, the answer; the first and the last are ordinary requests."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from safetensors.torch import load
 
-from arr_coc.attending.planners import PolicyPlanner
-from arr_coc.scene.patches import full_tokens
-from arr_coc.serving.engine import Answered
-from arr_coc.serving.policy import Loaded, Once, Policies
-
+from ...attending.planners import PolicyPlanner
+from ...scene.patches import full_tokens
+from ...serving.engine import Answered
+from ...serving.policy import Loaded, Once, Policies
 from .glance import Describer, Glanced
 from .inputs import reduced
 from .names import KEY
@@ -159,11 +158,9 @@ class Budgeter:
     ) -> Glanced:
         began, name = time.perf_counter(), uuid.uuid4().hex
         floor = await self._thread(reduced, given, call, self.describer.floor(call))
-        output: Any = None
-        async for output in self.client.generate(floor, glance_params(name), f"arr-coc-{name}"):
-            pass
+        outputs = [one async for one in self.client.generate(floor, glance_params(name), f"arr-coc-{name}")]
         ranks = await self.client.collective_rpc("arr_coc_take", args=(name, words))
-        glanced = joined(ranks, output.outputs[0].logprobs)
+        glanced = joined(ranks, outputs[-1].outputs[0].logprobs)
         timings["glance"] = time.perf_counter() - began
         if not set(self.layers.values()) <= set(glanced.attention):
             raise _Unread("the attention of the glance could not be read")

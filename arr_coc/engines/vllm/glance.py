@@ -9,15 +9,14 @@ from typing import Any
 
 import torch
 
-from arr_coc.config import ArrCocConfig
-from arr_coc.families import family_for
-from arr_coc.realizing import Realizer, make_realizer
-from arr_coc.realizing.call import Call, Grid
-from arr_coc.scene import Scene
-from arr_coc.scene.patches import realised_costs
-from arr_coc.wrapping.planning import pixel_scale, special_ids, tokenizer_of
-from arr_coc.wrapping.question import find_question
-
+from ...config import ArrCocConfig
+from ...families import family_for
+from ...realizing import Realizer, make_realizer
+from ...realizing.call import Call, Grid
+from ...scene import Scene
+from ...scene.patches import realised_costs
+from ...wrapping.planning import pixel_scale, special_ids, tokenizer_of
+from ...wrapping.question import find_question
 from ..prompt import kept_rows, kept_tokens
 from .inputs import patches_between, question_of
 from .names import OPTION

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from arr_coc.families import Family
-from arr_coc.realizing.call import Call, Grid
-
+from ...families import Family
+from ...realizing.call import Call, Grid
 from ..prompt import kept_rows, kept_tokens
 from .names import ENTRIES, GRIDS
 

@@ -8,10 +8,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from arr_coc import reference
-from arr_coc.asking.models import REFERENCE as REFERENCE_NAME
-from arr_coc.config import ArrCocConfig
-
+from ... import reference
+from ...asking.models import REFERENCE as REFERENCE_NAME
+from ...config import ArrCocConfig
 from .names import OPTION, PLUGIN
 from .table import REFERENCE
 

@@ -21,13 +21,12 @@ from vllm.model_executor.models.transformers.moe import MoEMixin
 from vllm.model_executor.models.transformers.multimodal import MultiModalMixin
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from arr_coc.families import family_for
-from arr_coc.realizing import make_realizer
-from arr_coc.realizing.base import Realised
-from arr_coc.realizing.call import Call, Grid
-from arr_coc.realizing.rescale import Rescale
-from arr_coc.realizing.splice import positions_of
-
+from ...families import family_for
+from ...realizing import make_realizer
+from ...realizing.base import Realised
+from ...realizing.call import Call, Grid
+from ...realizing.rescale import Rescale
+from ...realizing.splice import positions_of
 from ..prompt import compact_entries, kept_rows, kept_tokens
 from .names import ENTRIES, GRIDS, OPTION
 
@@ -38,7 +37,7 @@ class Budgets:
     """Mixed into a multi-modal model of the transformers backend."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
-        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         me: Any = self
         options = getattr(me.config, OPTION, None) or {}
         self.budget_family = family_for(me.model)
@@ -101,7 +100,7 @@ class Budgets:
         """Positions ``[3, L]`` of a prompt, and by how much later tokens are shifted."""
         features = sorted(mm_features, key=lambda feature: feature.mm_position.offset)
         if not any({GRIDS, ENTRIES} & set(feature.data or {}) for feature in features):
-            return super().get_mrope_input_positions(input_tokens, mm_features)  # type: ignore[misc, no-any-return]
+            return super().get_mrope_input_positions(input_tokens, mm_features)  # type: ignore[misc]
         me: Any = self
         sizes = torch.cat([feature.data["image_grid_thw"].data.reshape(-1, 3) for feature in features]).cpu()
         # The layout asks the pixels for no more than their number.
@@ -125,8 +124,9 @@ class Budgets:
 class DeepStack:
     """Features that join the hidden states behind the first layers of the decoder (Qwen3-VL).
 
-    The transformers backend has no place for them. They travel behind an item's features, ``[tokens, D (1 + levels)]``,
-    wait here for the step's forward pass, and a hook behind each of those layers adds them.
+    The transformers backend has no place for them. They travel behind an item's features,
+    ``[tokens, D (1 + levels)]``, wait here for the step's forward pass, and a hook behind each of those layers adds
+    them.
     """
 
     def __init__(self, model: Any, levels: int) -> None:
@@ -213,12 +213,12 @@ def _expanded(tokens: Sequence[int], image: int, kept: Sequence[int], full: Sequ
 @MULTIMODAL_REGISTRY.register_processor(
     MultiModalProcessor, info=MultiModalProcessingInfo, dummy_inputs=MultiModalDummyInputsBuilder
 )
-class BudgetedVLM(Budgets, MultiModalMixin, CausalMixin):  # type: ignore[misc]
+class BudgetedVLM(Budgets, MultiModalMixin, CausalMixin):
     """A vision-language model with dense layers."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
     MultiModalProcessor, info=MultiModalProcessingInfo, dummy_inputs=MultiModalDummyInputsBuilder
 )
-class BudgetedMoEVLM(Budgets, MoEMixin, MultiModalMixin, CausalMixin):  # type: ignore[misc]
+class BudgetedMoEVLM(Budgets, MoEMixin, MultiModalMixin, CausalMixin):
     """One with mixtures of experts."""

@@ -25,11 +25,11 @@ from vllm.multimodal.processing import (
     PromptUpdateDetails,
 )
 
-from arr_coc.reference.processor import MAX_SIDE, ReferenceProcessor
-from arr_coc.reference.world import PATCH
-
+from ...reference.processor import MAX_SIDE, ReferenceProcessor
+from ...reference.world import PATCH
 from .model import Budgets
 from .names import ENTRIES
+
 
 class Info(BaseProcessingInfo):
     """What the engine asks about the model's inputs."""
@@ -97,5 +97,5 @@ class Processor(BaseMultiModalProcessor[Info]):
 
 
 @MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=DummyInputs)
-class BudgetedReferenceVLM(Budgets, MultiModalMixin, CausalMixin):  # type: ignore[misc]
+class BudgetedReferenceVLM(Budgets, MultiModalMixin, CausalMixin):
     """The reference model."""

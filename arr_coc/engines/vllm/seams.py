@@ -57,7 +57,7 @@ def check(seams: dict[str, tuple[str, ...]] = SEAMS) -> None:
     if moved:
         raise ImportError(
             "this vLLM keeps elsewhere what the budgets need: " + "; ".join(moved) + ". Install a version that "
-            "arr_coc.engines.vllm.versions names, or use the gateway (arr_coc.engines.gateway), which needs none of it."
+            "arr_coc.engines.vllm.versions names, or use arr_coc.engines.gateway, which needs none of it."
         )
 
 

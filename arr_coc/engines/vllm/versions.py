@@ -1,7 +1,7 @@
 """Which versions of vLLM are supported.
 
-0.32 is tested (``make test-engine``). Its transformers range (>=5.16.1, <5.20) meets ours in 5.19 alone. Later ones are
-refused until their seams are tested, since a moved seam would be silent full detail.
+0.32 is tested (``make test-engine``). Its transformers range (>=5.16.1, <5.20) meets ours in 5.19 alone. Later ones
+are refused until their seams are tested, since a moved seam would be silent full detail.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Attention of the last prompt token, read inside the engine: ``--worker-extension-cls arr_coc.engines.vllm.watch.Watch``.
+"""Attention of the last prompt token, read inside the engine by a worker extension (``--worker-extension-cls``).
 
-A request that carries ``extra_args={"arr_coc": NAME}`` is watched: its queries and keys are seen where the engine hands
-them to its attention kernel, chunk after chunk, and the softmax of the last prompt token is kept under NAME until
-`arr_coc_take` fetches it. Such a request must not read the prefix cache (``skip_reading_prefix_cache=True``), or the
+A request that carries ``extra_args={"arr_coc": NAME}`` is watched: its queries and keys are seen where the engine
+hands them to its attention kernel, chunk after chunk, and the softmax of the last prompt token is kept under NAME
+until `arr_coc_take` fetches it. Such a request must not read the prefix cache (``skip_reading_prefix_cache=True``), or the
 keys of its beginning are never handed over. While nothing is watched this costs one truth test per layer.
 
 Nothing here may raise inside a step: that would end the engine. What can't be read stays without a result.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -49,7 +48,12 @@ class Attentions:
 
     @torch.no_grad()
     def see(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, rows: Sequence[tuple[str, int, int, int]], scale: float
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        rows: Sequence[tuple[str, int, int, int]],
+        scale: float,
     ) -> None:
         """Look at one layer of one step.
 
@@ -110,7 +114,7 @@ class Watch:
         list of int
             The number of every one of them.
         """
-        from arr_coc.wrapping.glance import layer_number
+        from ...wrapping.glance import layer_number
 
         modules = seams.attention_layers(self)
         numbers = [layer_number(layer, len(modules)) for layer in layers]
