@@ -20,6 +20,10 @@ from typing import Any, Self
 
 Sample = dict[str, Any]
 ROOT = Path(__file__).parents[2]
+VLLM = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_CI_ENV": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+"""Of an engine on a small machine without a network."""
+ENGINE = ("--engine", "vllm", "--engine-args", "--enforce-eager --max-num-seqs 16 --max-num-batched-tokens 4096")
+"""Options of a `Server` that is vLLM's."""
 
 
 @dataclass
@@ -77,7 +81,7 @@ class Server:
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, stdout=output, stderr=output,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+                env={**VLLM, **os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
             )  # fmt: skip
 
     def __enter__(self) -> Self:

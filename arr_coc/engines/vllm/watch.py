@@ -2,8 +2,8 @@
 
 A request that carries ``extra_args={"arr_coc": NAME}`` is watched: its queries and keys are seen where the engine
 hands them to its attention kernel, chunk after chunk, and the softmax of the last prompt token is kept under NAME
-until `arr_coc_take` fetches it. Such a request must not read the prefix cache (``skip_reading_prefix_cache=True``), or the
-keys of its beginning are never handed over. While nothing is watched this costs one truth test per layer.
+until `arr_coc_take` fetches it. Such a request must not read the prefix cache (``skip_reading_prefix_cache=True``), or
+the keys of its beginning are never handed over. While nothing is watched this costs one truth test per layer.
 
 Nothing here may raise inside a step: that would end the engine. What can't be read stays without a result.
 """
