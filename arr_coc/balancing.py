@@ -157,7 +157,7 @@ class Balancer:
     config
         Strengths.
     relevance
-        Scores by name in, ``[N]`` where the question looks out, as `Relevance.join`; by default the mean of all scores.
+        From the scores by name to ``[N]`` where the question looks, as `Relevance.join`; by default their mean.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ class Relevance(Scorer):
         if not names:
             raise ValueError("a policy that looks at the image needs at least one scorer; name one in scorers=")
         if len(set(names)) < len(names):
-            raise ValueError(f"scorers={names!r} have a name twice; set the attribute `name` of each to one of its own.")
+            raise ValueError(f"scorers={names!r} have a name twice; give each a `name` of its own.")
         self.readers = [scorer for scorer in scorers if scorer.reads_question]
         self.blind = [scorer for scorer in scorers if not scorer.reads_question]
         self._voices = self.readers or self.blind

@@ -155,7 +155,8 @@ class TopPatch(Method):
             raise ValueError(
                 f"method {self.label!r}: budget {self.budget!r} must be one of the budgets {bench.budgets}"
             )
-        self._planner = _Top(bench.scorer(self.scorer) if self.scorer else bench.relevance(), bench.budgets, self.budget)
+        scorer = bench.scorer(self.scorer) if self.scorer else bench.relevance()
+        self._planner = _Top(scorer, bench.budgets, self.budget)
 
     def planner(self, bench: Bench, sample: Sample) -> Planner:
         return self._planner
