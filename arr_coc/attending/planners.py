@@ -181,6 +181,7 @@ class BlindPlanner:
         self.config, self.policy = config, policy
 
     def plan(self, scene: Scene) -> Plan:
+        """The policy's budgets under the limit; the scene is not looked at."""
         began = time.perf_counter()
         limit = resolve_limit(self.config.limit, scene.costs) if self.config.limit is not None else None
         decision = self.policy.select(costs=scene.costs, limit=limit)
@@ -208,6 +209,7 @@ class PolicyPlanner:
         self.price, self.explore = config.price, False
 
     def plan(self, scene: Scene) -> Plan:
+        """Score the patches, set the terms, let the policy choose."""
         began = time.perf_counter()
         contexts, covariates, scores = self.contexts(scene)
         known = time.perf_counter()
@@ -252,6 +254,7 @@ class Recorder:
         self.scenes: list[Scene] = []
 
     def plan(self, scene: Scene) -> Plan:
+        """The planner's plan, kept on the way."""
         plan = self.planner.plan(scene)
         self.plans.append(plan)
         if self._keep:

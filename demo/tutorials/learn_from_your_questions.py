@@ -7,14 +7,14 @@ from pathlib import Path
 import arr_coc
 
 model, processor = arr_coc.reference.load()
-samples = list(arr_coc.reference.generate(64, seed=3, split="learn", grid=(2, 2)))
+samples = list(arr_coc.reference.generate(48, seed=3, split="learn", grid=(2, 2)))
 print({key: samples[0][key] for key in ("question", "answers")})
 
 # %% Each answer is generated with the budgets that the policy chose; its VQA accuracy is the reward.
 # Without the price, detail would be free and full detail always best.
 arr = arr_coc.wrap(model, processor, arr_coc.ArrCocConfig(policy="thompson", price=0.05))
-log = arr_coc.learn(arr, samples, reward="vqa_accuracy", episodes=64, progress=False)
-for first in range(0, 64, 16):
+log = arr_coc.learn(arr, samples, reward="vqa_accuracy", episodes=48, progress=False)
+for first in range(0, 48, 16):
     part = log[first : first + 16]
     reward, tokens = (sum(r[key] for r in part) / 16 for key in ("reward", "tokens"))
     print(f"answers {first + 1} to {first + 16}: reward {reward:.2f}, {tokens:.0f} tokens")

@@ -7,7 +7,7 @@ from arr_coc.asking.ask import answers, prepare
 model, processor = arr_coc.reference.load()
 
 # %% Some questions with known answers. Yours: your own pictures; thirty tell more than three.
-samples = list(arr_coc.reference.generate(24, seed=5, kinds=["number", "word", "color"], grid=(2, 2)))
+samples = list(arr_coc.reference.generate(12, seed=5, kinds=["number", "word", "color"], grid=(2, 2)))
 
 # %% One line attaches the wrapper. "heuristic" is the prior that every policy starts from; it has learned nothing.
 for limit in (0.2, 0.4, 0.7, None):
@@ -15,7 +15,7 @@ for limit in (0.2, 0.4, 0.7, None):
         right, spent, full = 0, 0, 0
         for sample in samples:
             inputs = prepare(processor, [sample["image"]], [sample["question"]])
-            (said,) = answers(processor, inputs, model.generate(**inputs, max_new_tokens=4))
+            (said,) = answers(processor, inputs["input_ids"], model.generate(**inputs, max_new_tokens=4))
             right += said == sample["answers"][0]
             spent, full = spent + arr.last[0].tokens, full + arr.last[0].full_tokens
     print(f"limit {limit or 'none':>4}: {right} of {len(samples)} right with {100 * spent / full:.0f} % of the visual tokens")
