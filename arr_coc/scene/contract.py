@@ -12,6 +12,8 @@ import torch
 from .patches import Patch
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from allocator import Decision
 
 
@@ -81,7 +83,7 @@ class Plan:
     tension
         What balancing set, for the log.
     timings
-        Seconds by stage.
+        Seconds by stage. "knowing" may hold the reading of the glance, which the scene has timed: it is taken off.
     """
 
     budgets: list[int]
@@ -105,7 +107,11 @@ class Planner(Protocol):
         """Choose one nominal budget per patch."""
 
 
-@dataclass
+LOOKING = ("glance", "read", "knowing", "balancing", "attending")
+"""The stages of `Allocation.timings` that an untouched model does not have."""
+
+
+@dataclass(repr=False)
 class Allocation:
     """The record of one question; plain data that outlives the call.
 
@@ -130,8 +136,9 @@ class Allocation:
     decision
         Summary of the policy's decision (policy, spent, propensity), empty where there was none.
     timings
-        Seconds by stage: glance, knowing, balancing, attending, encode, splice, generate. ``encode``, ``splice`` and
-        ``generate`` are those of the whole call, shared by all questions of the batch.
+        Seconds by stage, no second in two of them: glance, read (the language model's pass over it), knowing,
+        balancing, attending, encode, splice, generate; and after ``generate`` the total. ``encode``, ``splice``,
+        ``generate`` and ``total`` are those of the whole call, shared by all questions of the batch.
     """
 
     question: str
@@ -145,6 +152,43 @@ class Allocation:
     decision: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     newlines: int = 0
+
+    def __repr__(self) -> str:
+        return f"<Allocation: {self.summary()}>"
+
+    def summary(self) -> str:
+        """What was spent, in one line: "448 of 1,230 visual tokens, 36 %; 0.61 s, of which looking 0.12"."""
+        share = 100 * self.tokens / self.full_tokens if self.full_tokens else 0.0
+        said = f"{self.tokens:,} of {self.full_tokens:,} visual tokens, {share:.0f} %"
+        if "total" not in self.timings:
+            return said
+        looking = sum(self.timings.get(stage, 0.0) for stage in LOOKING)
+        return f"{said}; {self.timings['total']:.2f} s, of which looking {looking:.2f}"
+
+    def plot(
+        self, image: Image.Image | None = None, *, grid: tuple[int, int] | None = None, answer: str | None = None
+    ) -> Image.Image:
+        """A picture of the budgets; a notebook shows it, ``.save("overlay.png")`` keeps it.
+
+        Parameters
+        ----------
+        image
+            The picture that was asked about, which this record does not hold; a blank page by default.
+        grid
+            Rows and columns where every patch is an image entry of its own, as with the reference processor.
+        answer
+            For the caption.
+
+        Raises
+        ------
+        ValueError
+            For an image where the model was given several views of it: use :meth:`arr_coc.asking.ask.Asked.plot`.
+        """
+        from ..drawing import draw_allocation, draw_plain
+
+        if image is None:
+            return draw_plain(self, grid, answer)
+        return draw_allocation(image, self, grid, answer)
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON-able data (not-a-number becomes ``None``)."""

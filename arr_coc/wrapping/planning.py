@@ -15,7 +15,7 @@ from ..realizing import Call, Grid, Realizer
 from ..scene.contract import Allocation, Plan, Planner, Scene
 from ..scene.patches import Patch, full_tokens, realised_costs
 from .glance import Glance
-from .question import find_question
+from .question import check_question, find_question
 from .timing import Stopwatch
 
 if TYPE_CHECKING:
@@ -177,7 +177,10 @@ class SceneBuilder:
         ValueError
             If it does not name one of the budgets for every patch.
         """
+        before = scene.timings.get("read", 0.0)
         plan = planner.plan(scene)
+        if "knowing" in plan.timings:  # a scorer that reads the glance has it read, and timed, within its own time
+            plan.timings["knowing"] -= scene.timings.get("read", 0.0) - before
         self._check(plan.budgets, len(scene.patches), f"{type(planner).__name__}.plan")
         return plan
 
@@ -230,6 +233,7 @@ class SceneBuilder:
     def _question(self, call: Call, sample: int, text: str | None) -> tuple[str, torch.Tensor]:
         ids, mask = call.inputs["input_ids"][sample], call.inputs["attention_mask"][sample]
         if text is not None and self.tokenizer is not None:
+            check_question(self.tokenizer, text)
             tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             return text, ids.new_tensor(tokens)
         prompt = ids[call.prompt(sample).to(ids.device)] if mask is not None else ids

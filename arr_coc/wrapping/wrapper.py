@@ -152,6 +152,16 @@ class ArrCoc:
         if hasattr(self.model.base_model, "rope_deltas"):
             self.model.base_model.rope_deltas = self._had["rope_deltas"]
 
+    def __repr__(self) -> str:
+        config = self.config
+        bound = "" if config.limit is None else f", limit {config.limit:g}"
+        state = "" if self.attached else ", detached"
+        return f"<ArrCoc on {type(self.model).__name__}, policy {config.policy!r}{bound}{state}: {self.summary()}>"
+
+    def summary(self) -> str:
+        """What the last call with images spent: one line per question, see :meth:`Allocation.summary`."""
+        return "\n".join(allocation.summary() for allocation in self.last) or "no question asked yet"
+
     def __enter__(self) -> ArrCoc:
         self.attach()
         return self
@@ -227,6 +237,7 @@ class ArrCoc:
             call, spliced = self._prepare(kwargs, allocation, question, True, watch)
         with watch("generate"):
             output, copies = self._answer(inputs, generation_config, args, kwargs, spliced.inputs)
+        watch.seconds["total"] = watch.since_start()
         self._record(watch)
         cache = output_cache(output) or cache
         if cache is not None and copies == 1:
