@@ -10,9 +10,10 @@ question, the slots are ``r u`` times
     loss_b, 1, u, q, each other score
 
 The covariates explain how hard the question is whatever is allocated: ``doubt`` u, the probability ``other_mass`` that
-the glance gives to all other answers, their squares, ``q`` and ``u q``. Without them hard questions, which are given more tokens,
-would make detail look harmful. The score heuristic "worth of a budget = relevance times doubt times the detail it
-restores" is linear in these slots; it is the prior mean of the learners and, frozen, the baseline they must beat.
+the glance gives to all other answers, their squares, ``q`` and ``u q``. Without them hard questions, which are given
+more tokens, would make detail look harmful. The score heuristic "worth of a budget = relevance times doubt times the
+detail it restores" is linear in these slots; it is the prior mean of the learners and, frozen, the baseline they must
+beat.
 """
 
 from __future__ import annotations
