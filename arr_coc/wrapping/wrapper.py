@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,11 @@ if TYPE_CHECKING:
 
 
 def wrap(
-    model: PreTrainedModel, processor: Any = None, config: ArrCocConfig | None = None, planner: Planner | None = None
+    model: PreTrainedModel,
+    processor: Any = None,
+    config: ArrCocConfig | None = None,
+    planner: Planner | None = None,
+    **changes: Any,
 ) -> ArrCoc:
     """Give every image patch of a vision-language model its own token budget.
 
@@ -50,6 +55,8 @@ def wrap(
         What to do; the defaults of :class:`ArrCocConfig` otherwise.
     planner
         Chooses the budgets; by default the one that ``config`` describes.
+    changes
+        Fields of :class:`ArrCocConfig` in place of ``config``'s: ``wrap(model, processor, limit=0.4)``.
 
     Returns
     -------
@@ -61,12 +68,62 @@ def wrap(
     ImportError
         If the installed transformers is outside the supported range.
     ValueError
-        If the model is of an unknown family, already wrapped, or unfit for the realizer.
+        If the model is of an unknown family, already wrapped, or unfit for the realizer, or if a scorer would read
+        pixels that the processor doesn't let recover, or layers or heads that the model doesn't have.
+    TypeError
+        For something else in the place of the model, processor or configuration, or an unknown field.
     """
     require_transformers()
+    if isinstance(model, str | os.PathLike):
+        raise TypeError(
+            f"model={os.fspath(model)!r} is a name; load it first: AutoModelForImageTextToText.from_pretrained(name)"
+        )
+    if isinstance(processor, str | os.PathLike | Mapping | ArrCocConfig):
+        raise TypeError(
+            f"processor is a {type(processor).__name__}: call wrap(model, processor, config) with "
+            "processor = AutoProcessor.from_pretrained(name)"
+        )
+    if isinstance(config, Mapping):
+        config = ArrCocConfig.from_dict(config)
+    if config is not None and not isinstance(config, ArrCocConfig):
+        raise TypeError(f"config is {config!r}; pass an ArrCocConfig, or its fields by name: wrap(..., limit=0.4)")
+    if changes:
+        values = {} if config is None else {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+        config = ArrCocConfig(**(values | changes))
     arr = ArrCoc(model, processor, config or ArrCocConfig(), planner)
     arr.attach()
     return arr
+
+
+def unwrap(model: PreTrainedModel) -> ArrCoc:
+    """Detach whatever wraps a model, whoever holds its handle.
+
+    Parameters
+    ----------
+    model
+        A wrapped model, also inside PEFT or DistributedDataParallel.
+
+    Returns
+    -------
+    ArrCoc
+        The handle, detached; its ``attach()`` wraps the model again.
+
+    Raises
+    ------
+    ValueError
+        If the model is not wrapped.
+    """
+    held = _holder(innermost(model))
+    if held is None:
+        raise ValueError(f"this {type(model).__name__} is not wrapped; there is nothing to undo")
+    held.detach()
+    return held
+
+
+def _holder(model: PreTrainedModel) -> ArrCoc | None:
+    """Who wraps a model now."""
+    held = getattr(vars(model).get("generate"), "__self__", None)
+    return held if isinstance(held, ArrCoc) else None
 
 
 class ArrCoc:
@@ -100,12 +157,13 @@ class ArrCoc:
                 f"positions='keep' can't be used with {type(self.model).__name__}: it numbers the tokens itself when "
                 "it generates, or counts key slots by position. Use positions='auto' or 'compact'."
             )
+        self.builder = SceneBuilder(self.model, self.family, processor, self.realizer, config)
         if planner is None:
             from ..attending.planners import make_planner
 
             planner = make_planner(config, self.model, processor)
+            self.builder.check_scorers(getattr(getattr(planner, "contexts", None), "scorers", ()))
         self.planner = planner
-        self.builder = SceneBuilder(self.model, self.family, processor, self.realizer, config)
         self.last: list[Allocation] = []
         self.kept: list[torch.Tensor] = []
         self.synchronize = False
@@ -124,8 +182,11 @@ class ArrCoc:
         if self.attached:
             return
         model = self.model
-        if isinstance(getattr(model.__dict__.get("generate"), "__self__", None), ArrCoc):
-            raise ValueError("This model is already wrapped; detach() the first wrapper before wrapping it again.")
+        if _holder(model) is not None:
+            raise ValueError(
+                "This model is already wrapped; detach() the first wrapper before wrapping it again, or "
+                "arr_coc.unwrap(model) if its handle is lost."
+            )
         self._had = {
             "generate": model.__dict__.get("generate"),
             "rope_deltas": getattr(model.base_model, "rope_deltas", None),
