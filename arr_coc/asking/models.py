@@ -43,8 +43,10 @@ def load_vlm(name: str = REFERENCE, *, device: str | None = None, dtype: str = "
     ModelError
         If there is no such model, if it is no vision-language model, or if its family is not supported.
     """
+    here: dict[str, Any] = {}
     if name != REFERENCE:
-        resolve(name)
+        name = resolve(name)
+        here = {} if Path(name).is_dir() or _hub_answers(name) else {"local_files_only": True}
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -59,14 +61,12 @@ def load_vlm(name: str = REFERENCE, *, device: str | None = None, dtype: str = "
 
         model, processor = reference.load()
     else:
-        model, processor = _load_named(name, dtype)
+        model, processor = _load_named(name, dtype, here)
     return model.to(target).eval(), processor
 
 
-def _load_named(name: str, dtype: str) -> tuple[Any, Any]:
+def _load_named(name: str, dtype: str, here: Mapping[str, Any]) -> tuple[Any, Any]:
     """Load a folder or hub name; everything that can be known from its configuration is checked before the weights."""
-    name = resolve(name)
-    here = {} if Path(name).is_dir() or _hub_answers(name) else {"local_files_only": True}
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
     from ..config import nearest
@@ -174,6 +174,45 @@ def wrap_with(model: Any, processor: Any, given: Mapping[str, Any]) -> ArrCoc:
     planner.config = dataclasses.replace(arr.config, **changes)
     planner.price = changes.get("price", planner.price)
     return wrap(model, processor, planner.config, planner)
+
+
+def check_wrapping(given: Mapping[str, Any]) -> None:
+    """Refuse configuration values that can't be right, without torch and before a model is loaded; see `wrap_with`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `ArrCocConfig` does.
+    """
+    from ..config import ArrCocConfig
+
+    saved = is_saved_policy(given.get("policy"))
+    ArrCocConfig.from_dict({key: value for key, value in given.items() if not (saved and key == "policy")})
+
+
+def check_policy(name: str) -> None:
+    """Refuse a saved policy that isn't there, before a model is loaded; a registered policy's name passes.
+
+    Raises
+    ------
+    ValueError
+        If it is no folder that holds one, nor a repository on the hub.
+    """
+    if not is_saved_policy(name):
+        return
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            inner = [place for place in ("policy", "current") if (folder / place).is_dir()]
+            hint = f"did you mean {folder / inner[0]}?" if inner else "name the folder that arr-coc learn wrote (RUN/policy)"
+            raise ValueError(f"{name} holds no saved policy (no config.json); {hint}")
+        return
+    from ..wrapping.hub import hub_answers
+
+    try:
+        hub_answers(name)
+    except ValueError as error:
+        raise ValueError(f"there is no saved policy {name!r}: {error}") from error
 
 
 def is_saved_policy(policy: str | None) -> bool:

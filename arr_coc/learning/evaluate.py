@@ -160,7 +160,7 @@ def evaluate(
         raise ValueError(f"baselines={list(baselines)!r} must name at least one method, each once, such as 'full'")
     score = make_reward(reward) if isinstance(reward, str) else reward
     name = reward if isinstance(reward, str) else getattr(reward, "__name__", "reward")
-    samples = _samples(rows)
+    samples = read_rows(rows)
     own, records = arr.planner, []
     names = ["wrapped", *planners]
     with tqdm(total=len(samples) * len(names), desc="evaluating", unit="answer", disable=not progress) as bar:
@@ -197,7 +197,8 @@ def make_baseline(arr: ArrCoc, name: str) -> Any:
     return make_planner(config, arr.model, arr.processor)
 
 
-def _samples(rows: str | os.PathLike[str] | Iterable[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+def read_rows(rows: str | os.PathLike[str] | Iterable[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The rows of :func:`evaluate` with their pictures, read one by one; refused as there."""
     from .data import Questions, load_questions
 
     if isinstance(rows, str | os.PathLike):
