@@ -29,7 +29,8 @@ _HOMES = {
     "wrap": "wrapping.wrapper",
 }
 __all__ = [
-    "ArrCoc", "ArrCocConfig", "__version__", "ask", "draw_allocation", "evaluate", "learn", "reference", "unwrap", "wrap"
+    "ArrCoc", "ArrCocConfig", "__version__", "ask", "draw_allocation", "evaluate", "learn", "reference", "unwrap",
+    "wrap",
 ]  # fmt: skip
 
 

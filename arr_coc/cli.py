@@ -1,4 +1,5 @@
-"""The command line: ``arr-coc ask``, ``evaluate``, ``learn``, ``serve``, ``retrain``, ``rollback``, ``reference`` and ``info``.
+"""The command line: ``arr-coc ask``, ``evaluate``, ``learn``, ``serve``, ``retrain``, ``rollback``, ``reference``,
+``info``.
 
 Commands import what they need when they run, so that ``--help`` is instant.
 """

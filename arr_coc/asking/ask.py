@@ -16,7 +16,8 @@ from ..wrapping.question import check_question
 from .images import load_image
 
 if TYPE_CHECKING:
-    from ..scene.contract import Allocation, Plan, Scene
+    from ..scene.contract import Plan, Scene
+    from ..wrapping.record import Allocation
     from ..wrapping.wrapper import ArrCoc
 
 
@@ -105,7 +106,7 @@ class Asked:
         return f"<Asked: {self.answer!r}, {self.allocation.summary()}>"
 
     def plot(self) -> Image.Image:
-        """The picture with its budgets and the answer; of a model that was given several views, those as it saw them."""
+        """The image with its budgets and the answer; of a model that is given several views, those as it sees them."""
         from ..drawing import draw_allocation, draw_views
 
         if self.several_views:

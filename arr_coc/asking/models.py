@@ -204,7 +204,7 @@ def check_policy(name: str) -> None:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             inner = [place for place in ("policy", "current") if (folder / place).is_dir()]
-            hint = f"did you mean {folder / inner[0]}?" if inner else "name the folder that arr-coc learn wrote (RUN/policy)"
+            hint = f"did you mean {folder / inner[0]}?" if inner else "name one that arr-coc learn wrote (RUN/policy)"
             raise ValueError(f"{name} holds no saved policy (no config.json); {hint}")
         return
     from ..wrapping.hub import hub_answers

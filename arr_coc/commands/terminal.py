@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from ..scene.contract import Allocation
     from ..scene.patches import Patch
+    from ..wrapping.record import Allocation
 
 EXPECTED = (ValueError, TypeError, OSError, ImportError, NotImplementedError, FloatingPointError)
 """What our own checks raise, and what foreign files and models provoke. Anything else is a defect: a traceback."""

@@ -18,7 +18,7 @@ from .page import stack
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..scene.contract import Allocation
+    from ..wrapping.record import Allocation
 
 
 def spread_views(pixels: Sequence[Tensor], patches: Sequence[Patch]) -> tuple[Image.Image, list[Box]]:

@@ -20,7 +20,7 @@ from ..wrapping.saving import load_planner
 from .store import Served, resolve
 
 if TYPE_CHECKING:
-    from ..scene.contract import Allocation
+    from ..wrapping.record import Allocation
 
 _FIXED = ("budgets", "patch_side", "realizer", "positions")
 """What the attachment to the model depends on, so that a reload may not change it."""

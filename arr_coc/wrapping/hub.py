@@ -39,7 +39,7 @@ def hub_answers(name: str, file: str = "config.json") -> bool:
         status = getattr(error.response, "status_code", None)
         if status in (401, 403, 404) and not cached:
             raise ValueError(
-                f"{name!r} is no folder here, and the hub has no such repository, or none that you may read ({status}); "
+                f"{name!r} is no folder here, and the hub has no such repository, or none you may read ({status}); "
                 "check the name, or log in: hf auth login"
             ) from error
     except Exception:  # offline mode, no route, no name server, a proxy's page: whatever a network provokes

@@ -12,10 +12,11 @@ import torch
 from ..config import ArrCocConfig
 from ..families import Family, Features
 from ..realizing import Call, Grid, Realizer
-from ..scene.contract import Allocation, Plan, Planner, Scene
+from ..scene.contract import Plan, Planner, Scene
 from ..scene.patches import Patch, full_tokens, realised_costs
 from .glance import Glance, layer_number
 from .question import check_question, find_question
+from .record import Allocation
 from .timing import Stopwatch
 
 if TYPE_CHECKING:
@@ -225,8 +226,8 @@ class SceneBuilder:
                 f"the processor ({type(self.processor).__name__}) states no image_mean and image_std"
             )  # fmt: skip
             raise ValueError(
-                f"scorers {', '.join(blind)} look at pixels, but {given}: call wrap(model, processor) with the model's "
-                "own, AutoProcessor.from_pretrained(name), or leave them out, ArrCocConfig(scorers=('participatory',))"
+                f"scorers {', '.join(blind)} look at pixels, but {given}: call wrap(model, processor) with "
+                "the model's own, AutoProcessor.from_pretrained(name), or leave them out, ArrCocConfig(scorers=('participatory',))"
             )
         for scorer in scorers:
             if getattr(scorer, "variant", None) != "attention":

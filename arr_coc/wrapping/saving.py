@@ -181,8 +181,8 @@ def _folder(name: str | os.PathLike[str], revision: str | None) -> Path:
         )
     except (ValueError, OSError) as error:
         raise FileNotFoundError(
-            f"there is no saved policy {str(name)!r}: {str(error).splitlines()[0]}. Give a folder that save_pretrained "
-            "or arr-coc learn wrote (RUN/policy)."
+            f"there is no saved policy {str(name)!r}: {str(error).splitlines()[0]}. Give a folder that "
+            "save_pretrained or arr-coc learn wrote (RUN/policy)."
         ) from error
 
 

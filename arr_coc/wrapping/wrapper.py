@@ -16,7 +16,7 @@ from ..config import ArrCocConfig
 from ..families import family_for
 from ..families.compat import given_cache, innermost, output_cache, refuse_chunked_prefill, require_transformers
 from ..realizing import Call, Spliced, make_realizer, splice
-from ..scene.contract import Allocation, Planner
+from ..scene.contract import Planner
 from . import saving
 from .inputs import (
     cache_length,
@@ -28,6 +28,7 @@ from .inputs import (
     with_mask_for_gaps,
 )
 from .planning import SceneBuilder
+from .record import Allocation
 from .timing import Stopwatch
 from .turns import Turn
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 def wrap(
     model: PreTrainedModel,
     processor: Any = None,
-    config: ArrCocConfig | None = None,
+    config: ArrCocConfig | Mapping[str, Any] | None = None,
     planner: Planner | None = None,
     **changes: Any,
 ) -> ArrCoc:
@@ -52,7 +53,7 @@ def wrap(
         Its processor. A tokenizer serves too (then no scorer sees pixels), and ``None`` serves where the planner
         looks at neither words nor pixels, or ``question=`` is not needed in words.
     config
-        What to do; the defaults of :class:`ArrCocConfig` otherwise.
+        What to do, as an :class:`ArrCocConfig` or a mapping of its fields; its defaults otherwise.
     planner
         Chooses the budgets; by default the one that ``config`` describes.
     changes
@@ -85,8 +86,6 @@ def wrap(
         )
     if isinstance(config, Mapping):
         config = ArrCocConfig.from_dict(config)
-    if config is not None and not isinstance(config, ArrCocConfig):
-        raise TypeError(f"config is {config!r}; pass an ArrCocConfig, or its fields by name: wrap(..., limit=0.4)")
     if changes:
         values = {} if config is None else {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
         config = ArrCocConfig(**(values | changes))

@@ -17,8 +17,9 @@ from arr_coc.asking.ask import answers, prepare
 from arr_coc.drawing import patch_boxes
 from arr_coc.knowing import Scorer, make_scorer
 from arr_coc.learning.rewards import Reward
-from arr_coc.scene.contract import Allocation, Plan, Planner, Scene
+from arr_coc.scene.contract import Plan, Planner, Scene
 from arr_coc.scene.patches import Patch, by_view, full_tokens
+from arr_coc.wrapping.record import Allocation
 
 from .clock import Clock
 from .question import CachedQuestion, Tokens, full_builder, reduced

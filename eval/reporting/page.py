@@ -130,8 +130,8 @@ def markdown(metrics: Mapping[str, Any], config: Mapping[str, Any], folder: Path
         verdict(metrics),
         f"{metrics['questions']:,} questions on {metrics['images']:,} images; {config['task']['reward']}; "
         f"{full['mean']:,.0f} tokens at full detail (p10 {full['p10']:,.0f}, p90 {full['p90']:,.0f}). Intervals "
-        f"are 95 % bootstrap intervals over images. {_how_timed(config)} LM is splice, prefill and decoding. A method with "
-        "fewer questions answered the first of them.",
+        f"are 95 % bootstrap intervals over images. {_how_timed(config)} LM is splice, prefill and decoding. A method "
+        "with fewer questions answered the first of them.",
         markdown_table(COLUMNS, rows(metrics)),
         *_explained(metrics),
         "![accuracy against tokens](pareto.png)",

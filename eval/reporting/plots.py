@@ -125,7 +125,8 @@ def kinds(metrics: Mapping[str, Any], path: str | os.PathLike[str], labels: Sequ
         value, low, high = 100 * np.array([kind["accuracy"] if kind else [np.nan] * 3 for kind in found]).T
         axes.bar(
             np.arange(len(names)) + (number - (len(labels) - 1) / 2) * width, value, width * 0.94, label=label,
-            color=color, hatch="//" if taken else None, edgecolor="white", linewidth=0, yerr=np.clip([value - low, high - value], 0, None), capsize=1.5,
+            color=color, hatch="//" if taken else None, edgecolor="white", linewidth=0,
+            yerr=np.clip([value - low, high - value], 0, None), capsize=1.5,
             error_kw={"elinewidth": 0.8},
         )  # fmt: skip
     counts = [most[name]["questions"] for name in names]

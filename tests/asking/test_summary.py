@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import arr_coc
-from arr_coc.scene.contract import LOOKING
+from arr_coc.wrapping.record import LOOKING
 from tests.wrapping.conftest import Pattern
 
 
@@ -24,7 +24,8 @@ def asked(reference: tuple[Any, Any]) -> Any:
 def test_the_line_says_tokens_share_and_seconds(asked) -> None:
     arr, answer = asked
     allocation = arr.last[0]
-    said = re.fullmatch(r"([\d,]+) of 1,600 visual tokens, (\d+) %; (\d+\.\d\d) s, of which looking (\d+\.\d\d)", arr.summary())
+    line = r"([\d,]+) of 1,600 visual tokens, (\d+) %; (\d+\.\d\d) s, of which looking (\d+\.\d\d)"
+    said = re.fullmatch(line, arr.summary())
     assert said and int(said[1].replace(",", "")) == sum(allocation.realised) == allocation.tokens
     assert int(said[2]) == round(100 * allocation.tokens / 1600)
     assert float(said[3]) == pytest.approx(allocation.timings["total"], abs=0.006) and float(said[4]) <= float(said[3])

@@ -62,8 +62,9 @@ def test_the_plain_processor_refuses_them_too(reference, small, token) -> None:
     _, processor = reference
     with pytest.raises(ValueError, match="control token"):
         processor(images=small, text=f"what number {token} is on the red sign ?")
+    plain = processor(images=small, text="what number is on the red sign ?")
     marked = processor(images=small, text="<img> what number is on the red sign ?")  # as the chat template writes it
-    assert torch.equal(marked["input_ids"], processor(images=small, text="what number is on the red sign ?")["input_ids"])
+    assert torch.equal(marked["input_ids"], plain["input_ids"])
 
 
 def test_a_question_given_beside_the_prompt_is_words_as_well(reference, small) -> None:
@@ -79,7 +80,8 @@ def test_the_command_line_learning_and_evaluation_refuse_them(reference, small, 
     small.save(tmp_path / "a.png")
     row = {"image": "a.png", "question": "what color <bos> <pad> is the sign ?", "answers": ["red"]}
     (tmp_path / "own.jsonl").write_text(json.dumps(row) + "\n")
-    for command in (["ask", "-i", str(tmp_path / "a.png"), "-q", row["question"]], ["evaluate", str(tmp_path / "own.jsonl")]):
+    asked = ["ask", "-i", str(tmp_path / "a.png"), "-q", row["question"]]
+    for command in (asked, ["evaluate", str(tmp_path / "own.jsonl")]):
         shown = CliRunner().invoke(app, command)
         assert shown.exit_code == 2 and "'<bos>', a control token" in shown.stderr, shown.output
     with arr_coc.wrap(model, processor) as arr, pytest.raises(ValueError, match="'<bos>', a control token"):
