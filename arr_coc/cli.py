@@ -110,13 +110,12 @@ def ask(
         check_picture_path(out)
 
     from .asking.images import load_image
-    from .asking.models import FREE, REFERENCE, check_policy, check_wrapping, load_vlm, resolve, wrap_with
+    from .asking.models import FREE, REFERENCE, check_model, check_policy, check_wrapping, load_vlm, wrap_with
 
     # What is wrong is told before torch is imported, the rest of it before a model is loaded.
     check_wrapping(given)
     picture = load_image(image)
-    if model != REFERENCE:
-        resolve(model)
+    check_model(model)
     if (saved := given.get("policy")) is not None:
         check_policy(saved)
     with quick_imports():
@@ -191,11 +190,10 @@ def evaluate(
     if out is not None:
         check_folder(out.parent)
 
-    from .asking.models import FREE, REFERENCE, check_policy, check_wrapping, load_vlm, resolve, wrap_with
+    from .asking.models import FREE, REFERENCE, check_model, check_policy, check_wrapping, load_vlm, wrap_with
 
     check_wrapping(given)
-    if model != REFERENCE:
-        resolve(model)
+    check_model(model)
     if (saved := given.get("policy")) is not None:
         check_policy(saved)
     with quick_imports():
@@ -245,7 +243,10 @@ def learn(
     The run folder holds settings.yaml, log.jsonl (one line per episode), the checkpoint, and the learned policy, which
     `arr-coc ask --policy FOLDER/policy` takes.
     """
-    from .learning.runs import learn_run
+    if not config.is_file():
+        raise ValueError(f"the settings file {config} does not exist; the repository has one in configs/")
+    with quick_imports():
+        from .learning.runs import learn_run
 
     folder = out or Path("runs") / config.stem
     check_folder(folder)

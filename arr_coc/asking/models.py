@@ -176,6 +176,18 @@ def wrap_with(model: Any, processor: Any, given: Mapping[str, Any]) -> ArrCoc:
     return wrap(model, processor, planner.config, planner)
 
 
+def check_model(name: str) -> None:
+    """Refuse a model that isn't there, without torch; see `load_vlm`.
+
+    Raises
+    ------
+    ModelError
+        If it is no folder with a model, nor a repository that can be had.
+    """
+    if name != REFERENCE and not Path(resolve(name)).is_dir():
+        _hub_answers(name)
+
+
 def check_wrapping(given: Mapping[str, Any]) -> None:
     """Refuse configuration values that can't be right, without torch and before a model is loaded; see `wrap_with`.
 

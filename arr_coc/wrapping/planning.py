@@ -227,7 +227,8 @@ class SceneBuilder:
             )  # fmt: skip
             raise ValueError(
                 f"scorers {', '.join(blind)} look at pixels, but {given}: call wrap(model, processor) with "
-                "the model's own, AutoProcessor.from_pretrained(name), or leave them out, ArrCocConfig(scorers=('participatory',))"
+                "the model's own, AutoProcessor.from_pretrained(name), or leave them out, "
+                "ArrCocConfig(scorers=('participatory',))"
             )
         for scorer in scorers:
             if getattr(scorer, "variant", None) != "attention":

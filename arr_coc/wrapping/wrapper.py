@@ -161,7 +161,7 @@ class ArrCoc:
             from ..attending.planners import make_planner
 
             planner = make_planner(config, self.model, processor)
-            self.builder.check_scorers(getattr(getattr(planner, "contexts", None), "scorers", ()))
+        self.builder.check_scorers(getattr(getattr(planner, "contexts", None), "scorers", ()))
         self.planner = planner
         self.last: list[Allocation] = []
         self.kept: list[torch.Tensor] = []
