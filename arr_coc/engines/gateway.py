@@ -23,8 +23,8 @@ from PIL import Image
 
 from ..asking.ask import prepare
 from ..realizing.call import Call
-from ..scene.contract import Allocation
 from ..wrapping.inputs import with_mask
+from ..wrapping.record import Allocation
 from ..wrapping.wrapper import ArrCoc
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from allocator.logged.explore import Exploration
 
 from ..asking.ask import answers, prepare
+from ..wrapping.question import check_question
 from .engine import Answered, Busy
 from .policy import Loaded, Policies
 
@@ -63,7 +64,6 @@ class OwnEngine:
         self.lengths = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
         self.policies = Policies(source, exploration, model, processor)
         self.arr = wrap(model, processor, self.policies.config, self.policies.once())
-        self.control = control_tokens(processor)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")  # its queue is the queue
         self._inside, self._seconds = 0, 0.1  # the latter per question, a running mean
 
@@ -73,8 +73,8 @@ class OwnEngine:
         return self._inside
 
     def check(self, text: str) -> None:
-        """See `check_words`."""
-        check_words(text, self.control)
+        """Refuse a question that would be no words to the model, with ValueError."""
+        check_question(self.processor, text)
 
     async def answer(self, image: Image.Image, text: str) -> Answered:
         """See `Engine.answer`; a question that is given up while it waits is never worked on."""
@@ -113,25 +113,3 @@ class OwnEngine:
         """Finish what is inside, and leave the model as it was."""
         await asyncio.to_thread(self._worker.shutdown)
         self.arr.detach()
-
-
-def control_tokens(processor: Any) -> set[str]:
-    """What a processor's tokenizer reads as commands to the model, wherever it is written."""
-    tokenizer = getattr(processor, "tokenizer", processor)
-    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    return {str(t) for t in added if t.special} | set(tokenizer.all_special_tokens)
-
-
-def check_words(text: str, control: set[str]) -> None:
-    """Refuse a question that would be no words to the model.
-
-    Raises
-    ------
-    ValueError
-        If it is empty, or spells one of the model's control tokens.
-    """
-    if not text.strip():
-        raise ValueError("the question is empty; ask something about the image, in words")
-    for token in control:
-        if token and token in text:
-            raise ValueError(f"the question contains {token!r}, a control token of the model; leave it out")

@@ -104,7 +104,8 @@ def test_an_unchanged_openai_client_gets_budgets(server: Server, questions: list
     openai = pytest.importorskip("openai")
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as made:
         reply = made.chat.completions.create(**chat(questions[0]))
-        assert reply.choices[0].message.content and reply.usage.prompt_tokens < reply.model_extra["arr_coc"]["full_tokens"]
+        noted = reply.model_extra["arr_coc"]
+        assert reply.choices[0].message.content and reply.usage.prompt_tokens < noted["full_tokens"]
         chunks = list(made.chat.completions.create(**chat(questions[0], stream=True)))
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == reply.choices[0].message.content
 
@@ -139,9 +140,12 @@ def test_bad_requests_are_refused_in_one_sentence(client: httpx.Client, question
     assert text.status_code == 200 and "arr_coc" not in text.json()
 
 
-def test_clients_that_go_away_end_nothing(server: Server, client: httpx.Client, questions: list[dict[str, Any]]) -> None:
+def test_clients_that_go_away_end_nothing(
+    server: Server, client: httpx.Client, questions: list[dict[str, Any]]
+) -> None:
     body = json.dumps(chat(questions[0], stream=True)).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(body)}"
     for wait in (0.0, 0.02, 0.1):
         with socket.create_connection(("127.0.0.1", server.port)) as gone:
             gone.sendall(head.encode() + b"\r\n\r\n" + body)

@@ -26,10 +26,10 @@ from allocator.logged.explore import Exploration
 from ...serving.config import ServeConfig
 from ...serving.engine import Answered, Busy
 from ...serving.limits import Limits
-from ...serving.own import check_words, control_tokens
 from ...serving.policy import FIXED, Loaded, Policies
 from ...serving.routes import make_router, metrics_page, metrics_responses
 from ...serving.service import Service
+from ...wrapping.question import check_question
 from . import seams
 from .chat import BudgetedChat
 from .engine import Budgeter
@@ -144,8 +144,7 @@ class VllmEngine:
 
     def __init__(self, chat: BudgetedChat, budgeter: Budgeter, processor: Any, config: ServeConfig) -> None:
         self.chat, self.budgeter, self.config, self.processor = chat, budgeter, config, processor
-        self.policies, self.control = budgeter.policies, control_tokens(processor)
-        self._inside = 0
+        self.policies, self._inside = budgeter.policies, 0
 
     @property
     def inside(self) -> int:
@@ -153,8 +152,8 @@ class VllmEngine:
         return self._inside
 
     def check(self, text: str) -> None:
-        """See `check_words`."""
-        check_words(text, self.control)
+        """Refuse a question that would be no words to the model, with ValueError."""
+        check_question(self.processor, text)
 
     async def answer(self, image: Image.Image, text: str) -> Answered:
         """See `arr_coc.serving.engine.Engine.answer`."""
