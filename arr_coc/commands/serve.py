@@ -122,8 +122,7 @@ def _inside_vllm(model: str, policy: Path | None, log: Path, config: Any, furthe
     source = policy or reference.policy_path()
     line = command(model, read_config(resolve(source).folder), config.host, config.port, shlex.split(further))
     settings = environment(
-        source, log, config.exploration.share, config.log_questions, config.max_new_tokens,
-        {**os.environ, **({"VLLM_API_KEY": config.token} if config.token else {})},
+        source, log, config, {**os.environ, **({"VLLM_API_KEY": config.token} if config.token else {})}
     )  # fmt: skip
     os.execve(line[0], line, settings)
 

@@ -108,6 +108,17 @@ class Server:
             time.sleep(0.1)
         raise RuntimeError(f"the server did not become ready:\n{self.output.read_text()[-2000:]}")
 
+    def kill_worker(self) -> None:
+        """kill -9 of the process that holds the model: an engine's own, else the server."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        engines = []
+        for child in children.read_text().split() if children.exists() else []:
+            with contextlib.suppress(OSError):
+                if "EngineCore" in Path(f"/proc/{child}/cmdline").read_text():
+                    engines.append(int(child))
+        for pid in engines or [self.process.pid]:
+            os.kill(pid, signal.SIGKILL)
+
     def kill(self) -> None:
         """kill -9."""
         self.process.kill()

@@ -7,6 +7,7 @@ Settings come from the environment, since vLLM's command line is vLLM's:
     ARR_COC_EXPLORE        share of questions that may be explored
     ARR_COC_LOG_QUESTIONS  1 logs the questions too; images never
     ARR_COC_MAX_NEW_TOKENS longest answer of /answer
+    ARR_COC_QUEUE, ARR_COC_TIMEOUT  questions of /answer inside at once, and seconds for each
     ARR_COC_UNSUPPORTED    "full" serves a model that can't be given budgets at full detail; else it refuses to start
 """
 
@@ -63,6 +64,7 @@ def settings() -> tuple[ServeConfig, Path, Path]:
         exploration=Exploration(share=float(of("EXPLORE", "0.2"))),
         log_questions=of("LOG_QUESTIONS", "0") == "1",
         max_new_tokens=int(longest) if longest else None,
+        queue=int(of("QUEUE", "64")),
         timeout=float(of("TIMEOUT", "300")),
     )
     return config, Path(of("POLICY", str(reference.policy_path()))), Path(of("LOG", "runs/log"))

@@ -11,6 +11,7 @@ from pathlib import Path
 from ... import reference
 from ...asking.models import REFERENCE as REFERENCE_NAME
 from ...config import ArrCocConfig
+from ...serving.config import ServeConfig
 from .names import OPTION, PLUGIN
 from .table import REFERENCE
 
@@ -64,13 +65,13 @@ def command(
 
 
 def environment(
-    policy: Path, log: Path, explore: float, log_questions: bool, max_new_tokens: int | None,
-    base: Mapping[str, str] = os.environ,
-) -> dict[str, str]:  # fmt: skip
-    """The environment of that command: the plugin by name, and its settings."""
+    policy: Path, log: Path, config: ServeConfig, base: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """The environment of that command: the plugin by name, and its settings (see `endpoint`)."""
     plugins = [name for name in base.get("VLLM_PLUGINS", "").split(",") if name and name != PLUGIN]
     return {
         **base, "VLLM_PLUGINS": ",".join([*plugins, PLUGIN]),
-        "ARR_COC_POLICY": str(policy), "ARR_COC_LOG": str(log), "ARR_COC_EXPLORE": repr(explore),
-        "ARR_COC_LOG_QUESTIONS": str(int(log_questions)), "ARR_COC_MAX_NEW_TOKENS": str(max_new_tokens or ""),
+        "ARR_COC_POLICY": str(policy), "ARR_COC_LOG": str(log), "ARR_COC_EXPLORE": repr(config.exploration.share),
+        "ARR_COC_LOG_QUESTIONS": str(int(config.log_questions)), "ARR_COC_QUEUE": str(config.queue),
+        "ARR_COC_MAX_NEW_TOKENS": str(config.max_new_tokens or ""), "ARR_COC_TIMEOUT": repr(config.timeout),
     }  # fmt: skip
