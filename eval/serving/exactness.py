@@ -159,7 +159,7 @@ def engine(model: str, n: int, file: Path, chunked: bool = False, compiled: bool
     rows = json.loads(file.read_text(encoding="utf-8"))[:n]
     asked = list(questions(model, len(rows)))[:n] if model == "reference" else list(questions(model, n))
     with OfflineEngine(
-        model, policy_of(model), Exploration(**EXPLORE), max_num_batched_tokens=512 if chunked else 6000,
+        model, policy_of(model), Exploration(**EXPLORE), max_num_batched_tokens=256 if chunked else 6000,
         enforce_eager=not compiled,
     ) as offline, safe_open(file.with_suffix(".safetensors"), "pt") as tensors:  # fmt: skip
         policies: Policies = offline.policies
