@@ -21,7 +21,8 @@ from typing import Any
 
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
+from .server import ROOT, VLLM
+
 SIZES = ((560, 560), (1120, 840), (700, 420), (980, 980), (400, 300), (1300, 500))
 LAYERS = (-2, -1)
 EXPLORE = dict(share=0.5, alpha=1.0, tau=0.2)
@@ -223,9 +224,8 @@ def run(model: str, n: int, folder: Path, modes: Sequence[str] = ("eager", "chun
 def engine_environment() -> dict[str, str]:
     """Of a process that holds an engine."""
     return {
-        **os.environ, "VLLM_PLUGINS": "arr_coc", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1",
-        "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "VLLM_CPU_CI_ENV": "1",
-        "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONPATH": str(ROOT),
+        **VLLM, **os.environ, "VLLM_PLUGINS": "arr_coc", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONPATH": str(ROOT),
     }  # fmt: skip
 
 

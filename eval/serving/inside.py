@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from .exactness import ROOT, engine_environment, policy_of, run
-from .server import ENGINE, Sample, Server, samples
+from .exactness import engine_environment, policy_of, run
+from .server import ENGINE, ROOT, Sample, Server, samples
 from .stand_ins import KINDS, make_stand_in
 
 CALLERS = (1, 4, 16, 64)

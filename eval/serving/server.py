@@ -20,8 +20,11 @@ from typing import Any, Self
 
 Sample = dict[str, Any]
 ROOT = Path(__file__).parents[2]
-VLLM = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_CI_ENV": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-"""Of an engine on a small machine without a network."""
+VLLM = {
+    "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_CI_ENV": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}  # fmt: skip
+"""Of an engine on a small machine without a network, which shares its cores with whatever else runs."""
 ENGINE = ("--engine", "vllm", "--engine-args", "--enforce-eager --max-num-seqs 16 --max-num-batched-tokens 4096")
 """Options of a `Server` that is vLLM's."""
 
