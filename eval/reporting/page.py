@@ -15,10 +15,9 @@ from rich.table import Table
 
 from allocator.storage import replace_file
 from arr_coc.drawing import contact_sheet, draw_budgets
+from arr_coc.learning.tasks import Task, TaskConfig
 
-from ..config import TaskConfig
 from ..records import Record
-from ..tasks import Task
 from . import plots
 from .summary import STAGES, by_method
 
