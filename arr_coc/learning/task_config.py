@@ -65,7 +65,7 @@ class TaskConfig:
     annotations: str | None = None
     images: str | None = None
     image_name: str = "{image_id}.jpg"
-    columns: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, str | None] = field(default_factory=dict)
     prompt: str = "{question}"
     reward: str = "vqa_accuracy"
     skip: int = 0
