@@ -59,7 +59,7 @@ def _jsonl(config: TaskConfig) -> Iterator[Row]:
         with Path(str(config.path)).open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield f"line {number}", partial(_from_line, line, config, number, folder)
+                    yield f"line {number}", partial(_from_line, line, config, number - 1, folder)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"task.path={config.path!r} can't be read ({error}); give JSON Lines in UTF-8.") from error
 

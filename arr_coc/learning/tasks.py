@@ -95,7 +95,7 @@ class Task:
                 sample = checked(make())
             except (ValueError, TypeError, KeyError, OSError, Image.DecompressionBombError) as error:
                 self.unreadable.append({"row": name, "reason": f"{type(error).__name__}: {error}"})
-                if self.read >= 20:
+                if self.read >= 20 or not self.config.max_unreadable:
                     self._check_unreadable()
                 continue
             if sample["question_id"] in seen:
