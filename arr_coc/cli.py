@@ -220,9 +220,16 @@ def evaluate(
 @app.command()
 @clear_errors
 def learn(
-    config: Annotated[Path, typer.Argument(help="YAML file with the sections model, wrap, data and learn.")],
+    config: Annotated[
+        str | None,
+        typer.Argument(help="YAML file with the sections model, wrap, task and learn; without it, all defaults."),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings that replace the file's.")
+    ] = None,
+    overlay: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help="File laid over it, e.g. of configs/models or configs/tasks; repeatable."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Run folder; runs/NAME-OF-CONFIG by default.")
@@ -240,18 +247,27 @@ def learn(
 
     `arr-coc learn configs/learn.yaml --out runs/short --resume`
 
+    `arr-coc learn task.path=own.jsonl --out runs/own`
+
+    `arr-coc learn --with configs/models/qwen2.5-vl-3b.yaml --with configs/tasks/textvqa.yaml task.split=train`
+
     The run folder holds settings.yaml, log.jsonl (one line per episode), the checkpoint, and the learned policy, which
     `arr-coc ask --policy FOLDER/policy` takes.
     """
-    if not config.is_file():
-        raise ValueError(f"the settings file {config} does not exist; the repository has one in configs/")
+    given = list(overrides or [])
+    if config is not None and "=" in config:  # no file, the first setting stands in its place
+        given, config = [config, *given], None
+    files = [*([] if config is None else [Path(config)]), *(overlay or [])]
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"the settings file {file} does not exist; the repository has one in configs/")
     with quick_imports():
         from .learning.runs import learn_run
 
-    folder = out or Path("runs") / config.stem
+    folder = out or Path("runs") / (files[-1].stem if files else "learn")
     check_folder(folder)
     began = time.monotonic()
-    log = learn_run(config, overrides or [], folder, resume=resume)
+    log = learn_run(config, given, folder, resume=resume, overlays=overlay or [])
     if os.environ.get("RANK", "0") != "0":  # one of several processes speaks for all
         return
     recent = log[-200:]

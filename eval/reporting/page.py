@@ -17,10 +17,9 @@ from rich.table import Table
 from allocator.storage import replace_file
 from arr_coc.drawing import contact_sheet, draw_budgets
 from arr_coc.learning.statistics import verdict as in_words
+from arr_coc.learning.tasks import Task, TaskConfig
 
-from ..config import TaskConfig
 from ..records import Record
-from ..tasks import Task
 from . import plots
 from .statistics import Difference
 from .summary import STAGES, by_method
