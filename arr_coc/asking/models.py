@@ -70,7 +70,7 @@ def _load_named(name: str, dtype: str) -> tuple[Any, Any]:
 
     name = _resolve(name)
     try:
-        model_type = AutoConfig.from_pretrained(name).model_type
+        model_type = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
     except Exception as error:  # whatever a foreign config.json provokes
         raise _unloadable(name, error) from error
     if model_type not in known_families():
@@ -79,8 +79,8 @@ def _load_named(name: str, dtype: str) -> tuple[Any, Any]:
             f"{nearest(model_type, known_families())} Another family joins by arr_coc.families.register_family."
         )
     try:
-        processor = (_own_processor(name) or AutoProcessor).from_pretrained(name)
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
+        processor = (_own_processor(name) or AutoProcessor).from_pretrained(name, trust_remote_code=False)
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, trust_remote_code=False)
     except Exception as error:  # missing, truncated or foreign files surface as many types
         raise _unloadable(name, error) from error
     if not hasattr(processor, "image_processor"):
@@ -126,6 +126,29 @@ def _unloadable(name: str, error: Exception) -> ModelError:
             "give a folder, or download it first: hf download ORG/MODEL"
         )
     return ModelError(f"the model {name} can't be loaded: {text.splitlines()[0]}")
+
+
+def model_identity(model: Any) -> str:
+    """What a log calls a model: its name, and a digest of its weights that two checkpoints hardly share.
+
+    The digest is of every parameter's name and shape, and of 64 of its values as bfloat16, so that the type in which
+    it was loaded makes no difference; it takes milliseconds, whatever the size. A model whose weights are packed
+    (quantised) is another one.
+    """
+    import hashlib
+
+    import torch
+
+    seal = hashlib.blake2b(digest_size=6)
+    for name, weight in model.named_parameters():
+        seal.update(f"{name} {tuple(weight.shape)};".encode())
+        if weight.device.type != "meta":
+            flat = weight.detach().reshape(-1)
+            some = flat[:: max(1, flat.numel() // 64)][:64].float().cpu().to(torch.bfloat16)
+            seal.update(some.view(torch.int16).numpy().tobytes())
+    name = getattr(model.config, "_name_or_path", "") or model.config.model_type
+    base = Path(name).name if Path(name).is_absolute() else name  # a folder of this machine says nothing elsewhere
+    return f"{base}@{seal.hexdigest()}"
 
 
 def wrap_with(model: Any, processor: Any, given: Mapping[str, Any]) -> ArrCoc:

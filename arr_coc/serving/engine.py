@@ -14,6 +14,7 @@ from PIL import Image
 from allocator.logged.explore import Exploration, Explorer, Taken
 
 from ..asking.ask import answers, prepare
+from ..asking.models import model_identity
 from ..attending.planners import PolicyPlanner
 from ..wrapping.saving import load_planner
 from .store import Served, resolve
@@ -99,6 +100,7 @@ class Engine:
         config, planner = load_planner(self.served.folder, model, processor)
         self._planner, self._explorer = self._prepare(planner)
         self.arr = wrap(model, processor, config, self._planner)
+        self.identity = model_identity(model)
         tokenizer = getattr(processor, "tokenizer", processor)
         added = getattr(tokenizer, "added_tokens_decoder", {}).values()
         self.control = {str(t) for t in added if t.special} | set(tokenizer.all_special_tokens)
@@ -107,6 +109,8 @@ class Engine:
         if not isinstance(planner, PolicyPlanner):
             raise ValueError(f"{self.source} holds no learned policy, so there is nothing to serve; see arr-coc learn")
         explorer = Explorer(planner.policy, self.exploration)
+        budgets = planner.config.budgets
+        explorer.rehearse(budgets, planner.price / (6 * budgets[-1]))
         served: Any = planner
         served.policy, served.explore = explorer, True  # the explorer stands where the planner expects its policy
         return planner, explorer
