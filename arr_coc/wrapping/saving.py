@@ -77,10 +77,10 @@ def write_folder(folder: str | os.PathLike[str], policy: Policy, record: Mapping
     return folder
 
 
-def load_pretrained(
+def load_planner(
     name: str | os.PathLike[str], model: Any, processor: Any = None, revision: str | None = None
-) -> ArrCoc:
-    """Wrap a model with a saved policy.
+) -> tuple[ArrCocConfig, Any]:
+    """Configuration and planner of a saved policy, for a model that may be wrapped already.
 
     Parameters
     ----------
@@ -91,30 +91,12 @@ def load_pretrained(
     revision
         Of the hub repository.
 
-    Returns
-    -------
-    ArrCoc
-        Attached.
-
     Raises
     ------
     FileNotFoundError
         If there is no such folder or repository.
     ValueError
         If its files are damaged, foreign, or do not fit each other; the model is then left unwrapped.
-    """
-    from .wrapper import wrap
-
-    config, planner = load_planner(name, model, processor, revision)
-    return wrap(model, processor, config, planner)
-
-
-def load_planner(
-    name: str | os.PathLike[str], model: Any, processor: Any = None, revision: str | None = None
-) -> tuple[ArrCocConfig, Any]:
-    """Configuration and planner of a saved policy, for a model that may be wrapped already.
-
-    Parameters and errors as of :func:`load_pretrained`.
     """
     from allocator import Policy
 
@@ -127,7 +109,7 @@ def load_planner(
         warnings.warn(
             f"{folder} was learned on {record.get('base_model')} ({record.get('model_type')}), this model is of type "
             f"{model.config.model_type}; its budgets may not suit it.",
-            stacklevel=4,
+            stacklevel=3,
         )
     planner: Any = make_planner(config, model, processor)
     try:

@@ -173,8 +173,9 @@ class ArrCoc:
         processor: Any = None,
         revision: str | None = None,
     ) -> ArrCoc:
-        """Wrap a model with a saved policy; see :func:`arr_coc.wrapping.saving.load_pretrained`."""
-        return saving.load_pretrained(name, model, processor, revision)
+        """Wrap a model with a saved policy; see :func:`arr_coc.wrapping.saving.load_planner`."""
+        config, planner = saving.load_planner(name, model, processor, revision)
+        return wrap(model, processor, config, planner)
 
     def push_to_hub(self, repo_id: str, results: Mapping[str, Any] | None = None, **options: Any) -> str:
         """Upload what ``save_pretrained`` writes; see :func:`arr_coc.wrapping.saving.push_to_hub`."""
