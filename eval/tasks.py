@@ -9,7 +9,6 @@ A sample is a dict: ``image`` (PIL, RGB), ``question``, ``answers`` (list of str
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -18,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from arr_coc.asking.images import load_image, to_rgb
+from arr_coc.asking.images import load_image
 
 from .config import TaskConfig
 
@@ -268,11 +267,10 @@ def _image(value: Any, folder: Path) -> tuple[Image.Image, str]:
     if isinstance(value, Mapping):
         value = value["bytes"] if value.get("bytes") is not None else value["path"]
     if isinstance(value, str):
-        return load_image(folder / value), value
-    if isinstance(value, bytes):
-        with Image.open(io.BytesIO(value)) as image:
-            return to_rgb(image), hashlib.blake2b(value, digest_size=8).hexdigest()
-    return to_rgb(value), hashlib.blake2b(value.tobytes(), digest_size=8).hexdigest()
+        return load_image(value, folder=folder), value
+    image = load_image(value)
+    content = value if isinstance(value, bytes) else image.tobytes()
+    return image, hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 _SOURCES: dict[str, Callable[[TaskConfig], Iterator[Row]]] = {

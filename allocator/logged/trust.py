@@ -4,8 +4,8 @@ Whoever may send rewards may send wrong ones, and a source of rewards that broke
 rules, neither of which looks at what was decided:
 
 *A source that has stopped looking.* Rewards that are all the same, one after the other, for so long that the rate of
-that reward before, after and elsewhere would bring it about less than once in 10^9 times. They are left out: not one of them
-says anything about an answer. Rewards are looked at as they come, and client by client.
+that reward before, after and elsewhere would bring it about less than once in 10^9 times. They are left out: not one
+of them says anything about an answer. Rewards are looked at as they come, and client by client.
 
 *A client's weight.* Where the log says who gave a reward, nobody gives more than a share of what is learned from and
 judged on. Which rounds of a client stay is decided by their ids, so that nobody can choose them. It needs as many

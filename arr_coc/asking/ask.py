@@ -11,14 +11,17 @@ from PIL import Image
 
 from ..config import nearest
 from ..scene.patches import by_view
+from .images import load_image
 
 if TYPE_CHECKING:
     from ..scene.contract import Allocation, Plan, Scene
     from ..wrapping.wrapper import ArrCoc
 
 
-def prepare(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> Any:
+def prepare(processor: Any, images: Sequence[Any], questions: Sequence[str]) -> Any:
     """Inputs for ``generate``, one image and one question per row, left-padded.
+
+    Images may have any form that :func:`arr_coc.asking.images.load_image` reads.
 
     Goes through the processor's chat template, as every current VLM expects; a processor without one gets its image
     token in front of the question.
@@ -33,6 +36,7 @@ def prepare(processor: Any, images: Sequence[Image.Image], questions: Sequence[s
     for question in questions:
         if not isinstance(question, str) or not question.strip():
             raise ValueError(f"the question {question!r} is empty; write one, such as 'what color is the sign ?'")
+    images = [load_image(image) for image in images]
     if getattr(processor, "chat_template", None):
         messages = [
             [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
@@ -105,25 +109,28 @@ def seen_pixels(arr: ArrCoc, asked: Asked) -> list[torch.Tensor]:
     return arr.family.pixels(arr.model, asked.inputs, asked.allocation.patches, scale) or []
 
 
-def ask(arr: ArrCoc, image: Image.Image, question: str, max_new_tokens: int | None = None) -> Asked:
+def ask(arr: ArrCoc, image: Any, question: str, max_new_tokens: int | None = None) -> Asked:
     """Ask a wrapped model one question about one image.
 
     Parameters
     ----------
     arr
         The wrapped model.
-    image, question
-        What to ask about, and what.
+    image
+        In any form that :func:`arr_coc.asking.images.load_image` reads: a path, a PIL image, an array, ...
+    question
+        What to ask about it.
     max_new_tokens
         Longest answer; the model's own default otherwise.
 
     Raises
     ------
     ValueError
-        If the question is empty.
+        If the question is empty, or the image can't be used.
     """
     from ..attending.planners import Recorder
 
+    image = load_image(image)
     inputs = prepare(arr.processor, [image], [question]).to(arr.model.device)
     length = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     recorder = Recorder(arr.planner, scenes=True)

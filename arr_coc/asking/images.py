@@ -29,6 +29,7 @@ MAX_BYTES = 512 * 2**20
 """Largest file that is read."""
 SMALLEST_SIDE, LARGEST_ASPECT = 8, 50
 """A picture with a shorter side or a larger aspect is used, but warned of: it is hardly the one that was meant."""
+_READ = "_read_by_arr_coc"  # what `load_image` has done need not be done again
 
 
 class ImageError(ValueError):
@@ -65,7 +66,7 @@ def load_image(
     Returns
     -------
     PIL.Image.Image
-        Mode "RGB", fully decoded, a new image.
+        Mode "RGB", fully decoded, a new image; what this function has returned before, as it is.
 
     Raises
     ------
@@ -75,6 +76,8 @@ def load_image(
     TypeError
         If it is none of the above.
     """
+    if isinstance(source, Image.Image) and getattr(source, _READ, False) and source.mode == "RGB":
+        return source
     if isinstance(source, Mapping):
         source = _of_mapping(source)
     if isinstance(source, str) and source.startswith("data:"):
@@ -99,13 +102,9 @@ def load_image(
             raise ImageError(f"{name} is a file object that gives {type(data).__name__}; open it for bytes ('rb')")
         return read_image(data, name=name, max_pixels=max_pixels)
     if not isinstance(source, Image.Image):
-        source = _of_array(source, name)
-    if source.width * source.height > max_pixels:
-        raise ImageError(
-            f"{name} is too large ({source.width} x {source.height} pixels); the limit is {max_pixels:,} pixels: "
-            "scale it down first"
-        )
-    return _warned(_upright(source, name), name)
+        source = _of_array(source, name, max_pixels)
+    _check_size(*source.size, name, max_pixels)
+    return _finished(_upright(source, name), name)
 
 
 def read_image(data: bytes, *, name: str = "the image", max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -120,7 +119,7 @@ def read_image(data: bytes, *, name: str = "the image", max_pixels: int = MAX_PI
         raise ImageError(f"{name} {error}") from error
     if animated:
         logger.warning("%s has several frames; the first one is used", name)
-    return _warned(image, name)
+    return _finished(image, name)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -139,13 +138,14 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
         raise ImageError(f"{name} is truncated or corrupt ({error}); the whole image must decode") from error
 
 
-def _warned(image: Image.Image, name: str) -> Image.Image:
+def _finished(image: Image.Image, name: str) -> Image.Image:
     short, long = sorted(image.size)
     if short < SMALLEST_SIDE or long > LARGEST_ASPECT * short:
         logger.warning(
             "%s is %d x %d pixels: hardly anything can be seen in that; is it the picture that was meant?",
             name, *image.size,
         )  # fmt: skip
+    setattr(image, _READ, True)
     return image
 
 
@@ -169,7 +169,14 @@ def _of_address(source: str, name: str) -> bytes:
         raise ImageError(f"{name} is a damaged data address ({error}); encode the file again") from error
 
 
-def _of_array(source: Any, name: str) -> Image.Image:
+def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{name} is too large ({width} x {height} pixels); the limit is {max_pixels:,} pixels: scale it down first"
+        )
+
+
+def _of_array(source: Any, name: str, max_pixels: int) -> Image.Image:
     """A picture from an array [H, W], [H, W, C] or [C, H, W]."""
     if isinstance(source, list | tuple):
         raise TypeError(f"{name} is a {type(source).__name__} of {len(source)}; give one picture for each question")
@@ -196,6 +203,7 @@ def _of_array(source: Any, name: str) -> Image.Image:
         raise ImageError(f"{name} has the shape {shape}; it must be [H, W], [H, W, C] or [C, H, W]{batch}")
     if 0 in shape:
         raise ImageError(f"{name} has the shape {shape}; an image needs at least one pixel")
+    _check_size(array.shape[1], array.shape[0], name, max_pixels)
     return Image.fromarray(np.ascontiguousarray(_bytes(array, name)))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..asking.images import load_image, to_rgb
+from ..asking.images import load_image
 from ..config import nearest
 
 
@@ -17,7 +17,8 @@ class Questions(Sequence[dict[str, Any]]):
     Parameters
     ----------
     records
-        A list of mappings or a Hugging Face dataset. An image may be a Pillow image or the path of a file.
+        A list of mappings or a Hugging Face dataset. An image may have any form that
+        :func:`arr_coc.asking.images.load_image` reads.
     columns
         Where ``image``, ``question``, ``answers`` or ``answer`` come from, if their columns have other names.
     folder
@@ -46,8 +47,7 @@ class Questions(Sequence[dict[str, Any]]):
                     f"question {index} has no {wanted!r}; name its column, as in data.columns={{{wanted}: ...}}. "
                     f"{nearest(wanted, record)}"
                 )
-        image = record["image"]
-        record["image"] = load_image(self.folder / image) if isinstance(image, str | Path) else to_rgb(image)
+        record["image"] = load_image(record["image"], folder=self.folder)
         return record
 
 
@@ -98,11 +98,15 @@ def load_questions(
     if source.endswith(".jsonl"):
         return Questions(_read_lines(Path(source)), columns, Path(source).parent)
     try:
-        from datasets import load_dataset
+        from datasets import Image, load_dataset
     except ImportError as error:
         raise ImportError("Hugging Face datasets need the datasets library: pip install 'arr-coc[eval]'") from error
     try:
-        return Questions(load_dataset(source, split=split or "train"), columns)
+        data = load_dataset(source, split=split or "train")
+        for column, feature in data.features.items():
+            if isinstance(feature, Image):  # read by `load_image`, in a process of its own
+                data = data.cast_column(column, Image(decode=False))
+        return Questions(data, columns)
     except (OSError, ValueError) as error:  # not found, offline, unknown split: the library's first line says which
         raise ValueError(f"the dataset {source!r} can't be loaded: {str(error).splitlines()[0]}") from error
 

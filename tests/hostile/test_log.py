@@ -1,4 +1,4 @@
-"""The decision log against garbage, deletion, disks that fail or hang, hang-ups, restarts, replicas and wrong clocks."""
+"""The decision log against garbage, deletion, bad disks, hang-ups, restarts, replicas and wrong clocks."""
 
 from __future__ import annotations
 
