@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -72,7 +73,9 @@ class FolderLock:
     Parameters
     ----------
     folder
-        Made if missing; gets a file ``.lock`` that says who holds it.
+        Made if missing.
+    name
+        Of the file in it that is locked and says who holds it. It stays behind.
 
     Raises
     ------
@@ -80,8 +83,8 @@ class FolderLock:
         If another run works there.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        path = Path(folder) / ".lock"
+    def __init__(self, folder: str | os.PathLike[str], name: str = ".lock") -> None:
+        path = Path(folder) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         if not try_lock(self._file):
@@ -92,12 +95,7 @@ class FolderLock:
             )
         os.ftruncate(self._file, 0)
         os.write(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-
-    def close(self) -> None:
-        """Let it go; once is enough."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self.close = weakref.finalize(self, os.close, self._file)  # once is enough
 
     def __enter__(self) -> Self:
         return self

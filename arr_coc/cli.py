@@ -63,6 +63,9 @@ def ask(
     seed: Annotated[int | None, typer.Option(help="Seed of the policy's random choices.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")] = None,
     device: Device = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="A model that a saved policy's scorers may load; again for each.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the image with its budgets drawn on.")] = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -102,7 +105,7 @@ def ask(
     vlm, processor = load_vlm(model, device=device)
     if model == REFERENCE and not given.keys() - FREE:
         given["policy"] = str(reference.policy_path())  # learned, where nothing else was asked for
-    with wrap_with(vlm, processor, given) as arr:
+    with wrap_with(vlm, processor, {**given, "allow": allow or ()}) as arr:
         asked = ask_once(arr, picture, question, max_new_tokens)
     allocation = asked.allocation
     if out is not None:

@@ -103,7 +103,7 @@ def load_image(
         return read_image(data, name=name, max_pixels=max_pixels)
     if not isinstance(source, Image.Image):
         source = _of_array(source, name, max_pixels)
-    _check_size(*source.size, name, max_pixels)
+    _check_size(source.width, source.height, name, max_pixels)
     return _finished(_upright(source, name), name)
 
 

@@ -160,7 +160,8 @@ def wrap_with(model: Any, processor: Any, given: Mapping[str, Any]) -> ArrCoc:
         As :func:`load_vlm` returns them.
     given
         Fields of :class:`arr_coc.ArrCocConfig`. Beside a saved policy, those of :data:`FREE` replace what was saved
-        with it; the others are part of what was learned.
+        with it; the others are part of what was learned. ``allow`` is as of
+        :func:`arr_coc.wrapping.saving.load_planner`.
 
     Raises
     ------
@@ -171,12 +172,12 @@ def wrap_with(model: Any, processor: Any, given: Mapping[str, Any]) -> ArrCoc:
     from ..wrapping.wrapper import ArrCoc, wrap
 
     if not is_saved_policy(given.get("policy")):
-        return wrap(model, processor, ArrCocConfig.from_dict(given))
-    changes = {key: value for key, value in given.items() if key != "policy"}
+        return wrap(model, processor, ArrCocConfig.from_dict({k: v for k, v in given.items() if k != "allow"}))
+    changes = {key: value for key, value in given.items() if key not in ("policy", "allow")}
     fixed = sorted(changes.keys() - FREE)
     if fixed:
         raise ValueError(f"{fixed[0]} is fixed by the saved policy; leave it out, or name a policy that is not saved")
-    arr = ArrCoc.from_pretrained(given["policy"], model, processor)
+    arr = ArrCoc.from_pretrained(given["policy"], model, processor, allow=given.get("allow", ()))
     if not changes:
         return arr
     arr.detach()

@@ -48,6 +48,9 @@ def serve(
     log_questions: Annotated[
         bool, typer.Option("--log-questions", help="Log the questions too; images never.")
     ] = False,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="A model that the policy's scorers may load; again for each.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Answer over HTTP: POST /answer, POST /reward, /healthz, /readyz, /metrics, /openapi.json.
@@ -86,7 +89,7 @@ def serve(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     vlm, processor = load_vlm(model, device=device)
-    engine = Engine(vlm, processor, policy or reference.policy_path(), config.exploration, config.max_new_tokens)
+    engine = Engine(vlm, processor, policy or reference.policy_path(), config.exploration, config.max_new_tokens, allow or ())
     uvicorn.run(
         make_app(engine, config, log), host=host, port=port, access_log=False, log_config=None, server_header=False,
         timeout_keep_alive=15, timeout_graceful_shutdown=30, h11_max_incomplete_event_size=32768,

@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from allocator.locks import FolderLock
+
 from .settings import read_settings
 
 # Of the parameters of learn(), those that the command line sets itself.
@@ -62,18 +64,30 @@ def learn_run(
     Raises
     ------
     ValueError
-        For bad settings, or a folder that holds another run.
+        For bad settings, or a folder that holds another run, or in which another process works.
     """
-    from ..asking.models import load_vlm
     from ..config import ArrCocConfig
-    from ..wrapping.wrapper import wrap
-    from .data import load_questions
-    from .loop import learn
     from .workers import Workers
 
     settings = read_settings(config, learn_sections(), overrides)
     wrapping = ArrCocConfig.from_dict(settings["wrap"])
     workers = Workers.start()
+    lock = FolderLock(folder, ".run.lock") if workers.first else None  # its ".lock" is the learning loop's
+    try:
+        return _learn_in(folder, settings, wrapping, workers, resume, progress)
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def _learn_in(
+    folder: Path, settings: dict[str, dict[str, Any]], wrapping: Any, workers: Any, resume: bool, progress: bool
+) -> list[dict[str, Any]]:
+    from ..asking.models import load_vlm
+    from ..wrapping.wrapper import wrap
+    from .data import load_questions
+    from .loop import learn
+
     if workers.first:
         _keep_settings(folder / "settings.yaml", settings, resume)
     episodes = settings["learn"].get("episodes", inspect.signature(learn).parameters["episodes"].default)
