@@ -79,6 +79,9 @@ def ask(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")] = None,
     settings: Settings = None,
     device: Device = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="A model that a saved policy's scorers may load; again for each.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the image with its budgets drawn on.")] = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -125,7 +128,7 @@ def ask(
         vlm, processor = load_vlm(model, device=device)
         if model == REFERENCE and not given.keys() - FREE:
             given["policy"] = str(reference.policy_path())  # learned, where nothing else was asked for
-        arr = wrap_with(vlm, processor, given)
+        arr = wrap_with(vlm, processor, {**given, "allow": allow or ()})
     with arr:
         asked = ask_once(arr, picture, question, max_new_tokens)
     allocation = asked.allocation

@@ -26,6 +26,8 @@ class EvalConfig:
         Run folder. An unfinished run in it is continued, a finished one is never overwritten.
     policy
         Folder of a learned policy (``ArrCoc.save_pretrained``), which the method "learned" needs.
+    allow
+        Names of models that the policy's scorers may load.
     model
         Arguments of `arr_coc.asking.models.load_vlm`: name, device, dtype.
     wrap
@@ -59,6 +61,7 @@ class EvalConfig:
 
     out: str = "runs/eval"
     policy: str | None = None
+    allow: list[str] = field(default_factory=list)
     model: dict[str, Any] = field(default_factory=dict)
     wrap: dict[str, Any] = field(default_factory=dict)
     task: TaskConfig = field(default_factory=TaskConfig)

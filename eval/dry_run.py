@@ -100,10 +100,10 @@ def _model(config: EvalConfig, image: Any) -> str:
     if name == "reference":
         return "model: the reference model, which ships"
     try:
-        kind = AutoConfig.from_pretrained(name).model_type
+        kind = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
         if kind not in known_families():
             raise ValueError(f"{name} is a {kind!r} model, which is no supported family")
-        processor = AutoProcessor.from_pretrained(name)
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
         if image is None:
             return f"model: {name}, family {kind}"
         inputs = prepare(processor, [image], ["what is this ?"])
