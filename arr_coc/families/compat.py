@@ -95,9 +95,9 @@ def fill_cache(target: Any, caches: Sequence[Any], lengths: Sequence[int], lengt
     bool
         False, and nothing is done, if one of them is not plain.
     """
-    if not all(plain_cache(cache) for cache in caches):
+    if not all(map(plain_cache, caches)):
         return False
-    for index, layers in enumerate(zip(*(cache.layers for cache in caches), strict=True)):
+    for index, layers in enumerate(zip(*(each.layers for each in caches), strict=True)):
         if not layers[0].is_initialized:
             continue
         pads = [(0, 0, length - layer.keys.shape[-2], 0) for layer in layers]

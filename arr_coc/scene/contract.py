@@ -132,6 +132,8 @@ class Allocation:
     timings
         Seconds by stage: glance, knowing, balancing, attending, encode, splice, generate. ``encode``, ``splice`` and
         ``generate`` are those of the whole call, shared by all questions of the batch.
+    shared
+        Tokens of the prompt, words and images, that were taken over from the glance instead of being read again.
     """
 
     question: str
@@ -145,6 +147,7 @@ class Allocation:
     decision: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     newlines: int = 0
+    shared: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON-able data (not-a-number becomes ``None``)."""

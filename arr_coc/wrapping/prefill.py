@@ -114,6 +114,9 @@ class Prefill:
         copies = asked.shape[0] // batch
         if not torch.equal(asked, ids.to(asked.device).repeat_interleave(copies, 0)) or not self._known(kwargs):
             return None
+        padded = not bool(self.spliced.inputs["attention_mask"].all())
+        if padded and kwargs.get("position_ids") is None:
+            return None  # the model numbers padding too, and goes on from there
         plain = plain_cache(target, static=True)
         if not plain and (batch * copies > 1 or not own_cache(target)):
             return None

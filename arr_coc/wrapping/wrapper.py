@@ -26,8 +26,8 @@ from .inputs import (
     with_mask,
     with_mask_for_gaps,
 )
-from .prefill import Prefill
 from .planning import SceneBuilder
+from .prefill import Prefill
 from .timing import Stopwatch
 from .turns import Turn
 
@@ -229,6 +229,8 @@ class ArrCoc:
             prefill = self._prepare(kwargs, allocation, question, True, watch)
         with watch("generate"), prefill.answering(self.model):
             output, copies = self._answer(inputs, generation_config, args, kwargs, prefill.spliced.inputs)
+        for record, shared in zip(self.last, prefill.shared, strict=False):
+            record.shared = shared
         self._record(watch)
         cache = output_cache(output) or cache
         if cache is not None and copies == 1:
