@@ -93,6 +93,7 @@ def run(
             "uniform": uniform,
             "budgets": list(bench.budgets),
             "skipped": skipped,
+            "about": {method.label: method.about for method in methods},
             "data": {"task": task.name, "rows read": task.read, "unreadable": task.unreadable},
         }
         report.write(folder.path, metrics, folder.records, config.to_dict(), task)

@@ -49,6 +49,18 @@ class Method:
     curve: str = ""
     short: ClassVar[str] = ""
 
+    @property
+    def about(self) -> str:
+        """The method in a line: the first sentence of its docstring, and the settings that are not its defaults."""
+        text = re.split(r"(?<=\.) ", " ".join((type(self).__doc__ or "").split()), maxsplit=1)[0]
+        told = {"label", "match", "questions", "curve", "seed", self.short}
+        changed = [
+            f"{item.name}={getattr(self, item.name)!r}"
+            for item in dataclasses.fields(self)
+            if item.name not in told and getattr(self, item.name) != item.default
+        ]
+        return f"{text} ({', '.join(changed)})" if changed else text
+
     def prepare(self, bench: Bench) -> None:
         """Called once before the first question; raises `NotApplicable` if it cannot run here."""
 
