@@ -66,7 +66,7 @@ wheel: $(READY)  ## build the wheel and the source archive into dist/
 	@touch $@
 
 bench-peers: .venv-peers/.ready  ## benchmark the allocator beside its peer libraries, into runs/allocator-<date>
-	OMP_NUM_THREADS=1 .venv-peers/bin/python -m allocator.bench --peers --out runs/allocator-$$(date +%Y%m%d-%H%M%S)
+	OMP_NUM_THREADS=1 .venv-peers/bin/python -m eval.bandits --peers --out runs/allocator-$$(date +%Y%m%d-%H%M%S)
 
 clean:  ## remove .venv, caches and builds (runs/ is kept)
 	rm -rf $(VENV) .venv-peers .venv-lmms .venv-oldest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

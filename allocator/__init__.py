@@ -8,14 +8,14 @@ under a limit or at a price, and learns from one scalar reward (full-bandit) or 
     policy.update(decision, reward=1.0)
 """
 
-from allocator import policies
-from allocator.decision import Decision
-from allocator.fairness import ShareTracker
-from allocator.knapsack import KnapsackSolution, solve, solve_knapsack, solve_many
-from allocator.policy import Policy
-from allocator.posterior import Posterior
-from allocator.pricing import PriceTracker
-from allocator.registry import make_policy, policy_class, policy_names, register_policy
+from . import policies
+from .decision import Decision
+from .knapsack.solve import KnapsackSolution, solve, solve_knapsack, solve_many
+from .policy import Policy
+from .posterior import Posterior
+from .registry import make_policy, policy_class, policy_names, register_policy
+from .trackers.price import PriceTracker
+from .trackers.share import ShareTracker
 
 __all__ = [
     "Decision",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from allocator.checks import FloatArray, IntArray, floats, ints, number
+from .checks import FloatArray, IntArray, floats, ints, number
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

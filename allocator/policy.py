@@ -16,11 +16,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from allocator.checks import Array, FloatArray, IntArray, count, floats, moderate
-from allocator.decision import Choice, Decision
-from allocator.knapsack import KnapsackSolution, solve, solve_many
-from allocator.problem import Problem, pose
-from allocator.resumable import Resumable
+from .checks import Array, FloatArray, IntArray, count, floats, moderate
+from .decision import Choice, Decision
+from .knapsack.solve import KnapsackSolution, solve, solve_many
+from .problem import Problem, pose
+from .resumable import Resumable
 
 
 @dataclass(kw_only=True, eq=False)

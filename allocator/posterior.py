@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from allocator.checks import Array, count, floats, moderate, number
-from allocator.linalg import cholesky, tensor
-from allocator.scoring import block_sigma, stack_factors
+from .checks import Array, count, floats, moderate, number
+from .linalg import block_sigma, cholesky, stack_factors, tensor
 
 
 class Posterior:

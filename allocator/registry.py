@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from allocator.policy import Policy
+    from .policy import Policy
 
 PolicyType = TypeVar("PolicyType", bound="type[Policy]")
 _REGISTRY: dict[str, type[Policy]] = {}

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from allocator.decision import plain
-from allocator.registry import make_policy
-from allocator.storage import read_state, write_state
+from .decision import plain
+from .registry import make_policy
+from .storage import read_state, write_state
 
 if TYPE_CHECKING:
-    from allocator.policy import Policy
+    from .policy import Policy
 
 VERSION = 1  # of the saved format
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import reference
     from .config import ArrCocConfig
-    from .learning import learn
-    from .wrapper import ArrCoc, wrap
+    from .learning.loop import learn
+    from .wrapping.wrapper import ArrCoc, wrap
 
 __version__ = "0.1.0"
 __all__ = ["ArrCoc", "ArrCocConfig", "__version__", "learn", "reference", "wrap"]
 
-_HOMES = {"ArrCoc": "wrapper", "ArrCocConfig": "config", "learn": "learning", "wrap": "wrapper"}
+_HOMES = {"ArrCoc": "wrapping.wrapper", "ArrCocConfig": "config", "learn": "learning.loop", "wrap": "wrapping.wrapper"}
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ from torch import Tensor
 from .config import TENSIONS
 
 if TYPE_CHECKING:
-    from .scene import Scene
+    from .scene.contract import Scene
 
 # Words that ask for something small or counted. English, and no more than a hint: in another language it never fires,
 # and a learned policy sees the question's embedding anyway.

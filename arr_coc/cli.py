@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from arr_coc.serving.commands import retrain, rollback, serve
-from arr_coc.terminal import check_folder, check_picture_path, clear_errors, parse_limit, print_answer
+from .commands.serve import retrain, rollback, serve
+from .commands.terminal import check_folder, check_picture_path, clear_errors, parse_limit, print_answer
 
 app = typer.Typer(
     name="arr-coc",
@@ -90,12 +90,12 @@ def ask(
     if out is not None:
         check_picture_path(out)
 
-    from arr_coc import reference
-    from arr_coc.asking import ask as ask_once
-    from arr_coc.asking import seen_pixels
-    from arr_coc.config import ArrCocConfig
-    from arr_coc.images import load_image
-    from arr_coc.loading import FREE, REFERENCE, load_vlm, wrap_with
+    from . import reference
+    from .asking.ask import ask as ask_once
+    from .asking.ask import seen_pixels
+    from .asking.images import load_image
+    from .asking.models import FREE, REFERENCE, load_vlm, wrap_with
+    from .config import ArrCocConfig
 
     ArrCocConfig.from_dict(given)  # a bad value is told before a model is loaded
     picture = load_image(image)
@@ -106,7 +106,7 @@ def ask(
         asked = ask_once(arr, picture, question, max_new_tokens)
     allocation = asked.allocation
     if out is not None:
-        from arr_coc.drawing import draw_allocation, draw_views
+        from .drawing import draw_allocation, draw_views
 
         if asked.several_views:
             overlay = draw_views(seen_pixels(arr, asked), allocation, asked.answer, arr.config.budgets)
@@ -148,7 +148,7 @@ def learn(
     The run folder holds settings.yaml, log.jsonl (one line per episode), the checkpoint, and the learned policy, which
     `arr-coc ask --policy FOLDER/policy` takes.
     """
-    from arr_coc.runs import learn_run
+    from .learning.runs import learn_run
 
     folder = out or Path("runs") / config.stem
     check_folder(folder)
@@ -173,7 +173,7 @@ def info(as_json: Json = False, debug: Debug = False) -> None:
 
     Example: `arr-coc info --json`
     """
-    from arr_coc.runs import describe
+    from .learning.runs import describe
 
     facts = describe()
     if as_json:
@@ -197,7 +197,7 @@ def reference_train(
 
     Example: `arr-coc reference train --out runs/reference-1 --seed 1 --processes 2`
     """
-    from arr_coc.reference.train import TrainConfig, train
+    from .reference.training.train import TrainConfig, train
 
     check_folder(out)
     steps = {"tower_steps": tower_steps, "language_steps": language_steps}
@@ -229,9 +229,9 @@ def reference_eval(
 
     `arr-coc reference eval runs/reference-1`
     """
-    from arr_coc.loading import load_vlm
-    from arr_coc.reference.evaluate import evaluate, markdown_table
-    from arr_coc.reference.train import load_run
+    from .asking.models import load_vlm
+    from .reference.training.evaluate import evaluate, markdown_table
+    from .reference.training.train import load_run
 
     if (Path(run) / "tower").is_dir():
         vlm, out = load_run(run), out or Path(run) / "accuracy.json"
@@ -253,7 +253,7 @@ def reference_publish(
 
     Example: `arr-coc reference publish runs/reference-0 runs/reference-0/accuracy.json runs/reference-1/accuracy.json`
     """
-    from arr_coc.reference.publish import publish
+    from .reference.training.publish import publish
 
     typer.echo(f"published: {publish(run, tables or [run / 'accuracy.json'])}")
 
@@ -276,12 +276,12 @@ def reference_draw(
     `arr-coc reference draw --out page.png -n 12 --seed 3`
     """
     if out.suffix:
-        from arr_coc.reference.drawing import draw
+        from .reference.drawing import draw
 
         check_picture_path(out)
         typer.echo(f"page: {draw(n, seed, split, out)}")
         return
-    from arr_coc.reference import generate
+    from .reference import generate
 
     check_folder(out)
     with (out / "questions.jsonl").open("w", encoding="utf-8") as lines:

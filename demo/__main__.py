@@ -1,6 +1,6 @@
 """``python -m demo``."""
 
-from demo.cli import app
+from .cli import app
 
 if __name__ == "__main__":
     app()

@@ -10,12 +10,12 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it wh
 
 import gradio as gr
 
-from demo.gallery import gallery
-from demo.host import Host
-from demo.results import runs
-from demo.tabs import ask, compare, knowing, learning, results
-from demo.tabs.chooser import Chooser
-from demo.tabs.common import QUIET
+from .gallery import gallery
+from .host import Host
+from .results import runs
+from .tabs import ask, compare, knowing, learning, results
+from .tabs.chooser import Chooser
+from .tabs.common import QUIET
 
 STYLE = Path(__file__).with_name("style.css")
 TITLE = "ARR-COC: every patch its own token budget"

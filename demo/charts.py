@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from eval import plots
+from eval.reporting import plots
 
 WINDOW = 40
 

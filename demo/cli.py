@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from arr_coc.cli import Debug, Device
-from arr_coc.terminal import check_folder, clear_errors
+from arr_coc.commands.terminal import check_folder, clear_errors
 
 app = typer.Typer(
     add_completion=False,
@@ -52,8 +52,8 @@ def serve(
         import gradio  # noqa: F401
     except ImportError as error:
         raise ImportError("the demo needs gradio: pip install 'arr-coc[demo,eval]', or make demo") from error
-    from demo.app import serve as launch
-    from demo.host import Host
+    from .app import serve as launch
+    from .host import Host
 
     typer.echo(f"loading {model} ...")
     launch(Host(model, policy, device), port=port, address=address, share=share)
@@ -69,7 +69,7 @@ def screenshots(
 
     Example: `python -m demo screenshots`
     """
-    from demo.screenshots import take
+    from .screenshots import take
 
     check_folder(out)
     for file in take(out):
@@ -86,6 +86,6 @@ def space(
 
     Example: `python -m demo space --out build/space`
     """
-    from demo.space import assemble
+    from .space import assemble
 
     typer.echo(f"space: {assemble(out)}; now: hf upload --repo-type space OWNER/NAME {out} .")

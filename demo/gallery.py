@@ -77,7 +77,7 @@ def _photographs(reference: bool) -> list[Entry]:
     """The photographs that scikit-learn and matplotlib bring along."""
     import matplotlib
 
-    from arr_coc.images import load_image
+    from arr_coc.asking.images import load_image
     from arr_coc.reference.world import photographs
 
     asked = tuple(Asking(text) for text in (SIGN_QUESTIONS if reference else PHOTO_QUESTIONS))

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from arr_coc import reference
-from arr_coc.asking import ask, seen_pixels
-from arr_coc.attending import PolicyPlanner, wrappable_policies
+from arr_coc.asking.ask import ask, seen_pixels
+from arr_coc.asking.models import REFERENCE, load_vlm, wrap_with
+from arr_coc.attending.planners import PolicyPlanner, wrappable_policies
 from arr_coc.config import nearest
 from arr_coc.drawing import Box, draw_seen, patch_boxes, seen_grids, spread_views
-from arr_coc.explaining import Explanation, explain
-from arr_coc.loading import REFERENCE, load_vlm, wrap_with
+from arr_coc.learning.runs import describe
 from arr_coc.realizing import make_realizer
-from arr_coc.runs import describe
 
+from .explain import Explanation, explain
 from .study import StudyPlanner
 
 if TYPE_CHECKING:
     from allocator import Decision
-    from arr_coc.scene import Allocation
-    from arr_coc.wrapper import ArrCoc
+    from arr_coc.scene.contract import Allocation
+    from arr_coc.wrapping.wrapper import ArrCoc
 
 LEARNED = "learned"
 LONGEST_QUESTION = 500
@@ -69,7 +69,7 @@ class Shown:
     image
         The picture; of a model that is given several views of it (tiles), all of them on one sheet.
     question, answer, allocation, grid
-        As in `arr_coc.asking.Asked`.
+        As in `arr_coc.asking.ask.Asked`.
     settings
         How it was asked.
     explanation
@@ -114,7 +114,7 @@ class Host:
     policy
         Folder of a learned policy; for the reference model the one that ships with it.
     device
-        As of `arr_coc.loading.load_vlm`.
+        As of `arr_coc.asking.models.load_vlm`.
 
     Raises
     ------
@@ -157,7 +157,7 @@ class Host:
         Parameters
         ----------
         given
-            As of `arr_coc.loading.wrap_with`.
+            As of `arr_coc.asking.models.wrap_with`.
         """
         with self._lock, wrap_with(self.model, self.processor, given) as arr:
             yield arr

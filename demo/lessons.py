@@ -11,11 +11,11 @@ import numpy as np
 
 from allocator import Policy, make_policy
 from arr_coc import reference
-from arr_coc.attending import PolicyPlanner
-from arr_coc.learning import learn
-from arr_coc.rewards import make_reward
-from eval.bench import Bench
+from arr_coc.attending.planners import PolicyPlanner
+from arr_coc.learning.loop import learn
+from arr_coc.learning.rewards import make_reward
 from eval.methods import make_method
+from eval.model.bench import Bench
 
 from .host import LEARNED, MAX_NEW_TOKENS, Host, Settings, Shown
 

@@ -12,7 +12,7 @@ from PIL import Image
 from arr_coc.drawing import contact_sheet
 from eval.config import TaskConfig
 from eval.records import Record, has_questions, read_metrics, read_run
-from eval.report import draw_record
+from eval.reporting.page import draw_record
 from eval.tasks import Task
 
 ROOT = Path(__file__).parent.parent

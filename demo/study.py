@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arr_coc.attending import Contexts, PolicyPlanner
+from arr_coc.attending.planners import Contexts, PolicyPlanner
 from arr_coc.balancing import Balance, Balancer, balance_config
-from arr_coc.explaining import EXCLUDED
 from arr_coc.knowing import Scorer
 from arr_coc.knowing.participatory import Participatory
-from arr_coc.scene import Scene
+from arr_coc.scene.contract import Scene
+
+from .explain import EXCLUDED
 
 SOURCES = {
     "propositional": "information in the patch",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from arr_coc.reference.questions import location
-from eval.summary import STAGES
+from eval.reporting.summary import STAGES
 
 from .gallery import Asking
 from .host import Shown

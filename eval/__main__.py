@@ -1,6 +1,6 @@
 """``python -m eval``."""
 
-from eval.cli import app
+from .cli import app
 
 if __name__ == "__main__":
     app(prog_name="python -m eval")

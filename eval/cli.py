@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 
 from arr_coc.cli import Debug
-from arr_coc.terminal import clear_errors
+from arr_coc.commands.terminal import clear_errors
 
 if TYPE_CHECKING:
-    from eval.config import EvalConfig
+    from .config import EvalConfig
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,10 +50,11 @@ def run(
 
     Processes that `accelerate launch` started share the questions; see configs/accelerate-cpu.yaml.
     """
-    from arr_coc.distributed import Workers
-    from eval.config import read_config
-    from eval.report import terminal_table
-    from eval.run import run as evaluate
+    from arr_coc.learning.workers import Workers
+
+    from .config import read_config
+    from .reporting.page import terminal_table
+    from .run import run as evaluate
 
     settings = read_config(config, overrides or (), overlay or ())
     if dry:
@@ -71,7 +72,7 @@ def run(
 
 
 def _rehearse(settings: EvalConfig) -> None:
-    from eval.dry import rehearse
+    from .dry_run import rehearse
 
     found = rehearse(settings)
     for number, label, count in found.methods:
@@ -102,8 +103,8 @@ def quickstart(
 
     A broken run is continued by naming its folder: `python -m eval quickstart --out FOLDER`.
     """
-    from eval.quickstart import quickstart as whole_loop
-    from eval.report import terminal_table
+    from .quickstart import quickstart as whole_loop
+    from .reporting.page import terminal_table
 
     folder = out or Path("runs") / f"quickstart-{datetime.now():%Y%m%d-%H%M%S}"
     metrics = whole_loop(folder, episodes, questions, seed)
@@ -116,8 +117,8 @@ def quickstart(
 @clear_errors
 def report(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")], debug: Debug = False) -> None:
     """Print a finished run's table and draw its report again."""
-    from eval.records import read_run
-    from eval.report import rewrite, terminal_table
+    from .records import read_run
+    from .reporting.page import rewrite, terminal_table
 
     metrics, records, config = read_run(run)
     rewrite(run, metrics, records, config)
@@ -137,7 +138,8 @@ def compare(
     Where policies were played at several prices, `--out FILE.md` also draws their curves' differences to FILE.png.
     """
     from allocator.storage import replace_file
-    from eval.compare import compare as side_by_side
+
+    from .reporting.compare import compare as side_by_side
 
     text = side_by_side(runs, None if out is None else out.with_suffix(".png"))
     if out is None:
@@ -155,7 +157,7 @@ def curve(
     debug: Debug = False,
 ) -> None:
     """Plot reward and tokens while a policy learns."""
-    from eval.plots import learning_curve
+    from .reporting.plots import learning_curve
 
     learning_curve(logs, out, window)
     typer.echo(f"learning curve: {out}")
@@ -177,7 +179,8 @@ def knowing(
     Example: `python -m eval knowing -n 100 --photo holiday.jpg`
     """
     import arr_coc
-    from eval.knowing import markdown, study
+
+    from .studies.scorers import markdown, study
 
     model, processor = arr_coc.reference.load()
     samples = list(arr_coc.reference.generate(count, seed=seed, split="learn"))
@@ -199,7 +202,7 @@ def drift(
 
     Example: `python -m eval drift runs/drift/learning/*/log.jsonl --change 300`
     """
-    from eval.drift import drift as table
+    from .studies.drift import drift as table
 
     typer.echo(table(logs, change, price, window))
 
@@ -215,9 +218,9 @@ def offpolicy(
     debug: Debug = False,
 ) -> None:
     """Judge a new policy by an old one's log, then play it: every estimator beside the truth."""
-    from eval.config import read_config
-    from eval.offpolicy import markdown
-    from eval.offpolicy import offpolicy as judge
+    from .config import read_config
+    from .studies.offpolicy import markdown
+    from .studies.offpolicy import offpolicy as judge
 
     typer.echo(markdown(judge(read_config(config, overrides or ()), sharper=sharper)))
 
@@ -241,8 +244,8 @@ def serving(
     import json
     import tempfile
 
-    from eval.serving import capacity, hostile, trials
-    from eval.serving.server import sigterm_unwinds
+    from .serving import capacity, hostile, trials
+    from .serving.server import sigterm_unwinds
 
     tries = {
         "load": lambda folder: trials.load(folder, count),

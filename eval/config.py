@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from arr_coc.asking.models import load_vlm
 from arr_coc.config import ArrCocConfig, nearest
-from arr_coc.loading import load_vlm
-from arr_coc.settings import read_settings
+from arr_coc.learning.settings import read_settings
 
 SOURCES = ("reference", "dataset", "vqa_json", "jsonl")
 
@@ -102,7 +102,7 @@ class EvalConfig:
     policy
         Folder of a learned policy (``ArrCoc.save_pretrained``), which the method "learned" needs.
     model
-        Arguments of `arr_coc.loading.load_vlm`: name, device, dtype.
+        Arguments of `arr_coc.asking.models.load_vlm`: name, device, dtype.
     wrap
         Fields of `arr_coc.ArrCocConfig` that differ from its defaults; with a policy, its own configuration counts.
     task

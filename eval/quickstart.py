@@ -10,7 +10,7 @@ from arr_coc.config import ArrCocConfig
 from arr_coc.reference import generate
 
 from .config import EvalConfig, TaskConfig
-from .plots import learning_curve
+from .reporting.plots import learning_curve
 from .run import run
 
 METHODS: list[Any] = [

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from arr_coc.distributed import Workers
-from arr_coc.rewards import make_reward
+from arr_coc.learning.rewards import make_reward
+from arr_coc.learning.workers import Workers
 
-from .bench import Answer, Bench
-from .clock import Memory
 from .config import EvalConfig
-from .methods import Method, NotApplicable, at_prices, curve_members, make_method
+from .methods import Method, NotApplicable, curve_members, make_methods
 from .methods.fixed import Uniform
+from .model.bench import Answer, Bench
+from .model.clock import Memory
 from .records import Record, RunFolder, read_journal
-from .summary import summarise
+from .reporting.summary import summarise
 from .tasks import Sample, Task
 
 if TYPE_CHECKING:
-    from arr_coc.wrapper import ArrCoc
+    from arr_coc.wrapping.wrapper import ArrCoc
 
 
 def run(
@@ -58,7 +58,7 @@ def run(
         For a folder with a finished or another run, methods with equal labels or that match an unknown one, or
         unreadable data.
     """
-    from . import report
+    from .reporting import page as report
 
     methods = make_methods(config.methods, config.baselines)
     task, reward = Task(config.task), make_reward(config.task.reward)
@@ -113,7 +113,7 @@ def run(
 def load(config: EvalConfig) -> ArrCoc:
     """The model of a configuration, wrapped: with its learned policy if it names one."""
     from arr_coc import ArrCoc, ArrCocConfig, wrap
-    from arr_coc.loading import load_vlm
+    from arr_coc.asking.models import load_vlm
 
     model, processor = load_vlm(**config.model)
     if config.policy is not None:
@@ -122,21 +122,6 @@ def load(config: EvalConfig) -> ArrCoc:
         arr = wrap(model, processor, ArrCocConfig.from_dict(config.wrap))
     arr.synchronize = True
     return arr
-
-
-def make_methods(specs: Sequence[str | Mapping[str, Any]], baselines: Sequence[str] = ()) -> list[Method]:
-    """The methods of a configuration; labels must be unique and what they match must be among them."""
-    methods = [make_method(spec) for entry in specs for spec in at_prices(entry)]
-    labels = [method.label for method in methods]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise ValueError(f"run.methods lists {label!r} twice; give one of them another label")
-    for named in [*(m.match for m in methods if m.match is not None), *baselines]:
-        if named not in labels:
-            raise ValueError(
-                f"{named!r}, named by match or run.baselines, is none of the methods {labels}; add it to run.methods"
-            )
-    return methods
 
 
 def passes(methods: Sequence[Method]) -> Iterator[list[Method]]:

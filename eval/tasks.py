@@ -18,7 +18,7 @@ from typing import Any
 
 from PIL import Image
 
-from arr_coc.images import load_image, to_rgb
+from arr_coc.asking.images import load_image, to_rgb
 
 from .config import TaskConfig
 

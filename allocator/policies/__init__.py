@@ -1,27 +1,27 @@
 """The methods, one file each; importing this package registers them."""
 
-from allocator.policies.boltzmann import Boltzmann
-from allocator.policies.c2ucb import C2UCB
-from allocator.policies.cn_ts import CNTS
-from allocator.policies.cn_ucb import CNUCB
-from allocator.policies.conservative import Conservative
-from allocator.policies.epsilon_greedy import EpsilonGreedy
-from allocator.policies.explore_then_commit import ExploreThenCommit
-from allocator.policies.fixed import Fixed
-from allocator.policies.heuristic import Heuristic
-from allocator.policies.lints import LinTS
-from allocator.policies.linucb import LinUCB
-from allocator.policies.linucb_hybrid import LinUCBHybrid
-from allocator.policies.neural_linear import NeuralLinear
-from allocator.policies.neural_linucb import NeuralLinUCB
-from allocator.policies.neural_ts import NeuralTS
-from allocator.policies.neural_ucb import NeuralUCB
-from allocator.policies.oracle import Oracle
-from allocator.policies.random import Random
-from allocator.policies.thompson import Thompson
-from allocator.policies.ucb import UCB
-from allocator.policies.uniform import Uniform
-from allocator.policies.windowed import Windowed
+from .baselines.fixed import Fixed
+from .baselines.heuristic import Heuristic
+from .baselines.oracle import Oracle
+from .baselines.random import Random
+from .baselines.uniform import Uniform
+from .full_bandit.boltzmann import Boltzmann
+from .full_bandit.epsilon_greedy import EpsilonGreedy
+from .full_bandit.explore_then_commit import ExploreThenCommit
+from .full_bandit.neural_linear import NeuralLinear
+from .full_bandit.neural_linucb import NeuralLinUCB
+from .full_bandit.thompson import Thompson
+from .full_bandit.ucb import UCB
+from .modifiers.conservative import Conservative
+from .modifiers.windowed import Windowed
+from .semi_bandit.c2ucb import C2UCB
+from .semi_bandit.cn_ts import CNTS
+from .semi_bandit.cn_ucb import CNUCB
+from .semi_bandit.lints import LinTS
+from .semi_bandit.linucb import LinUCB
+from .semi_bandit.linucb_hybrid import LinUCBHybrid
+from .semi_bandit.neural_ts import NeuralTS
+from .semi_bandit.neural_ucb import NeuralUCB
 
 __all__ = [
     "Boltzmann",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from allocator.checks import FloatArray
-from allocator.decision import Decision
-from allocator.policy import Policy
-from allocator.posterior import Posterior
+from ..checks import FloatArray
+from ..decision import Decision
+from ..policy import Policy
+from ..posterior import Posterior
 
 
 @dataclass(kw_only=True, eq=False)

@@ -4,16 +4,15 @@ Plain Pillow and HTML, no plotting library and no web framework: the command lin
 the same functions.
 """
 
+
 from .boxes import Box, grid_boxes, patch_boxes
 from .heat import draw_heat
 from .overlay import draw_allocation, draw_budgets, draw_seen, seen_grids
 from .page import contact_sheet, stack, titled
-from .patchmap import SCORE_WORDS, patch_map
 from .style import contrast, font, palette, shade
 from .views import draw_views, spread_views
 
 __all__ = [
-    "SCORE_WORDS",
     "Box",
     "contact_sheet",
     "contrast",
@@ -26,7 +25,6 @@ __all__ = [
     "grid_boxes",
     "palette",
     "patch_boxes",
-    "patch_map",
     "seen_grids",
     "shade",
     "spread_views",

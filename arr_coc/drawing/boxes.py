@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from arr_coc.patches import Patch, by_view
+from ..scene.patches import Patch, by_view
 
 Box = tuple[int, int, int, int]
 

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
-from arr_coc.patches import budget_grid
-
+from ..scene.patches import budget_grid
 from .boxes import Box, patch_boxes
 from .page import stack, text_strip
 from .style import FAINT, INK, PAPER, Color, contrast, font, palette
 
 if TYPE_CHECKING:
-    from arr_coc.scene import Allocation
+    from ..scene.contract import Allocation
 
 
 def draw_allocation(

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from arr_coc.patches import Patch, by_view
-
+from ..scene.patches import Patch, by_view
 from .boxes import Box, patch_boxes
 from .overlay import draw_budgets
 from .page import stack
@@ -19,7 +18,7 @@ from .page import stack
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from arr_coc.scene import Allocation
+    from ..scene.contract import Allocation
 
 
 def spread_views(pixels: Sequence[Tensor], patches: Sequence[Patch]) -> tuple[Image.Image, list[Box]]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..compat import require_for
 from ..config import nearest
 from .base import Entry, Family, Features, RescalingFamily, Segment, Streams, View
+from .compat import require_for
 from .table import FAMILIES as _FAMILIES
-from .uncarried import UNCARRIED
+from .unsupported import UNSUPPORTED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = [
-    "UNCARRIED",
+    "UNSUPPORTED",
     "Entry",
     "Family",
     "Features",
@@ -56,7 +56,7 @@ def family_for(model: PreTrainedModel) -> Family:
     ------
     ValueError
         If the model is no vision-language model, of an unknown family (the known ones are listed), or of one that
-        can't be carried, at all or with this transformers.
+        is not supported, at all or with this transformers.
     """
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
@@ -65,9 +65,10 @@ def family_for(model: PreTrainedModel) -> Family:
         if key in _FAMILIES:
             require_for(model_type)
             return _FAMILIES[key]
-    if model_type in UNCARRIED:
+    if model_type in UNSUPPORTED:
         raise ValueError(
-            f"{type(model).__name__} can't be carried: {UNCARRIED[model_type]}. Known: {', '.join(known_families())}. "
+            f"{type(model).__name__} is not supported: {UNSUPPORTED[model_type]}. "
+            f"Known: {', '.join(known_families())}. "
             "Another family joins by arr_coc.families.register_family."
         )
     kind = f"of the unsupported family {model_type!r}" if model_type else "no transformers model"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..patches import Patch
+from ..scene.patches import Patch
 from .base import Entry, Family, View, unnormalised
 
 if TYPE_CHECKING:

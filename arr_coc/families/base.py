@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from ..compat import rotary_of
-from ..patches import Patch, budget_grid
+from ..scene.patches import Patch, budget_grid
+from .compat import rotary_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

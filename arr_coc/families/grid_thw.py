@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from ..compat import position_taps
-from ..patches import Patch
+from ..scene.patches import Patch
 from .base import Entry, Features, RescalingFamily, Segment, View, crop, resize, unnormalised
+from .compat import position_taps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

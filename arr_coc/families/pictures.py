@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..patches import Patch
+from ..scene.patches import Patch
 from .base import Entry, Features, RescalingFamily, Segment, View, crop, resize, unnormalised
 
 if TYPE_CHECKING:

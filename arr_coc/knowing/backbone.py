@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import nearest
-from ..patches import by_key
+from ..scene.patches import by_key
 from .pixels import resize
 
 

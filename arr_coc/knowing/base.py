@@ -14,7 +14,7 @@ from torch import Tensor
 from ..config import nearest
 
 if TYPE_CHECKING:
-    from ..scene import Scene
+    from ..scene.contract import Scene
 
 Factory = Callable[..., "Scorer"]
 

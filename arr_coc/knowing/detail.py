@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..patches import budget_grid, by_key
+from ..scene.patches import budget_grid, by_key
 from .pixels import colour_planes, operator, resize, scene_pixels
 
 if TYPE_CHECKING:
-    from ..scene import Scene
+    from ..scene.contract import Scene
 
 # Energy of rounding to 8 bits is far below this (2/255 per channel); a flatter cell has nothing to lose.
 FLOOR = 3 * (2 / 255) ** 2

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..patches import by_key
+from ..scene.patches import by_key
 from .pixels import resize
 
 

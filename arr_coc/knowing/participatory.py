@@ -18,7 +18,7 @@ from ..config import nearest
 from .base import Scorer
 
 if TYPE_CHECKING:
-    from ..scene import Scene
+    from ..scene.contract import Scene
 
 VARIANTS = ("attention", "embedding", "siglip", "clip")
 

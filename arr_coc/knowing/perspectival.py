@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import nearest
-from ..patches import by_key, by_view
+from ..scene.patches import by_key, by_view
 from .backbone import Backbone, feature_contrast
 from .base import Scorer
 from .pixels import resize, scene_pixels
 
 if TYPE_CHECKING:
-    from ..scene import Scene
+    from ..scene.contract import Scene
 
 VARIANTS = ("maps", "glance")
 PIXELS_PER_TOKEN = 1.6  # 32 pixels for 20 tokens: four per glance cell, and 96 for three patches in a row

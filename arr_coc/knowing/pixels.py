@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ..scene import Scene
+    from ..scene.contract import Scene
 
 
 def scene_pixels(scene: Scene, wanted_by: str) -> list[Tensor]:

@@ -23,13 +23,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..patches import by_key
+from ..scene.patches import by_key
 from .base import Scorer
 from .detail import DetailLoss, detail_loss, scene_detail_loss
 from .pixels import colour_planes, resize, scene_pixels
 
 if TYPE_CHECKING:
-    from ..scene import Scene
+    from ..scene.contract import Scene
 
 __all__ = ["DetailLoss", "Propositional", "detail_loss", "intensity_entropy", "orientation_bits", "scene_detail_loss"]
 

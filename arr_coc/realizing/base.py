@@ -11,7 +11,7 @@ import torch
 
 from ..config import nearest
 from ..families import Family, Features, Streams
-from ..patches import Patch, budget_grid
+from ..scene.patches import Patch, budget_grid
 from .call import Call, Grid
 
 

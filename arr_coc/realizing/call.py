@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..families import Entry, Family, Features
-from ..patches import Patch, make_patches
+from ..scene.patches import Patch, make_patches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 
 from ..families import Family, Features, RescalingFamily, Segment
-from ..patches import Patch
+from ..scene.patches import Patch
 from .base import Realised, Realizer, register_realizer
 from .call import Call, Grid
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import Qwen2VLForConditionalGeneration
 
-    from arr_coc.reference.processor import ReferenceProcessor
+    from .processor import ReferenceProcessor
 
 __all__ = ["SPLITS", "generate", "load", "path", "policy_path"]
 
@@ -43,7 +43,7 @@ def load(device: str = "cpu") -> tuple[Qwen2VLForConditionalGeneration, Referenc
     """
     from transformers import AutoModelForImageTextToText
 
-    from arr_coc.reference.processor import ReferenceProcessor
+    from .processor import ReferenceProcessor
 
     if not (path() / "model.safetensors").is_file():
         raise FileNotFoundError(
@@ -93,8 +93,8 @@ def generate(
     """
     from PIL import Image
 
-    from arr_coc.reference.questions import KINDS, ask
-    from arr_coc.reference.world import draw_picture
+    from .questions import KINDS, ask
+    from .world import draw_picture
 
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from arr_coc.reference import generate
-from arr_coc.reference.world import PATCH, font
+from . import generate
+from .world import PATCH, font
 
 CELL, MARGIN, LINE = 3 * PATCH, 16, 22
 """Pixels: side of a sample's place, space around it, height of a line of text."""

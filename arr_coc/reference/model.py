@@ -7,7 +7,7 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from arr_coc.reference import vocabulary as V
+from . import vocabulary as V
 
 WIDTH, HEADS, TOWER_DEPTH, LM_DEPTH = 128, 4, 3, 3
 VIT_PATCH = 8

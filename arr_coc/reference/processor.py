@@ -14,9 +14,9 @@ from PIL import Image
 from transformers import BatchFeature, Qwen2VLImageProcessor
 from transformers.processing_utils import ProcessorMixin
 
-from arr_coc.reference.model import PIXEL_MEAN, PIXEL_STD, VIT_PATCH, build_tokenizer
-from arr_coc.reference.questions import location
-from arr_coc.reference.world import PATCH
+from .model import PIXEL_MEAN, PIXEL_STD, VIT_PATCH, build_tokenizer
+from .questions import location
+from .world import PATCH
 
 MAX_SIDE = 3
 CHAT_TEMPLATE = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from arr_coc.reference.world import COLORS, SHAPES, Picture, Sign, pick
+from .world import COLORS, SHAPES, Picture, Sign, pick
 
 ROWS = {1: ("middle",), 2: ("top", "bottom"), 3: ("top", "middle", "bottom")}
 COLS = {1: ("center",), 2: ("left", "right"), 3: ("left", "center", "right")}

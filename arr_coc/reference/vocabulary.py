@@ -12,7 +12,7 @@ import functools
 
 import torch
 
-from arr_coc.reference.world import COLORS, LETTERS, MAX_DOTS, SHAPES, WORDS
+from .world import COLORS, LETTERS, MAX_DOTS, SHAPES, WORDS
 
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>", "<img>", "<vs>", "<ve>", "<video>")
 PAD, BOS, EOS, UNK, IMAGE, VISION_START, VISION_END, VIDEO = range(len(SPECIALS))

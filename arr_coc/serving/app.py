@@ -15,13 +15,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 import arr_coc
-from arr_coc.serving.batching import Busy
-from arr_coc.serving.config import ServeConfig
-from arr_coc.serving.engine import Engine
-from arr_coc.serving.guard import Guard
-from arr_coc.serving.log import LogError
-from arr_coc.serving.schema import Answer, Problem, Reward, Rewarded, Status
-from arr_coc.serving.service import Conflict, Service, UnknownDecision
+from allocator.logged.log import LogError
+
+from .batching import Busy
+from .config import ServeConfig
+from .engine import Engine
+from .guard import Guard
+from .schema import Answer, Problem, Reward, Rewarded, Status
+from .service import Conflict, Service, UnknownDecision
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from arr_coc.serving.exploring import Exploration
+from allocator.logged.explore import Exploration
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -42,7 +42,7 @@ class ServeConfig:
     reload_seconds
         How often the version pointer is looked at.
     exploration
-        See `arr_coc.serving.exploring.Exploration`.
+        See `allocator.logged.explore.Exploration`.
 
     Raises
     ------

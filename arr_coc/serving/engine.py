@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from arr_coc.asking import answers, prepare
-from arr_coc.attending import PolicyPlanner
-from arr_coc.retraining.versions import Served, resolve
-from arr_coc.saving import load_planner
-from arr_coc.serving.exploring import Exploration, Explorer, Taken
+from allocator.logged.explore import Exploration, Explorer, Taken
+
+from ..asking.ask import answers, prepare
+from ..attending.planners import PolicyPlanner
+from ..wrapping.saving import load_planner
+from .store import Served, resolve
 
 if TYPE_CHECKING:
-    from arr_coc.scene import Allocation
+    from ..scene.contract import Allocation
 
 _FIXED = ("budgets", "patch_side", "realizer", "positions")
 """What the attachment to the model depends on, so that a reload may not change it."""
@@ -77,7 +78,7 @@ class Engine:
     source
         Folder of a saved policy, or of a store of versions, whose current one is served.
     exploration
-        See `arr_coc.serving.exploring`.
+        See `allocator.logged.explore`.
     max_new_tokens
         Longest answer.
 
@@ -90,7 +91,7 @@ class Engine:
     def __init__(
         self, model: Any, processor: Any, source: Path, exploration: Exploration, max_new_tokens: int | None = None
     ) -> None:
-        from arr_coc.wrapper import wrap
+        from ..wrapping.wrapper import wrap
 
         self.processor, self.source, self.exploration = processor, source, exploration
         self.lengths = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}

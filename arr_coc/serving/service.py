@@ -14,15 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from arr_coc.images import read_image
-from arr_coc.retraining.drift import ContextReference, Watch
-from arr_coc.retraining.versions import FACTS, resolve
-from arr_coc.rewards import vqa_accuracy
-from arr_coc.serving.batching import Batcher
-from arr_coc.serving.config import ServeConfig, usual_batch_size
-from arr_coc.serving.engine import Answered, Engine, Question
-from arr_coc.serving.log import DecisionLog, find, read_records
-from arr_coc.serving.metrics import Metrics
+from allocator.logged.log import DecisionLog, find, read_records
+from allocator.logged.shift import ContextReference, Watch
+
+from ..asking.images import read_image
+from ..learning.rewards import vqa_accuracy
+from .batching import Batcher
+from .config import ServeConfig, usual_batch_size
+from .engine import Answered, Engine, Question
+from .metrics import Metrics
+from .store import FACTS, resolve
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,8 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from arr_coc.drawing import patch_map
-
 from ..host import Shown
+from ..patchmap import patch_map
 from ..words import answer_card
 from .chooser import Chooser, check_asked, read_settings
 from .common import MODEL, QUIET, friendly

@@ -11,8 +11,8 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from arr_coc.images import ImageError, load_image
-from arr_coc.terminal import EXPECTED
+from arr_coc.asking.images import ImageError, load_image
+from arr_coc.commands.terminal import EXPECTED
 
 MODEL = {"concurrency_id": "model", "concurrency_limit": 2}
 """One question is in the model, the next one is being read: more would only wait for the lock."""
@@ -40,7 +40,7 @@ def message(error: BaseException | str, title: str = "That did not work") -> gr.
 
 
 class Picture(gr.Image):
-    """An image input that reads what was uploaded by `arr_coc.images`: its limits, its messages, its conversions.
+    """An image input that reads uploads by `arr_coc.asking.images`: its limits, its messages, its conversions.
 
     Gradio's own reading would decode first and judge afterwards, and would fetch an address that a client names.
     """

@@ -9,9 +9,10 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from arr_coc.drawing import SCORE_WORDS, draw_heat, titled
+from arr_coc.drawing import draw_heat, titled
 
 from ..host import Shown
+from ..patchmap import SCORE_WORDS
 from ..study import SOURCES, TENSIONS
 from ..words import moves, sources, tensions
 from .chooser import Chooser, check_asked, read_settings

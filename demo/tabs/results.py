@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from eval.report import COLUMNS, kind_rows, rows
+from eval.reporting.page import COLUMNS, kind_rows, rows
 
 from .. import charts
 from ..results import OUTCOMES, Run, open_run

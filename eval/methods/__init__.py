@@ -9,14 +9,32 @@ from . import (
     oracle,
     planned,
     pruned,
+    published,
     router,
-    shaped,
-    untouched,
+    unmodified,
     visionzip,
 )
-from .base import Method, NotApplicable, at_prices, curve_members, make_method, method_names, register_method
+from .base import (
+    Method,
+    NotApplicable,
+    at_prices,
+    curve_members,
+    make_method,
+    make_methods,
+    method_names,
+    register_method,
+)
 
-__all__ = ["Method", "NotApplicable", "at_prices", "curve_members", "make_method", "method_names", "register_method"]
+__all__ = [
+    "Method",
+    "NotApplicable",
+    "at_prices",
+    "curve_members",
+    "make_method",
+    "make_methods",
+    "method_names",
+    "register_method",
+]
 __all__ += [
     "cdpruner",
     "divprune",
@@ -27,7 +45,7 @@ __all__ += [
     "planned",
     "pruned",
     "router",
-    "shaped",
-    "untouched",
+    "published",
+    "unmodified",
 ]
 __all__ += ["visionzip"]

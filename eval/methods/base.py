@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from arr_coc.config import nearest
-from arr_coc.scene import Planner
+from arr_coc.scene.contract import Planner
 
 if TYPE_CHECKING:
-    from ..bench import Answer, Bench
+    from ..model.bench import Answer, Bench
     from ..tasks import Sample
 
 M = TypeVar("M", bound="type[Method]")
@@ -151,3 +151,18 @@ def make_method(spec: str | Mapping[str, Any]) -> Method:
         parts = [str(value) for key, value in settings.items() if key not in ("match", "questions", "curve")]
         method.label = "-".join([name, *parts, *([f"at-{method.match}"] if method.match else [])])
     return method
+
+
+def make_methods(specs: Sequence[str | Mapping[str, Any]], baselines: Sequence[str] = ()) -> list[Method]:
+    """The methods of a configuration; labels must be unique and what they match must be among them."""
+    methods = [make_method(spec) for entry in specs for spec in at_prices(entry)]
+    labels = [method.label for method in methods]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"run.methods lists {label!r} twice; give one of them another label")
+    for named in [*(m.match for m in methods if m.match is not None), *baselines]:
+        if named not in labels:
+            raise ValueError(
+                f"{named!r}, named by match or run.baselines, is none of the methods {labels}; add it to run.methods"
+            )
+    return methods

@@ -13,7 +13,7 @@ from .base import register_method
 from .pruned import Pruned, kept
 
 if TYPE_CHECKING:
-    from ..sight import Tokens
+    from ..model.question import Tokens
 
 
 @register_method("cdpruner")

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from scipy.optimize import brentq
 
-from arr_coc.scene import Plan, Planner, Scene
+from arr_coc.scene.contract import Plan, Planner, Scene
 
 from .base import Method, register_method, wanted_share
 
 if TYPE_CHECKING:
-    from ..bench import Bench
+    from ..model.bench import Bench
     from ..tasks import Sample
 
 

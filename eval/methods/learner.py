@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from arr_coc.scene import Planner
+from arr_coc.scene.contract import Planner
 
 from .base import Method, register_method
 
 if TYPE_CHECKING:
-    from ..bench import Bench
+    from ..model.bench import Bench
     from ..tasks import Sample
 
 
@@ -33,7 +33,7 @@ class Learner(Method):
     reward
         What they are rewarded by.
     source, kinds, seed
-        As of `arr_coc.data.load_questions`; the seed is the run's by default.
+        As of `arr_coc.learning.data.load_questions`; the seed is the run's by default.
     grid
         Rows and columns of patches of the reference pictures it learns from; any by default.
     phases
@@ -61,7 +61,7 @@ class Learner(Method):
 
     def prepare(self, bench: Bench) -> None:
         from arr_coc import learn
-        from arr_coc.attending import PolicyPlanner, build_policy, make_planner
+        from arr_coc.attending.planners import PolicyPlanner, build_policy, make_planner
 
         seed = bench.seed if self.seed is None else self.seed
         names = ("policy", "scorers", "confidence", "detail", "tensions", "price", "limit")
@@ -82,7 +82,7 @@ class Learner(Method):
         bench.lessons["learner", self.label] = planner
 
     def _questions(self, seed: int) -> Iterable[Mapping[str, Any]]:
-        from arr_coc.data import load_questions
+        from arr_coc.learning.data import load_questions
         from arr_coc.reference import generate
 
         if self.grid is None and self.phases is None:

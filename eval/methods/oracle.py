@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from arr_coc.scene import Plan, Planner, Scene
+from arr_coc.scene.contract import Plan, Planner, Scene
 
 from .base import Method, NotApplicable, register_method
 
 if TYPE_CHECKING:
-    from ..bench import Answer, Bench
+    from ..model.bench import Answer, Bench
     from ..tasks import Sample
 
 

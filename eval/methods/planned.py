@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from arr_coc.attending import PolicyPlanner
-from arr_coc.scene import Plan, Planner, Scene
+from arr_coc.attending.planners import PolicyPlanner
+from arr_coc.scene.contract import Plan, Planner, Scene
 
 from .base import Method, NotApplicable, register_method
 
 if TYPE_CHECKING:
     from arr_coc.knowing import Scorer
 
-    from ..bench import Answer, Bench
+    from ..model.bench import Answer, Bench
     from ..tasks import Sample
 
 
@@ -95,7 +95,7 @@ class Planned(Method):
     detail: bool | None = None
 
     def prepare(self, bench: Bench) -> None:
-        from arr_coc.attending import make_planner
+        from arr_coc.attending.planners import make_planner
 
         names = ("policy", "scorers", "price", "limit", "confidence", "detail")
         changes = {name: getattr(self, name) for name in names}

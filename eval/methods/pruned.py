@@ -12,8 +12,8 @@ from torch import Tensor
 from .base import Method, register_method, wanted_share
 
 if TYPE_CHECKING:
-    from ..bench import Answer, Bench
-    from ..sight import Tokens
+    from ..model.bench import Answer, Bench
+    from ..model.question import Tokens
     from ..tasks import Sample
 
 
@@ -32,7 +32,7 @@ class Pruned(Method):
 
     def choose(self, tokens: Tokens, count: int) -> Tensor:
         """``[N]`` per token the one that stands for it, itself if it is kept, -1 if it is dropped; see
-        `eval.sight.reduced`. ``count`` tokens stay."""
+        `eval.model.question.reduced`. ``count`` tokens stay."""
         raise TypeError(f"{type(self).__name__} must define choose()")
 
     def answer(self, bench: Bench, samples: Sequence[Sample]) -> list[Answer]:

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 from arr_coc.knowing.detail import scene_detail_loss
-from arr_coc.scene import Plan, Planner, Scene
+from arr_coc.scene.contract import Plan, Planner, Scene
 
 from .base import Method, NotApplicable, register_method, wanted_share
 from .fixed import Same
 
 if TYPE_CHECKING:
-    from arr_coc.attending import PolicyPlanner
+    from arr_coc.attending.planners import PolicyPlanner
 
-    from ..bench import Bench
+    from ..model.bench import Bench
     from ..tasks import Sample
 
 RATIO, SMOOTH = 1.25, 0.1
@@ -46,7 +46,7 @@ class Router(Method):
         Whether it sees the context vectors of the learned policy, with the question in them; else, as ViCO's, only
         what the patch looks like: scores, detail, and the mean of its glance tokens.
     episodes, source
-        Questions to train on, as of `arr_coc.data.load_questions`; never those that are judged.
+        Questions to train on, as of `arr_coc.learning.data.load_questions`; never those that are judged.
     """
 
     share: float | None = None
@@ -59,8 +59,8 @@ class Router(Method):
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        from arr_coc.attending import PolicyPlanner, make_planner
-        from arr_coc.data import load_questions
+        from arr_coc.attending.planners import PolicyPlanner, make_planner
+        from arr_coc.learning.data import load_questions
 
         config = dataclasses.replace(bench.arr.config, policy="heuristic", limit=None)
         planner = make_planner(config, bench.arr.model, bench.arr.processor)
@@ -88,15 +88,15 @@ class Router(Method):
 
     def _needs(self, bench: Bench, sample: Sample) -> np.ndarray:
         """``[N]`` bool: which patches the model answers better for, each alone at full detail."""
-        sight = bench.sight(sample)
-        sight.plan(self._seeing)
-        floor, full, patches = bench.budgets[0], bench.budgets[-1], range(len(sight.call.patches))
+        question = bench.cached(sample)
+        question.plan(self._seeing)
+        floor, full, patches = bench.budgets[0], bench.budgets[-1], range(len(question.call.patches))
         tokenizer = getattr(bench.arr.processor, "tokenizer", bench.arr.processor)
         answer = str(next(iter(sample.get("answers") or [sample.get("answer")])))
         gold = tokenizer(answer, add_special_tokens=False)["input_ids"][0]
 
         def loss(budgets: list[int]) -> float:
-            return SMOOTH - float(sight.next_token(sight.realise(budgets)[0])[gold])
+            return SMOOTH - float(question.next_token(question.realise(budgets)[0])[gold])
 
         without = loss([floor] * len(patches))
         return np.array([without / loss([full if i == p else floor for i in patches]) >= RATIO for p in patches])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.serving.server import Server, drive, samples
+from .server import Server, drive, samples
 
 RATES = (1, 1_000, 1_000_000)
 LAST = 200_000
@@ -31,11 +31,11 @@ def measure(folder: Path, count: int) -> dict[str, Any]:
         milliseconds per round of each step of retraining, and the `arithmetic` of all that.
     """
     from allocator import Policy
+    from allocator.logged.judge import judge
+    from allocator.logged.log import segments
+    from allocator.logged.rounds import read_rounds
     from arr_coc import reference
-    from arr_coc.retraining.judging import judge
-    from arr_coc.retraining.rounds import read_rounds
-    from arr_coc.saving import POLICY
-    from arr_coc.serving.log import segments
+    from arr_coc.wrapping.saving import POLICY
 
     log, questions = folder / "log", samples(32, seed=4)
     with Server(log, "--timeout", "300") as server:

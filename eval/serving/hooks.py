@@ -31,7 +31,7 @@ def _register() -> None:
     import schemathesis
     from hypothesis import strategies as st
 
-    from eval.serving.server import samples
+    from .server import samples
 
     questions, decisions = samples(4, seed=6), json.loads(os.environ[DECISIONS])
     replies = Path(os.environ[REPLIES])

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from eval.serving import hooks
-from eval.serving.server import ROOT, Server, drive, samples
+from . import hooks
+from .server import ROOT, Server, drive, samples
 
 SIZES = (5, 40, 1000, 100_000)
 

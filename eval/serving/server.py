@@ -200,7 +200,7 @@ def check_log(log: Path, traffic: Traffic) -> dict[str, int]:
     ValueError
         If a record can't be read back.
     """
-    from arr_coc.serving.log import read_records
+    from allocator.logged.log import read_records
 
     decisions = {record["id"] for record in read_records(log, "decision")}
     rewards: dict[str, float] = {}

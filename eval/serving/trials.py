@@ -18,8 +18,9 @@ import numpy as np
 from tqdm import tqdm
 
 from allocator.storage import replace_file
-from eval.records import environment
-from eval.serving.server import Sample, Server, Traffic, check_log, drive, samples
+
+from ..records import environment
+from .server import Sample, Server, Traffic, check_log, drive, samples
 
 PLACES = 32
 """Of the server under load; fewer than by default, so that a bounded number of requests is too many."""
@@ -86,7 +87,7 @@ def log_kills(folder: Path, times: int, seed: int = 0) -> dict[str, Any]:
 
     No model, so that many kills are cheap: what is tried is the log alone, under a load that no model allows.
     """
-    from arr_coc.serving.log import read_records
+    from allocator.logged.log import read_records
 
     rng, acknowledged, log = random.Random(seed), [], folder / "log"
     for _ in range(times):
@@ -120,7 +121,7 @@ def direct(questions: Sequence[Sample], batch: int) -> tuple[list[float], float]
 
     import arr_coc
     from arr_coc import reference
-    from arr_coc.asking import answers, prepare
+    from arr_coc.asking.ask import answers, prepare
 
     model, processor = reference.load()
     seconds = []

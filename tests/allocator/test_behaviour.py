@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from allocator import make_policy
-from allocator.bench.split import SplitReward
-from allocator.environments import Additive, Product, simulate
-from allocator.streams import Classification
+from allocator.simulation.environments import Additive, Product, simulate
+from allocator.simulation.streams import Classification
+from eval.bandits.split import SplitReward
 
 SEEDS = range(10)
 

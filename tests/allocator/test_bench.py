@@ -5,14 +5,14 @@ import json
 import pytest
 
 from allocator import policy_class, policy_names
-from allocator.bench import modifiers
-from allocator.bench.__main__ import main
-from allocator.bench.off_policy import ours
-from allocator.bench.peers import PEERS
-from allocator.bench.report import GROUPS, contest, interval, markdown, overview
-from allocator.bench.split import SplitReward
-from allocator.bench.tasks import SLOW, TASKS, noise_floor
-from allocator.extras import optional
+from eval.bandits import modifiers
+from eval.bandits.__main__ import main
+from eval.bandits.extras import optional
+from eval.bandits.off_policy import ours
+from eval.bandits.peers import PEERS
+from eval.bandits.report import GROUPS, contest, interval, markdown, overview
+from eval.bandits.split import SplitReward
+from eval.bandits.tasks import SLOW, TASKS, noise_floor
 
 
 def test_a_small_run_writes_record_table_and_picture(tmp_path):
@@ -110,7 +110,7 @@ def test_published_regret_counts_the_noise_of_the_best():
 
 
 def test_off_policy_values_equal_those_of_obp():
-    """Golden values by obp 0.4.1: `allocator.bench.off_policy.theirs()` in an environment that has it."""
+    """Golden values by obp 0.4.1: `eval.bandits.off_policy.theirs()` in an environment that has it."""
     golden = {
         "ips": 0.9006308888603634,
         "snips": 0.9075473528595481,

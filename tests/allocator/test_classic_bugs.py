@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from allocator import Posterior, make_policy, policy_names, solve
-from allocator.environments import Additive
 from allocator.linalg import cholesky
 from allocator.policies import CNTS, NeuralTS
 from allocator.registry import policy_class
-from allocator.streams import CNTask
+from allocator.simulation.environments import Additive
+from allocator.simulation.streams import CNTask
 
 
 def test_jitter_does_not_add_up_over_a_stream():

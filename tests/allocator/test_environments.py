@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from allocator import make_policy
-from allocator.environments import Additive, Concave, Drifting, Product, simulate
-from allocator.streams import Classification, CNTask, Groups
+from allocator.simulation.environments import Additive, Concave, Drifting, Product, simulate
+from allocator.simulation.streams import Classification, CNTask, Groups
 
 WORLDS = [Additive, Concave, Drifting, Product, Groups]
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from allocator.scoring import block_sigma, stack_factors
+from allocator.linalg import block_sigma, stack_factors
 
 
 def test_jax_equals_torch():
     pytest.importorskip("jax")
-    from allocator.jax_scoring import make_scorer
+    from eval.bandits.jax_scoring import make_scorer
 
     generator = torch.Generator().manual_seed(0)
     root = torch.randn(4, 16, 16, dtype=torch.float64, generator=generator)

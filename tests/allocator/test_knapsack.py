@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allocator import solve, solve_knapsack, solve_many
-from allocator.sampling import sample_allocation
+from allocator.knapsack.sample import sample_allocation
 
 BUDGETS = np.array([64, 128, 256, 400])
 

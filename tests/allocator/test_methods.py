@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from allocator import make_policy
-from allocator.environments import Additive, simulate
-from allocator.streams import Classification, CNTask
+from allocator.simulation.environments import Additive, simulate
+from allocator.simulation.streams import Classification, CNTask
 
 D, K, N = 4, 3, 5
 

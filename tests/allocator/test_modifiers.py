@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from allocator import ShareTracker, make_policy
-from allocator.drift import PageHinkley
-from allocator.environments import Additive, Drifting, simulate
-from allocator.streams import Groups
+from allocator.simulation.environments import Additive, Drifting, simulate
+from allocator.simulation.streams import Groups
+from allocator.trackers.drift import PageHinkley
 
 
 def test_a_window_and_its_drift_test_follow_a_change():

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from allocator import make_policy, ope
+from allocator import make_policy
+from allocator.logged import estimators as ope
 
 K = 3
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arr_coc.drawing import draw_heat, grid_boxes, palette, patch_map, titled
-from arr_coc.explaining import Explanation, PatchReport
+from arr_coc.drawing import draw_heat, grid_boxes, palette, titled
+from demo.explain import Explanation, PatchReport
 from demo.gallery import SIGN_QUESTIONS, Asking, Entry, gallery
 from demo.host import Host, Settings
+from demo.patchmap import patch_map
 from demo.words import answer_card, compared, moves, saving
 
 GREY = Image.new("RGB", (320, 320), (200, 200, 200))

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from arr_coc import reference
-from arr_coc.asking import ask
-from arr_coc.loading import wrap_with
+from arr_coc.asking.ask import ask
+from arr_coc.asking.models import wrap_with
 from demo.gallery import Entry
 from demo.host import KEPT_SIDE, LONGEST_QUESTION, Host, Settings
 from demo.study import SOURCES
@@ -109,13 +109,14 @@ def test_silenced_sources_are_silent(host: Host, pictures: list[Entry]) -> None:
         return [r.context for r in host.ask(pictures[0].image, QUESTION, off=off).explanation.patches]
 
     whole = contexts()
-    assert len({round(c["ru"], 6) for c in whole}) > 1
-    assert len({round(c["ru"], 6) for c in contexts("participatory")}) == 1
-    assert {c["ru propositional"] for c in contexts("propositional")} == {0.0}
+    assert len({round(c["relevance_doubt"], 6) for c in whole}) > 1
+    assert len({round(c["relevance_doubt"], 6) for c in contexts("participatory")}) == 1
+    assert {c["relevance_doubt propositional"] for c in contexts("propositional")} == {0.0}
     # Not measured: every patch is taken to lose what is typical of the budget.
-    assert all(c["ru d64"] == pytest.approx(0.24 * c["ru"]) for c in contexts("detail"))
-    assert any(c["ru d64"] != pytest.approx(0.24 * c["ru"], rel=0.01) for c in whole)
-    assert all(c["ru u"] == c["ru"] for c in contexts("doubt")) and any(c["ru u"] != c["ru"] for c in whole)
+    assert all(c["relevance_doubt loss_64"] == pytest.approx(0.24 * c["relevance_doubt"]) for c in contexts("detail"))
+    assert any(c["relevance_doubt loss_64"] != pytest.approx(0.24 * c["relevance_doubt"], rel=0.01) for c in whole)
+    assert all(c["relevance_doubt doubt"] == c["relevance_doubt"] for c in contexts("doubt"))
+    assert any(c["relevance_doubt doubt"] != c["relevance_doubt"] for c in whole)
     assert set(SOURCES) == {"propositional", "perspectival", "participatory", "detail", "doubt", "price"}
 
 

@@ -14,8 +14,7 @@ from demo import charts, lessons
 from demo.host import Host
 from demo.lessons import Pupil, lesson, thumb, try_one
 from demo.tabs.learning import fitting, progress
-
-from .test_host import signature
+from tests.demo.test_host import signature
 
 BATCH = 3
 

@@ -15,9 +15,9 @@ import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 import arr_coc
-from arr_coc.asking import answers, prepare
-from arr_coc.distributed import Workers
-from arr_coc.terminal import clear_errors
+from arr_coc.asking.ask import answers, prepare
+from arr_coc.commands.terminal import clear_errors
+from arr_coc.learning.workers import Workers
 from eval.config import EvalConfig, TaskConfig
 from eval.run import run
 
@@ -47,7 +47,7 @@ def wrapped(model: Any = None, processor: Any = None) -> Any:
 
 def die(arr: Any, after: int) -> None:
     """kill -9 of this process in the middle of a batch, after it has looked at so many questions."""
-    look, calls = arr.looker.look, [0]
+    look, calls = arr.builder.look, [0]
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         calls[0] += 1
@@ -55,7 +55,7 @@ def die(arr: Any, after: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return look(*args, **kwargs)
 
-    arr.looker.look = counted
+    arr.builder.look = counted
 
 
 def check_sharded_vlm(workers: Workers) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from arr_coc.distributed import Workers
-from arr_coc.sharding import ArmValues, BanditConfig, load, logged_batch, train
+from arr_coc.learning.workers import Workers
+from eval.bandits.sharded import ArmValues, BanditConfig, load, logged_batch, train
 
 ROOT = Path(__file__).parents[2]
 CONFIG = BanditConfig(steps=6, batch=32)
@@ -24,7 +24,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sharded")
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     command += ["--config_file", str(ROOT / "configs" / "accelerate-cpu.yaml"), "--main_process_port", "0"]
-    command += ["-m", "arr_coc.sharding", "--out", str(out), "--steps", "6", "--batch", "32"]
+    command += ["-m", "eval.bandits.sharded", "--out", str(out), "--steps", "6", "--batch", "32"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]

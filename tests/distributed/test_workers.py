@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 
 from allocator import Decision, Policy
-from arr_coc.attending import build_policy
-from arr_coc.distributed import Workers, update_together
+from arr_coc.attending.planners import build_policy
+from arr_coc.learning.workers import Workers, update_together
 from eval.run import run
-
-from .job import BATCH, EPISODES, eval_config, learn, wrapped
+from tests.distributed.job import BATCH, EPISODES, eval_config, learn, wrapped
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,8 +5,7 @@ import pytest
 
 import eval.tasks
 from eval.config import EvalConfig, TaskConfig
-
-from .fakes import FakeArr, make_samples
+from tests.eval.fakes import FakeArr, make_samples
 
 
 @pytest.fixture(autouse=True)

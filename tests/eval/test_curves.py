@@ -2,8 +2,8 @@
 
 import pytest
 
-from eval.curves import REACH, curves
 from eval.methods import at_prices, make_method
+from eval.reporting.curves import REACH, curves
 
 
 def _run(**methods):

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 import arr_coc
-from eval.knowing import _share, markdown, study
-from eval.operations import operations, prefill_operations
+from eval.studies.operations import operations, prefill_operations
+from eval.studies.scorers import _share, markdown, study
 
 
 def test_the_study_finds_the_evidence_and_the_question_moves_it(reference, tmp_path):

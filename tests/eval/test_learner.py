@@ -58,7 +58,7 @@ def test_learners_learn_in_the_run_and_leave_the_wrapper_alone(arr, tmp_path):
 
 
 def test_tensions_act_on_the_plan_and_are_logged(arr, monkeypatch):
-    from arr_coc.attending import make_planner
+    from arr_coc.attending.planners import make_planner
     from arr_coc.balancing import Balancer
 
     seen = []

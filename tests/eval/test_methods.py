@@ -9,13 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arr_coc.attending import PolicyPlanner
-from arr_coc.rewards import make_reward
-from eval.bench import Bench
+from arr_coc.attending.planners import PolicyPlanner
+from arr_coc.learning.rewards import make_reward
 from eval.methods import NotApplicable, make_method, method_names
 from eval.methods.fixed import Same, tilted
-
-from .fakes import FakeArr, make_samples
+from eval.model.bench import Bench
+from tests.eval.fakes import FakeArr, make_samples
 
 
 def ask(spec, samples, arr=None, **kwargs):
@@ -181,7 +180,7 @@ class FakeScorer:
 
 def test_relevant_salient_fills_from_the_top_within_its_share(samples, monkeypatch):
     scorers = {"participatory": [0.9, 0.5, 0.2, 0.8], "perspectival": [0.1, 0.9, 0.9, 0.9]}
-    monkeypatch.setattr("eval.bench.make_scorer", lambda name: FakeScorer(name, scorers[name]))
+    monkeypatch.setattr("eval.model.bench.make_scorer", lambda name: FakeScorer(name, scorers[name]))
     answers, _ = ask({"method": "relevant-salient", "share": 0.6}, samples)
     assert {tuple(a.budgets) for a in answers} == {(64, 400, 64, 400)}  # products .09 .45 .18 .72
     answers, _ = ask({"method": "relevant-salient", "share": 0.36}, samples)
@@ -189,7 +188,7 @@ def test_relevant_salient_fills_from_the_top_within_its_share(samples, monkeypat
 
 
 def test_top_patch_spends_on_the_first_rank(samples, monkeypatch):
-    monkeypatch.setattr("eval.bench.make_scorer", lambda name: FakeScorer(name, [0.1, 0.2, 0.9, 0.3]))
+    monkeypatch.setattr("eval.model.bench.make_scorer", lambda name: FakeScorer(name, [0.1, 0.2, 0.9, 0.3]))
     answers, scores = ask("top-patch-400", samples)
     assert {tuple(a.budgets) for a in answers} == {(64, 64, 400, 64)}
     assert scores == [float(s["level"] == 64 or s["evidence"] == [2]) for s in samples]

@@ -5,7 +5,7 @@ from pathlib import Path
 import evaluate
 import pytest
 
-from arr_coc.rewards import vqa_accuracy
+from arr_coc.learning.rewards import vqa_accuracy
 
 FOLDER = Path(__file__).parents[2] / "eval" / "metrics" / "vqa_accuracy"
 

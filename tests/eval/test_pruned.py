@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import arr_coc
+from arr_coc.learning.rewards import make_reward
 from arr_coc.realizing import Call, splice
-from arr_coc.rewards import make_reward
-from eval.bench import Bench
 from eval.methods import NotApplicable, make_method
 from eval.methods.cdpruner import conditioned, likeliest
 from eval.methods.divprune import max_min
 from eval.methods.pruned import kept
 from eval.methods.visionzip import dominant_and_contextual
-from eval.sight import Sight, Tokens, reduced
-from eval.tower import TowerReader
+from eval.model.bench import Bench
+from eval.model.question import CachedQuestion, Tokens, reduced
+from eval.model.tower import TowerReader
 from tests import tiny
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "reference")
@@ -123,8 +123,8 @@ def test_dropped_tokens_are_masked_tokens(name):
     """The untouched full-length model, with the dropped tokens masked, says the same."""
     model, inputs, arr = sight_of(name, [3, (16, 16), 4, (13, 9), 5])
     with arr:
-        sight = Sight(arr, inputs, 2)
-        tokens, call, rows = sight.tokens(np.random.default_rng(0))
+        question = CachedQuestion(arr, inputs, 2)
+        tokens, call, rows = question.tokens(np.random.default_rng(0))
         assert tokens.features.shape[0] == 256 + 117 == len(rows)
         assert torch.equal(rows.sort().values, torch.arange(len(rows)))
         chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1))[:60]
@@ -151,7 +151,7 @@ def test_dropped_tokens_are_masked_tokens(name):
 def test_merged_tokens_are_means_and_single_ones_untouched():
     _, inputs, arr = sight_of("qwen3_vl", [3, (8, 8), 4])
     with arr:
-        _, call, rows = Sight(arr, inputs, 2).tokens(np.random.default_rng(0))
+        _, call, rows = CachedQuestion(arr, inputs, 2).tokens(np.random.default_rng(0))
     owner = torch.full((64,), -1)
     owner[[5, 9, 11]] = torch.tensor([9, 9, 9])
     owner[40] = 40

@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 from eval.cli import app
 from eval.records import read_run
 from eval.run import run
-
-from .fakes import FakeArr
+from tests.eval.fakes import FakeArr
 
 
 def questions(path):

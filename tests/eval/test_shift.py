@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 import arr_coc
-from arr_coc.rewards import make_reward
-from eval.bench import Bench
+from arr_coc.learning.rewards import make_reward
 from eval.config import EvalConfig, TaskConfig, read_config
-from eval.drift import drift
-from eval.methods import make_method
-from eval.offpolicy import _estimates, _play, offpolicy
-from eval.run import make_methods
+from eval.methods import make_method, make_methods
+from eval.model.bench import Bench
+from eval.studies.drift import drift
+from eval.studies.offpolicy import _estimates, _play, offpolicy
 from eval.tasks import Task
 
 

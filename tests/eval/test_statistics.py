@@ -4,11 +4,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval.bars import bars
-from eval.compare import seeds_interval
 from eval.config import EvalConfig, TaskConfig
-from eval.statistics import at_tokens, curve_area, mean_interval, mean_over, paired_difference, spread, tokens_at
-from eval.summary import summarise
+from eval.reporting.bars import bars
+from eval.reporting.compare import seeds_interval
+from eval.reporting.statistics import (
+    at_tokens,
+    curve_area,
+    mean_interval,
+    mean_over,
+    paired_difference,
+    spread,
+    tokens_at,
+)
+from eval.reporting.summary import summarise
 
 
 def clustered(rng, images, per_image=4, accuracy=0.7):

@@ -6,7 +6,7 @@ import datasets
 import pytest
 from PIL import Image
 
-from arr_coc.rewards import make_reward
+from arr_coc.learning.rewards import make_reward
 from eval.config import TaskConfig, read_config
 from eval.tasks import Task
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 import arr_coc.reference
 from arr_coc.cli import app
-from arr_coc.terminal import parse_limit, patch_rows
+from arr_coc.commands.terminal import parse_limit, patch_rows
 
 ROOT = Path(__file__).parents[2]
 QUESTION = "what number is on the red sign ?"
@@ -276,7 +276,7 @@ def test_limits_are_tokens_or_shares(text: str, value: object) -> None:
 
 
 def test_patches_are_printed_where_they_lie() -> None:
-    from arr_coc.patches import make_patches
+    from arr_coc.scene.patches import make_patches
 
     two_views = make_patches([(0, 0, 40, 41), (1, 0, 20, 20)])
     assert patch_rows(two_views, None) == [[[0, 1, 2], [3, 4, 5]], [[6]]]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arr_coc.images import MAX_PIXELS, ImageError, load_image, read_image, to_rgb
+from arr_coc.asking.images import MAX_PIXELS, ImageError, load_image, read_image, to_rgb
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -151,7 +151,7 @@ def test_animation_gives_its_first_frame_and_says_so(tmp_path: Path, suffix: str
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
     options = {"lossless": True} if suffix == "webp" else {}
     frames[0].save(tmp_path / f"m.{suffix}", save_all=True, append_images=frames[1:], **options)
-    with caplog.at_level(logging.WARNING, "arr_coc.images"):
+    with caplog.at_level(logging.WARNING, "arr_coc.asking.images"):
         assert close([load_image(tmp_path / f"m.{suffix}").getpixel((4, 4))], [RED], 3)
     assert "3 frames" in caplog.text and "first" in caplog.text
 

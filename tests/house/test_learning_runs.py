@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 import arr_coc.reference
 from arr_coc.cli import app
-from arr_coc.data import Questions, load_questions
-from arr_coc.runs import learn_sections
-from arr_coc.settings import read_settings
+from arr_coc.learning.data import Questions, load_questions
+from arr_coc.learning.runs import learn_sections
+from arr_coc.learning.settings import read_settings
 
 ROOT = Path(__file__).parents[2]
 KNOWN = {"wrap": ("price", "policy"), "learn": ("episodes", "target")}

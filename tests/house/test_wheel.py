@@ -83,7 +83,8 @@ def test_every_third_party_import_is_a_dependency() -> None:
     }
     extras = set().union(*(optional[extra] for extra in ("timm", "eval", "serve", "peers", "jax")))
     # What only one host or one extra loads may name it at its top; everything else imports it where it is used.
-    hosts = {"arr_coc/serving": optional["serve"] | {"starlette", "pydantic", "h11"}, "arr_coc/lmms.py": {"lmms_eval"}}
+    serve = optional["serve"] | {"starlette", "pydantic", "h11"}
+    hosts = {"arr_coc/serving": serve, "arr_coc/commands/serve.py": serve, "arr_coc/asking/lmms.py": {"lmms_eval"}}
     known = core | set(sys.stdlib_module_names) | set(PACKAGES)
     for package in PACKAGES:
         for file in (ROOT / package).rglob("*.py"):

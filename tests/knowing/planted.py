@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
-from arr_coc.patches import Patch, make_patches, realised_costs
-from arr_coc.scene import Scene
+from arr_coc.scene.contract import Scene
+from arr_coc.scene.patches import Patch, make_patches, realised_costs
 
 SIDE = 160
 INK, PAPER = (20, 20, 20), (235, 230, 225)

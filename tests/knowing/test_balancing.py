@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from allocator import solve_knapsack
 from arr_coc.balancing import BalanceConfig, Balancer, disagreement, fineness, flatness, novelty
-from arr_coc.patches import make_patches
+from arr_coc.scene.patches import make_patches
 from tests.knowing.planted import blank, scene
 
 N = 9

@@ -10,7 +10,7 @@ from arr_coc.knowing import Scorer, make_scorer, register_scorer, scorer_names
 from arr_coc.knowing import base as registry
 from arr_coc.knowing.detail import detail_loss, scene_detail_loss
 from arr_coc.knowing.pixels import colour_planes, resize
-from arr_coc.patches import Patch
+from arr_coc.scene.patches import Patch
 from tests.knowing.planted import blank, noise, objects, photograph, scene, sign, square, text
 
 PIXEL_SCORERS = ["propositional", "perspectival"]

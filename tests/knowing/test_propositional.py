@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from arr_coc.knowing.detail import detail_loss, scene_detail_loss
 from arr_coc.knowing.propositional import Propositional, intensity_entropy
-from arr_coc.patches import Patch
+from arr_coc.scene.patches import Patch
 from tests.knowing.planted import blank, noise, objects, photograph, ramp, scene, sign, square, text, vignette
 
 GRIDS = [(8, 8), (8, 16), (16, 16), (20, 20)]

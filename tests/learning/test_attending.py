@@ -11,8 +11,8 @@ import torch
 
 import arr_coc
 from arr_coc import ArrCocConfig
-from arr_coc.asking import prepare
-from arr_coc.attending import PolicyPlanner, make_planner
+from arr_coc.asking.ask import prepare
+from arr_coc.attending.planners import PolicyPlanner, make_planner
 from arr_coc.knowing import make_scorer
 from arr_coc.knowing.detail import scene_detail_loss
 from arr_coc.reference import generate
@@ -57,12 +57,14 @@ def test_context_slots_are_named_bounded_and_finite(scenes):
         top = scene.glance_answer().exp().sort(descending=True).values
         u = 1 - top[0] + top[1]
         assert covariates[:2].tolist() == pytest.approx([float(u), 1 - float(top[0])], abs=1e-6)
-        assert torch.allclose(contexts[:, at("ru")], relevance * u)
-        assert torch.allclose(contexts[:, at("ru u")], relevance * u**2)
-        assert torch.allclose(contexts[:, at("ru propositional")], relevance * u * scores["propositional"])
+        assert torch.allclose(contexts[:, at("relevance_doubt")], relevance * u)
+        assert torch.allclose(contexts[:, at("relevance_doubt doubt")], relevance * u**2)
+        propositional = contexts[:, at("relevance_doubt propositional")]
+        assert torch.allclose(propositional, relevance * u * scores["propositional"])
         measured = relevance * u >= 0.01
         for b, loss in zip((64, 128, 256), planner.contexts.detail(scene).T, strict=True):
-            assert torch.allclose(contexts[measured, at(f"ru d{b}")], (relevance * u * loss)[measured])
+            found = contexts[measured, at(f"relevance_doubt loss_{b}")]
+            assert torch.allclose(found, (relevance * u * loss)[measured])
         assert measured.any()
 
 
@@ -71,7 +73,7 @@ def test_prior_mean_is_relevance_times_doubt_times_restored_detail(scenes):
     contexts, _, scores = planner.contexts(scenes[0])
     worth = contexts.numpy() @ planner.contexts.prior_mean().T  # [N, K-1]
     at = planner.contexts.slots.index
-    lost = [contexts[:, at(f"ru d{b}")].numpy() for b in (64, 128, 256)] + [np.zeros(4)]
+    lost = [contexts[:, at(f"relevance_doubt loss_{b}")].numpy() for b in (64, 128, 256)] + [np.zeros(4)]
     for k in range(3):
         assert np.allclose(worth[:, k], lost[0] - lost[k + 1], atol=1e-6)
     assert (np.diff(worth, axis=1) > -0.05).all()  # more tokens restore more
@@ -80,7 +82,7 @@ def test_prior_mean_is_relevance_times_doubt_times_restored_detail(scenes):
 def test_typical_detail_is_charged_where_none_is_measured(scenes):
     planner = make_planner(ArrCocConfig(detail=False))
     contexts = planner.contexts(scenes[0])[0]
-    at = [planner.contexts.slots.index(f"ru d{b}") for b in (64, 128, 256)]
+    at = [planner.contexts.slots.index(f"relevance_doubt loss_{b}") for b in (64, 128, 256)]
     shares = contexts[:, at] / contexts[:, :1]
     assert torch.allclose(shares, torch.tensor([0.24, 0.4 * (1 - 0.32**0.5), 0.08]).expand(4, 3), atol=1e-6)
     measured = make_planner(ArrCocConfig()).contexts
@@ -109,7 +111,7 @@ def test_detail_is_measured_only_where_it_could_be_worth_something(scenes):
     # What a sure glance leaves in doubt is worth little anywhere.
     contexts.doubt = lambda scene: (0.009, 0.009)
     vectors = contexts(scenes[0])[0]
-    at = [contexts.slots.index(f"ru d{b}") for b in (64, 128, 256)]
+    at = [contexts.slots.index(f"relevance_doubt loss_{b}") for b in (64, 128, 256)]
     assert torch.allclose(vectors[:, at], vectors[:, :1] * contexts.typical)
 
 

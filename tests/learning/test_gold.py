@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import arr_coc
-from arr_coc.asking import prepare
+from arr_coc.asking.ask import prepare
 from arr_coc.config import ArrCocConfig
-from arr_coc.gold import gold_answer, gold_probability
+from arr_coc.learning.gold import gold_answer, gold_probability
 from arr_coc.reference import generate
 
 

@@ -15,8 +15,8 @@ import torch
 
 import arr_coc
 from arr_coc import ArrCocConfig
+from arr_coc.learning.rewards import make_reward
 from arr_coc.reference import generate
-from arr_coc.rewards import make_reward
 
 
 def questions(n: int = 12):
@@ -173,7 +173,7 @@ def test_learning_moves_budgets_to_where_reward_needs_them(reference):
         planner.explore = True
         for i in range(300):
             decision = planner.plan(plans[i % 6]).decision
-            best = int(decision.contexts[:, planner.contexts.slots.index("ru")].argmax())
+            best = int(decision.contexts[:, planner.contexts.slots.index("relevance_doubt")].argmax())
             planner.policy.update(decision, float(decision.index[best] == 3))
         planner.explore = False
         learned = [planner.plan(scene) for scene in plans]

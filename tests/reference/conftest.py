@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from arr_coc.reference.evaluate import evaluate
-from arr_coc.reference.train import TrainConfig, load_run, train
+from arr_coc.reference.training.evaluate import evaluate
+from arr_coc.reference.training.train import TrainConfig, load_run, train
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from arr_coc import asking
-from arr_coc.reference import evaluate as E
+from arr_coc.asking import ask as asking
 from arr_coc.reference import vocabulary as V
-from arr_coc.reference.packed import TOKEN_GRIDS, to_tokens
 from arr_coc.reference.processor import build_processor
 from arr_coc.reference.questions import ask
-from arr_coc.reference.train import load_run
+from arr_coc.reference.training import evaluate as E
+from arr_coc.reference.training.packed import TOKEN_GRIDS, to_tokens
+from arr_coc.reference.training.train import load_run
 from arr_coc.reference.world import draw_picture
 
 

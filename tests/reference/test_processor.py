@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from arr_coc import reference
-from arr_coc.asking import prepare
+from arr_coc.asking.ask import prepare
 from arr_coc.reference.processor import ReferenceProcessor, build_processor
 
 

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from arr_coc import reference
-from arr_coc.reference import publish as publishing
 from arr_coc.reference.drawing import draw
-from arr_coc.reference.train import load_run
+from arr_coc.reference.training import publish as publishing
+from arr_coc.reference.training.train import load_run
 
 ROOT = Path(__file__).parents[2]
 

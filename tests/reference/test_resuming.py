@@ -18,14 +18,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from arr_coc.reference import train as training
-from arr_coc.reference.checkpoints import beside, newest, parameters_of, replace_folder
 from arr_coc.reference.model import build_model
-from arr_coc.reference.tower import tower_loss
+from arr_coc.reference.training import train as training
+from arr_coc.reference.training.checkpoints import beside, newest, parameters_of, replace_folder
+from arr_coc.reference.training.tower import tower_loss
 
 ROOT = Path(__file__).parents[2]
 RUN = (
-    "import sys, json; from arr_coc.reference.train import *; "
+    "import sys, json; from arr_coc.reference.training.train import *; "
     "train(TrainConfig(**json.loads(sys.argv[1])), sys.argv[2])"
 )
 

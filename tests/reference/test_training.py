@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from arr_coc import reference
-from arr_coc.reference import language, packed, tower
-from arr_coc.reference import train as training
 from arr_coc.reference import vocabulary as V
 from arr_coc.reference.model import build_model
 from arr_coc.reference.processor import build_processor
 from arr_coc.reference.questions import location
+from arr_coc.reference.training import language, packed, tower
+from arr_coc.reference.training import train as training
 from arr_coc.reference.world import draw_picture
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from arr_coc import reference
 from arr_coc.reference import vocabulary as V
-from arr_coc.reference.labels import IGNORE, dense_labels, evidence_cells
 from arr_coc.reference.questions import KINDS, ask, location
+from arr_coc.reference.training.labels import IGNORE, dense_labels, evidence_cells
 from arr_coc.reference.world import COLORS, PATCH, draw_picture
 
 

@@ -13,17 +13,16 @@ import pytest
 from typer.testing import CliRunner
 
 from allocator import Policy
+from allocator.logged.judge import judge
+from allocator.logged.log import DecisionLog
+from allocator.logged.rounds import read_rounds
 from allocator.storage import replace_file
 from arr_coc.cli import app
-from arr_coc.retraining import retrain as module
-from arr_coc.retraining import versions
-from arr_coc.retraining.judging import judge
-from arr_coc.retraining.retrain import RetrainConfig, retrain
-from arr_coc.retraining.rounds import read_rounds
-from arr_coc.retraining.versions import Store, resolve
-from arr_coc.serving.log import DecisionLog
-
-from .world import GOOD, POOR, WEAK, believing, make_store, mean, question, reports, serve, truth
+from arr_coc.serving import nightly as module
+from arr_coc.serving import store as versions
+from arr_coc.serving.nightly import RetrainConfig, retrain
+from arr_coc.serving.store import Store, resolve
+from tests.retraining.world import GOOD, POOR, WEAK, believing, make_store, mean, question, reports, serve, truth
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +282,7 @@ def test_command_line_from_a_saved_policy_to_a_report(tmp_path: Path) -> None:
 
 
 def test_context_shift_is_seen_and_a_stable_stream_is_not() -> None:
-    from arr_coc.retraining.drift import PSI_ALARM, ContextReference, Watch, reward_test
+    from allocator.logged.shift import PSI_ALARM, ContextReference, Watch, reward_test
 
     rng = np.random.default_rng(0)
     rows = np.stack([question(rng).mean(axis=0) for _ in range(3000)])

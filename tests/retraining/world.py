@@ -11,10 +11,10 @@ import numpy as np
 
 import arr_coc.reference
 from allocator import Policy, make_policy
-from arr_coc.retraining.versions import Store
-from arr_coc.saving import read_record, write_folder
-from arr_coc.serving.exploring import Exploration, Explorer
-from arr_coc.serving.log import DecisionLog
+from allocator.logged.explore import Exploration, Explorer
+from allocator.logged.log import DecisionLog
+from arr_coc.serving.store import Store
+from arr_coc.wrapping.saving import read_record, write_folder
 
 COSTS = np.array([[64, 128, 256, 400]] * 3)
 PRICE = 0.2 / 1200

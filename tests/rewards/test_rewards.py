@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arr_coc import rewards
-from arr_coc.rewards import (
+from arr_coc.learning import rewards
+from arr_coc.learning.rewards import (
     Reward,
     anls,
     gqa_accuracy,

@@ -17,11 +17,11 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 import arr_coc.reference
-from arr_coc.retraining.versions import Store
+from allocator.logged.explore import Exploration
 from arr_coc.serving.app import make_app
 from arr_coc.serving.config import ServeConfig
 from arr_coc.serving.engine import Engine
-from arr_coc.serving.exploring import Exploration
+from arr_coc.serving.store import Store
 
 
 def png(image: Image.Image) -> bytes:

@@ -28,18 +28,17 @@ from PIL import Image
 import arr_coc
 import arr_coc.reference
 from allocator import Decision
-from allocator.drift import PageHinkley
-from arr_coc.asking import answers, prepare
-from arr_coc.rewards import vqa_accuracy
+from allocator.logged.explore import Exploration
+from allocator.logged.log import read_records
+from allocator.trackers.drift import PageHinkley
+from arr_coc.asking.ask import answers, prepare
+from arr_coc.learning.rewards import vqa_accuracy
 from arr_coc.serving.batching import Batcher, Busy
 from arr_coc.serving.config import ServeConfig, usual_batch_size
 from arr_coc.serving.engine import Engine
-from arr_coc.serving.exploring import Exploration
 from arr_coc.serving.guard import Guard, bounded_heads
-from arr_coc.serving.log import read_records
 from eval.serving.hooks import better_bodies
-
-from .conftest import ask, png
+from tests.serving.conftest import ask, png
 
 
 def test_answers_are_those_of_direct_generate(
@@ -371,7 +370,7 @@ def test_a_question_that_waits_too_long_is_given_up(client: Any, questions: list
 def test_no_acknowledgement_without_the_log(
     client: Any, questions: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from arr_coc.serving import log
+    from allocator.logged import log
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allocator import make_policy
-from arr_coc.serving.exploring import Exploration, Explorer
+from allocator.logged.explore import Exploration, Explorer
 
 COSTS = np.array([[64, 128, 256, 400]] * 3)
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from arr_coc.serving import log as module
-from arr_coc.serving.log import DecisionLog, LogError, find, read_records, segments
+from allocator.logged import log as module
+from allocator.logged.log import DecisionLog, LogError, find, read_records, segments
 
 ROOT = Path(__file__).parents[2]
 

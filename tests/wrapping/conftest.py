@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import arr_coc
-from arr_coc.scene import Plan, Scene
+from arr_coc.scene.contract import Plan, Scene
 from tests import tiny
 
 BUDGETS = (4, 16, 36, 64)

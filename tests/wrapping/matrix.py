@@ -20,14 +20,13 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 import arr_coc
-from arr_coc.compat import cache_name, output_cache
 from arr_coc.config import ArrCocConfig
 from arr_coc.families import Segment, family_for
 from arr_coc.families.any_resolution import AnyResolution
+from arr_coc.families.compat import cache_name, output_cache
 from arr_coc.realizing import Call
 from tests import tiny, zoo
-
-from .conftest import Pattern
+from tests.wrapping.conftest import Pattern
 
 BUDGETS, SIDE = (2, 4, 9, 16), 4
 MIXED = (2, 16, 4, 9, 2)

@@ -12,9 +12,8 @@ from torch import nn
 import arr_coc
 from arr_coc.config import ArrCocConfig
 from tests import tiny
-
-from .conftest import BUDGETS, SIDE, Pattern, built
-from .test_exactness import MIXED, PROMPTS, families, generated, logits
+from tests.wrapping.conftest import BUDGETS, SIDE, Pattern, built
+from tests.wrapping.test_exactness import MIXED, PROMPTS, families, generated, logits
 
 CONFIG = ArrCocConfig(budgets=BUDGETS, patch_side=SIDE)
 

@@ -17,12 +17,11 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
-from arr_coc.scene import Plan, Scene
+from arr_coc.scene.contract import Plan, Scene
 from tests import tiny, zoo
+from tests.wrapping.conftest import Pattern
+from tests.wrapping.matrix import BUDGETS, Cell
 from tests.zoo import realistic
-
-from .conftest import Pattern
-from .matrix import BUDGETS, Cell
 
 RECORD = os.environ.get("ARR_COC_MATRIX")
 PATCHES: list[tiny.Part] = [2, (8, 8), 6]  # four patches where images can be of any size

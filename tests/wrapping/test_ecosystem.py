@@ -9,9 +9,8 @@ from PIL import Image
 import arr_coc
 from arr_coc.config import ArrCocConfig
 from tests import tiny, zoo
-
-from .conftest import Pattern
-from .matrix import BUDGETS, SIDE, Cell, labels_of
+from tests.wrapping.conftest import Pattern
+from tests.wrapping.matrix import BUDGETS, SIDE, Cell, labels_of
 
 CONFIG = ArrCocConfig(budgets=BUDGETS, patch_side=SIDE)
 # One family per way of handing features over: a list, a tensor, newlines that are parameters of the base, image sizes.

@@ -8,11 +8,10 @@ import pytest
 import torch
 import transformers
 
-from arr_coc.compat import cache_name, output_cache
-from arr_coc.patches import budget_grid
+from arr_coc.families.compat import cache_name, output_cache
+from arr_coc.scene.patches import budget_grid
 from tests import tiny
-
-from .conftest import BUDGETS, built
+from tests.wrapping.conftest import BUDGETS, built
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "reference")
 REALIZERS = ("rescale", "rescale-separate", "pool", "select")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from arr_coc.scene import Plan
+from arr_coc.scene.contract import Plan
 from tests import tiny
-
-from .conftest import BUDGETS, built
-from .test_exactness import MIXED, PROMPTS, TOLERANCE, families, logits
+from tests.wrapping.conftest import BUDGETS, built
+from tests.wrapping.test_exactness import MIXED, PROMPTS, TOLERANCE, families, logits
 
 
 @families
@@ -128,7 +127,7 @@ def test_a_scene_holds_what_was_asked_for(wrapped):
     with pytest.raises(RuntimeError, match="put 'glance' into its needs"):
         scene.read_attention([0])
     arr = wrapped(model, 4, needs=("pixels", "glance"))
-    arr.looker.scale = (0.5, 0.25)
+    arr.builder.scale = (0.5, 0.25)
     logits(model.model, inputs)
     (scene,) = arr.planner.scenes
     assert [tuple(p.shape) for p in scene.pixels] == [(3, p.height * 8, p.width * 8) for p in scene.patches]

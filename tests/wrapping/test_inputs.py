@@ -9,16 +9,15 @@ import torch
 from transformers import BlipConfig, BlipForConditionalGeneration, DynamicCache, LlamaConfig, LlamaForCausalLM
 
 import arr_coc
-from arr_coc.compat import cache_name
 from arr_coc.config import ArrCocConfig
 from arr_coc.families import Family, known_families, register_family
-from arr_coc.scene import Plan
-from arr_coc.wrapper import ArrCoc
+from arr_coc.families.compat import cache_name
+from arr_coc.scene.contract import Plan
+from arr_coc.wrapping.wrapper import ArrCoc
 from tests import tiny, zoo
-
-from .conftest import BUDGETS, SIDE, Pattern, built
-from .matrix import Cell
-from .test_exactness import MIXED, PROMPTS, logits
+from tests.wrapping.conftest import BUDGETS, SIDE, Pattern, built
+from tests.wrapping.matrix import Cell
+from tests.wrapping.test_exactness import MIXED, PROMPTS, logits
 
 CONFIG = ArrCocConfig(budgets=BUDGETS, patch_side=SIDE)
 
@@ -171,7 +170,7 @@ def test_models_that_can_not_be_wrapped(monkeypatch):
             vision_config={"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 16},
         )
     )
-    with pytest.raises(ValueError, match="BlipForConditionalGeneration can't be carried: its text attends .* Known: "):
+    with pytest.raises(ValueError, match="BlipForConditionalGeneration is not supported: its text attends .* Known: "):
         arr_coc.wrap(blip, None, CONFIG, Pattern(4))
     exaone = SimpleNamespace(config=SimpleNamespace(model_type="exaone4_5"))
     with pytest.raises(ValueError, match="positions='keep' can't be used with .* Use positions='auto' or 'compact'"):
@@ -184,13 +183,13 @@ def test_models_that_can_not_be_wrapped(monkeypatch):
     with pytest.raises(ValueError, match="realizer='rescal' is unknown. Did you mean 'rescale'"):
         arr_coc.wrap(built("reference").model, None, ArrCocConfig(realizer="rescal"), Pattern(4))
     assert "generate" not in vars(built("reference").model)
-    monkeypatch.setattr("arr_coc.compat.version", lambda name: "5.22.0")
-    monkeypatch.setattr("arr_coc.compat.installed_transformers", lambda: (5, 22))
+    monkeypatch.setattr("arr_coc.families.compat.version", lambda name: "5.22.0")
+    monkeypatch.setattr("arr_coc.families.compat.installed_transformers", lambda: (5, 22))
     edge = SimpleNamespace(config=SimpleNamespace(model_type="cosmos3_edge"))
     with pytest.raises(ValueError, match=r"'cosmos3_edge' needs transformers >= 5\.23, found 5\.22\.0; upgrade it"):
         ArrCoc(edge, None, CONFIG, Pattern(4))
-    monkeypatch.setattr("arr_coc.compat.version", lambda name: "5.17.0")
-    monkeypatch.setattr("arr_coc.compat.installed_transformers", lambda: (5, 17))
+    monkeypatch.setattr("arr_coc.families.compat.version", lambda name: "5.17.0")
+    monkeypatch.setattr("arr_coc.families.compat.installed_transformers", lambda: (5, 17))
     with pytest.raises(ImportError, match=r"needs transformers >= 5\.19 and < 6, found 5\.17\.0"):
         arr_coc.wrap(built("reference").model, None, CONFIG, Pattern(4))
 

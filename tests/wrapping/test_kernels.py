@@ -11,8 +11,7 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tests import zoo
-
-from .matrix import BUDGETS, Cell, difference
+from tests.wrapping.matrix import BUDGETS, Cell, difference
 
 OPAQUE = "opaque"
 

@@ -15,9 +15,8 @@ from arr_coc.drawing import draw_views, spread_views
 from arr_coc.families import family_for, known_families, register_family
 from arr_coc.families.square import SquareGrid
 from tests import tiny, zoo
-
-from .conftest import Pattern
-from .matrix import BUDGETS, TOLERANCE, Cell, difference
+from tests.wrapping.conftest import Pattern
+from tests.wrapping.matrix import BUDGETS, TOLERANCE, Cell, difference
 
 _CELLS: dict[str, Cell] = {}
 

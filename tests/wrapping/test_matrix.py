@@ -17,12 +17,11 @@ import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from arr_coc.compat import installed_transformers
-from arr_coc.families import UNCARRIED, known_families
-from arr_coc.families.uncarried import CHECKED
+from arr_coc.families import UNSUPPORTED, known_families
+from arr_coc.families.compat import installed_transformers
+from arr_coc.families.unsupported import CHECKED
 from tests import zoo
-
-from . import matrix
+from tests.wrapping import matrix
 
 RECORD = os.environ.get("ARR_COC_MATRIX")
 CELLS = [
@@ -67,11 +66,11 @@ def test_every_known_family_is_in_the_matrix():
 
 def test_every_model_type_of_transformers_is_carried_or_has_its_reason():
     known = {name.split("+")[0] for name in known_families()}
-    assert not known & UNCARRIED.keys() and all(UNCARRIED.values())
+    assert not known & UNSUPPORTED.keys() and all(UNSUPPORTED.values())
     if installed_transformers() > CHECKED:
         pytest.skip(f"transformers {transformers.__version__} may have types that were not looked at yet")
-    missing = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.keys() - known - UNCARRIED.keys()
-    assert not missing, f"neither a family nor a reason in arr_coc/families/uncarried.py: {sorted(missing)}"
+    missing = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.keys() - known - UNSUPPORTED.keys()
+    assert not missing, f"neither a family nor a reason in arr_coc/families/unsupported.py: {sorted(missing)}"
 
 
 def test_the_readme_names_every_family():
@@ -126,9 +125,9 @@ def _table(rows: dict[str, dict[str, str]]) -> str:
         lines.append(f"| {family} | " + " | ".join(shown) + " |")
     lines += ["", *(f"{note[reason]}. {reason.removeprefix('n/a: ')}" for reason in reasons), ""]
     version = ".".join(map(str, CHECKED))
-    lines += ["## Not carried", "", f"The other types of `AutoModelForImageTextToText` in transformers {version}."]
+    lines += ["## Not supported", "", f"The other types of `AutoModelForImageTextToText` in transformers {version}."]
     return "\n".join([*lines, "", *_reasons()]) + "\n"
 
 
 def _reasons() -> list[str]:
-    return [f"- {name}: {reason}" for name, reason in UNCARRIED.items()]
+    return [f"- {name}: {reason}" for name, reason in UNSUPPORTED.items()]

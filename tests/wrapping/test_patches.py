@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arr_coc.config import ArrCocConfig, resolve_limit
-from arr_coc.patches import budget_grid, cut, full_tokens, make_patches, realised_costs
+from arr_coc.scene.patches import budget_grid, cut, full_tokens, make_patches, realised_costs
 
 sizes = st.integers(1, 60)
 

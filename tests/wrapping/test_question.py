@@ -8,7 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from arr_coc.families.question import find_question
+from arr_coc.wrapping.question import find_question
 
 IMAGE = "<img>"
 CHATML = "<|im_start|>system\nYou are kind.<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"

@@ -10,13 +10,12 @@ from PIL import Image
 from transformers import Qwen2VLImageProcessor
 
 from arr_coc.families import Segment, family_for
-from arr_coc.patches import budget_grid
 from arr_coc.realizing import Call, make_realizer
-from arr_coc.scene import Plan, Scene
+from arr_coc.scene.contract import Plan, Scene
+from arr_coc.scene.patches import budget_grid
 from tests import tiny, zoo
-
-from .conftest import SIDE, built
-from .test_exactness import MIXED, PROMPTS, TOLERANCE, families, generated, logits
+from tests.wrapping.conftest import SIDE, built
+from tests.wrapping.test_exactness import MIXED, PROMPTS, TOLERANCE, families, generated, logits
 
 ONE_PATCH: list[list[tiny.Part]] = [
     [3, (8, 8), 2, (7, 5), 4],

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 import arr_coc
-from arr_coc import saving
 from arr_coc.config import ArrCocConfig
+from arr_coc.wrapping import saving
 from tests import tiny
-
-from .conftest import BUDGETS, SIDE, Pattern
+from tests.wrapping.conftest import BUDGETS, SIDE, Pattern
 
 CONFIG = ArrCocConfig(budgets=BUDGETS, patch_side=SIDE, scorers=("propositional",), confidence=False, limit=0.5)
 
@@ -132,7 +131,7 @@ def test_push_to_hub_uploads_the_folder(model, monkeypatch):
 
 def test_a_saved_policy_keeps_the_prior_it_was_learned_with(model, tmp_path, monkeypatch):
     """Defaults change between versions; what was learned must stay loadable, and decide as it did."""
-    from arr_coc import attending
+    from arr_coc.attending import planners as attending
 
     arr = taught(model)
     folder = arr.save_pretrained(tmp_path / "policy")

@@ -6,11 +6,10 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from arr_coc.compat import cache_name, output_cache
+from arr_coc.families.compat import cache_name, output_cache
 from tests import tiny
-
-from .conftest import built
-from .test_exactness import MIXED, PROMPTS, TOLERANCE, families
+from tests.wrapping.conftest import built
+from tests.wrapping.test_exactness import MIXED, PROMPTS, TOLERANCE, families
 
 OPTIONS = {"max_new_tokens": 4, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
 

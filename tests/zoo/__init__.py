@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from arr_coc.compat import NEEDS, installed_transformers
+from arr_coc.families.compat import NEEDS, installed_transformers
 from tests.tiny import BOS, END, IMAGE, PAD, START, VIDEO, Tiny
 from tests.tiny import _spread as spread
-
-from .inputs import BREAK, FREE, SIDE
-from .models import BUILDERS as ESTABLISHED
-from .newer import BUILDERS as NEWER
+from tests.zoo.inputs import BREAK, FREE, SIDE
+from tests.zoo.models import BUILDERS as ESTABLISHED
+from tests.zoo.newer import BUILDERS as NEWER
 
 EVERY = ESTABLISHED | NEWER
 BUILDERS = ESTABLISHED | {

@@ -10,8 +10,7 @@ import transformers as hf
 
 from tests.tiny import END, IMAGE, START, VIDEO, VOCABULARY, Part, text_config
 from tests.tiny import build as build_qwen
-
-from .configs import (
+from tests.zoo.configs import (
     CLIP,
     DEEPSEEK_EXPERTS,
     EXPERTS,
@@ -23,7 +22,7 @@ from .configs import (
     language,
     mrope,
 )
-from .inputs import CROPS, FIXED, FREE, SIDE, any_resolution, crops, grid_thw, image_sizes, square
+from tests.zoo.inputs import CROPS, FIXED, FREE, SIDE, any_resolution, crops, grid_thw, image_sizes, square
 
 
 def _llava(tower: str) -> tuple[Any, Any]:

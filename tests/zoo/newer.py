@@ -9,9 +9,8 @@ from typing import Any
 import transformers as hf
 
 from tests.tiny import END, IMAGE, START, VIDEO, VOCABULARY, Part, text_config
-
-from .configs import EXPERTS, QWEN3_VISION, QWEN_TOKENS, TOKEN, WINDOWS, encoder, language, mrope
-from .inputs import CROPS, FIXED, FREE, SIDE, any_resolution, crops, grid_thw, image_sizes, patch_rows, square
+from tests.zoo.configs import EXPERTS, QWEN3_VISION, QWEN_TOKENS, TOKEN, WINDOWS, encoder, language, mrope
+from tests.zoo.inputs import CROPS, FIXED, FREE, SIDE, any_resolution, crops, grid_thw, image_sizes, patch_rows, square
 
 GRID = partial(grid_thw, shape=(96,), merge=2)
 

@@ -13,9 +13,8 @@ from typing import Any
 import transformers as hf
 
 from tests.tiny import IMAGE, Part, Tiny, text_config
-
-from .configs import QWEN_TOKENS, TOKEN, language, mrope
-from .inputs import grid_thw, image_sizes, square
+from tests.zoo.configs import QWEN_TOKENS, TOKEN, language, mrope
+from tests.zoo.inputs import grid_thw, image_sizes, square
 
 _LANGUAGE = {
     "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 4, "num_attention_heads": 8,

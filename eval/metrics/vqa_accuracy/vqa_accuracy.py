@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from arr_coc.rewards import vqa_accuracy
+from arr_coc.learning.rewards import vqa_accuracy
 
 _DESCRIPTION = """Soft accuracy of VQA v2 and TextVQA, exactly as the official evaluator computes it: the mean over the
 leave-one-out subsets of ten human answers of min(1, matches / 3), after its normalisation."""
@@ -25,7 +25,7 @@ _CITATION = """@inproceedings{goyal2017vqa2,
 
 
 class VqaAccuracy(evaluate.Metric):
-    """See the module's text; the arithmetic is `arr_coc.rewards.vqa_accuracy`."""
+    """See the module's text; the arithmetic is `arr_coc.learning.rewards.vqa_accuracy`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

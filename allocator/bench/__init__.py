@@ -1,1 +1,0 @@
-"""Benchmark of the methods on streams with known optimum: `python -m allocator.bench --help`."""

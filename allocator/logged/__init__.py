@@ -1,0 +1,1 @@
+"""Learning from a log, start to end: explore, log, read rounds, estimate, judge, notice a shift."""

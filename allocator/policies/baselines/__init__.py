@@ -1,0 +1,1 @@
+"""Policies that learn nothing: fixed, uniform, random, heuristic, oracle."""

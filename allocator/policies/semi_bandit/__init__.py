@@ -1,0 +1,1 @@
+"""Policies that learn from one reward per patch."""

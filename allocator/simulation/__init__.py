@@ -1,0 +1,1 @@
+"""Worlds with a known truth, for tests and benchmarks of policies."""

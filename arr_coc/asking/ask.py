@@ -1,0 +1,137 @@
+"""From images and questions to model inputs, and from generated ids back to answers: one path for every model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+
+from ..config import nearest
+from ..scene.patches import by_view
+
+if TYPE_CHECKING:
+    from ..scene.contract import Allocation, Plan, Scene
+    from ..wrapping.wrapper import ArrCoc
+
+
+def prepare(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> Any:
+    """Inputs for ``generate``, one image and one question per row, left-padded.
+
+    Goes through the processor's chat template, as every current VLM expects; a processor without one gets its image
+    token in front of the question.
+
+    Raises
+    ------
+    ValueError
+        If the counts differ, a question is empty, or there is nothing to ask.
+    """
+    if len(images) != len(questions) or not questions:
+        raise ValueError(f"{len(images)} images for {len(questions)} questions; give one image for each question")
+    for question in questions:
+        if not isinstance(question, str) or not question.strip():
+            raise ValueError(f"the question {question!r} is empty; write one, such as 'what color is the sign ?'")
+    if getattr(processor, "chat_template", None):
+        messages = [
+            [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
+            for image, question in zip(images, questions, strict=True)
+        ]
+        inputs = processor.apply_chat_template(
+            messages, tokenize=True, return_dict=True, add_generation_prompt=True,
+            processor_kwargs={"return_tensors": "pt", "padding": True, "padding_side": "left"},
+        )  # fmt: skip
+        if isinstance(inputs["input_ids"], list):  # SmolVLM's template drops return_tensors
+            inputs.convert_to_tensors("pt")
+        return inputs
+    token = getattr(processor, "image_token", None)
+    if token is None:
+        known = [name for name in dir(processor) if "token" in name or "template" in name]
+        raise ValueError(
+            f"{type(processor).__name__} has neither a chat template nor an image token; set processor.chat_template. "
+            + nearest("image_token", known)
+        )
+    return processor(
+        images=[[image] for image in images], text=[f"{token} {q}" for q in questions],
+        return_tensors="pt", padding=True, padding_side="left",
+    )  # fmt: skip
+
+
+def answers(processor: Any, prompt_ids: torch.Tensor, sequences: torch.Tensor) -> list[str]:
+    """The new words of ``generate``'s output ``[B, L']`` after its prompt ``[B, L]``."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    new = sequences[:, prompt_ids.shape[1] :]
+    return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+
+@dataclass
+class Asked:
+    """One question about one image, answered: what is printed, drawn and explained afterwards.
+
+    Attributes
+    ----------
+    image
+        The picture.
+    answer
+        The model's.
+    allocation
+        Its record.
+    grid
+        Rows and columns of patches, where every patch is an image entry of its own; else ``None``.
+    plan, scene
+        The planner's plan and what it saw.
+    inputs
+        What the processor made of image and question.
+    """
+
+    image: Image.Image
+    answer: str
+    allocation: Allocation
+    grid: tuple[int, int] | None
+    plan: Plan
+    scene: Scene
+    inputs: Any
+
+    @property
+    def several_views(self) -> bool:
+        """Whether the model was given several views of the image (tiles, an overview) that do not tile it."""
+        return self.grid is None and len(by_view(self.allocation.patches)) > 1
+
+
+def seen_pixels(arr: ArrCoc, asked: Asked) -> list[torch.Tensor]:
+    """Per patch ``[3, H, W]`` RGB in [0, 1] as the model was given it; empty if the family can't tell."""
+    scale = arr.builder.scale or (0.0, 1.0)
+    return arr.family.pixels(arr.model, asked.inputs, asked.allocation.patches, scale) or []
+
+
+def ask(arr: ArrCoc, image: Image.Image, question: str, max_new_tokens: int | None = None) -> Asked:
+    """Ask a wrapped model one question about one image.
+
+    Parameters
+    ----------
+    arr
+        The wrapped model.
+    image, question
+        What to ask about, and what.
+    max_new_tokens
+        Longest answer; the model's own default otherwise.
+
+    Raises
+    ------
+    ValueError
+        If the question is empty.
+    """
+    from ..attending.planners import Recorder
+
+    inputs = prepare(arr.processor, [image], [question]).to(arr.model.device)
+    length = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+    recorder = Recorder(arr.planner, scenes=True)
+    arr.planner = recorder
+    try:
+        sequences = arr.model.generate(**inputs, do_sample=False, **length)
+    finally:
+        arr.planner = recorder.planner
+    (answer,), (allocation,) = answers(arr.processor, inputs["input_ids"], sequences), arr.last
+    grid = arr.processor.patch_grid(image) if hasattr(arr.processor, "patch_grid") else None
+    return Asked(image, answer, allocation, grid, recorder.plans[0], recorder.scenes[0], inputs)

@@ -1,0 +1,168 @@
+"""Models by name: the shipped reference model, a local folder or a hub name, with errors a person can act on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..wrapping.wrapper import ArrCoc
+
+REFERENCE = "reference"
+FREE = frozenset(("limit", "price", "realizer", "positions"))
+"""Fields of a configuration that may differ from those a policy was saved with."""
+
+
+class ModelError(ValueError):
+    """A model that cannot be loaded or used; the message names it, the rule and the remedy."""
+
+
+def load_vlm(name: str = REFERENCE, *, device: str | None = None, dtype: str = "auto") -> tuple[Any, Any]:
+    """Load a vision-language model and its processor.
+
+    Parameters
+    ----------
+    name
+        ``"reference"`` for the model that ships with ARR-COC, else a local folder or a hub name. It is loaded by
+        ``AutoModelForImageTextToText``; code from the model's repository is never run.
+    device
+        As torch names it ("cpu", "cuda", "cuda:1", ...); by default a GPU if there is one.
+    dtype
+        Of the weights; "auto" takes what the checkpoint says. The reference model is always float32.
+
+    Returns
+    -------
+    tuple
+        The model in evaluation mode, and the processor.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, if it is no vision-language model, or if its family is not supported.
+    """
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"device {device!r} can't be used ({reason}); use cpu, or cuda if there is one") from error
+    if name == REFERENCE:
+        from .. import reference
+
+        model, processor = reference.load()
+    else:
+        model, processor = _load_named(name, dtype)
+    return model.to(target).eval(), processor
+
+
+def _load_named(name: str, dtype: str) -> tuple[Any, Any]:
+    """Load a folder or hub name; everything that can be known from its configuration is checked before the weights."""
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    from ..config import nearest
+    from ..families import known_families
+
+    name = _resolve(name)
+    try:
+        model_type = AutoConfig.from_pretrained(name).model_type
+    except Exception as error:  # whatever a foreign config.json provokes
+        raise _unloadable(name, error) from error
+    if model_type not in known_families():
+        raise ModelError(
+            f"{name} is a {model_type!r} model, which is no supported vision-language model. "
+            f"{nearest(model_type, known_families())} Another family joins by arr_coc.families.register_family."
+        )
+    try:
+        processor = (_own_processor(name) or AutoProcessor).from_pretrained(name)
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
+    except Exception as error:  # missing, truncated or foreign files surface as many types
+        raise _unloadable(name, error) from error
+    if not hasattr(processor, "image_processor"):
+        raise ModelError(
+            f"{name} has no image processor (it gives a {type(processor).__name__}); a vision-language model needs "
+            "its preprocessor_config.json: save it with processor.save_pretrained(folder)"
+        )
+    return model, processor
+
+
+def _own_processor(name: str) -> Any:
+    """Our processor class if a folder was saved with it (transformers only knows its own), else None."""
+    file = Path(name) / "processor_config.json"
+    if file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("processor_class") == "ReferenceProcessor":
+        from ..reference.processor import ReferenceProcessor
+
+        return ReferenceProcessor
+    return None
+
+
+def _resolve(name: str) -> str:
+    """The folder or hub name to load; what is meant as a path and is no model folder is refused."""
+    if not name.strip():
+        raise ModelError(f"the model name is empty; use {REFERENCE!r}, a local folder or a hub name like org/model")
+    folder = Path(name).expanduser()
+    if folder.is_file():
+        raise ModelError(f"{name} is a file; a model is a folder with config.json and its weights")
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{name} holds no config.json; a model folder is what model.save_pretrained writes")
+        return str(folder)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"the model folder {name} does not exist; check the path, or give a hub name like org/model")
+    return name
+
+
+def _unloadable(name: str, error: Exception) -> ModelError:
+    """The first line of a loading error, with the remedy for the commonest cause."""
+    text = str(error).strip() or type(error).__name__
+    if "couldn't connect" in text or "offline" in text.lower():
+        return ModelError(
+            f"{name} is no local folder, and the model hub can't be reached or HF_HUB_OFFLINE=1 is set; "
+            "give a folder, or download it first: hf download ORG/MODEL"
+        )
+    return ModelError(f"the model {name} can't be loaded: {text.splitlines()[0]}")
+
+
+def wrap_with(model: Any, processor: Any, given: Mapping[str, Any]) -> ArrCoc:
+    """Wrap a model by configuration values, where ``policy`` may also be the folder of a saved policy.
+
+    Parameters
+    ----------
+    model, processor
+        As :func:`load_vlm` returns them.
+    given
+        Fields of :class:`arr_coc.ArrCocConfig`. Beside a saved policy, those of :data:`FREE` replace what was saved
+        with it; the others are part of what was learned.
+
+    Raises
+    ------
+    ValueError
+        For a bad configuration, a policy that does not fit, or a field that a saved policy fixes.
+    """
+    from ..config import ArrCocConfig
+    from ..wrapping.wrapper import ArrCoc, wrap
+
+    if not is_saved_policy(given.get("policy")):
+        return wrap(model, processor, ArrCocConfig.from_dict(given))
+    changes = {key: value for key, value in given.items() if key != "policy"}
+    fixed = sorted(changes.keys() - FREE)
+    if fixed:
+        raise ValueError(f"{fixed[0]} is fixed by the saved policy; leave it out, or name a policy that is not saved")
+    arr = ArrCoc.from_pretrained(given["policy"], model, processor)
+    if not changes:
+        return arr
+    arr.detach()
+    planner: Any = arr.planner
+    planner.config = dataclasses.replace(arr.config, **changes)
+    planner.price = changes.get("price", planner.price)
+    return wrap(model, processor, planner.config, planner)
+
+
+def is_saved_policy(policy: str | None) -> bool:
+    """Whether a policy is meant as a folder rather than as a registered name."""
+    return policy is not None and (Path(policy).is_dir() or "/" in policy)

@@ -1,0 +1,158 @@
+"""The commands ``arr-coc serve``, ``retrain`` and ``rollback``; `arr_coc.cli` registers them.
+
+Like all commands they import what they need when they run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .terminal import check_folder, clear_errors
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+TOKEN = "ARR_COC_TOKEN"
+
+
+@clear_errors
+def serve(
+    log: Annotated[Path, typer.Option("--log", help="Folder of the decision log; made if missing.")] = Path(
+        "runs/log"
+    ),
+    policy: Annotated[
+        Path | None,
+        typer.Option("--policy", "-p", help="Saved policy, or store of versions whose current one is followed."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Folder or hub name of a VLM, or 'reference'.")
+    ] = "reference",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default a GPU if there is one.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    anonymous: Annotated[
+        bool, typer.Option("--anonymous", help="Listen beyond this machine without a token.")
+    ] = False,
+    explore: Annotated[float, typer.Option(help="Share of questions that may be explored; 0 for none.")] = 0.2,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Most questions of one generate call; by default 1 on a CPU, 8 on a GPU.")
+    ] = None,
+    queue: Annotated[int, typer.Option(min=1, help="Questions inside at once; beyond it, 429.")] = 64,
+    upload_mb: Annotated[float, typer.Option(help="Largest request body, in MiB.")] = 8.0,
+    megapixels: Annotated[float, typer.Option(help="Largest image.")] = 20.0,
+    timeout: Annotated[float, typer.Option(help="Seconds after which a waiting question is given up.")] = 30.0,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")] = None,
+    log_questions: Annotated[
+        bool, typer.Option("--log-questions", help="Log the questions too; images never.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Answer over HTTP: POST /answer, POST /reward, /healthz, /readyz, /metrics, /openapi.json.
+
+    Every decision and reward is on the disk before it is acknowledged. The policy is replaced without a pause when
+    the store's pointer moves, or on SIGHUP. Set ARR_COC_TOKEN to ask for a bearer token.
+
+    Examples:
+
+    `arr-coc serve --log runs/log`
+
+    `arr-coc serve --policy runs/store --log runs/log --explore 0.2`
+
+    `curl -F image=@photo.jpg -F question="what color is the sign ?" http://127.0.0.1:8000/answer`
+    """
+    from allocator.logged.explore import Exploration
+
+    from ..serving.config import ServeConfig
+
+    config = ServeConfig(
+        host=host, port=port, token=os.environ.get(TOKEN) or None, anonymous=anonymous, batch_size=batch_size,
+        queue=queue, upload_bytes=int(upload_mb * 2**20), pixels=int(megapixels * 1e6), timeout=timeout,
+        max_new_tokens=max_new_tokens, log_questions=log_questions, exploration=Exploration(share=explore),
+    )  # fmt: skip
+    check_folder(log)
+    try:
+        import uvicorn
+
+        from ..serving.app import make_app
+        from ..serving.guard import bounded_heads
+    except ImportError as error:
+        raise ImportError(f"serving needs {error.name}: pip install 'arr-coc[serve]'") from error
+    from .. import reference
+    from ..asking.models import load_vlm
+    from ..serving.engine import Engine
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    vlm, processor = load_vlm(model, device=device)
+    engine = Engine(vlm, processor, policy or reference.policy_path(), config.exploration, config.max_new_tokens)
+    uvicorn.run(
+        make_app(engine, config, log), host=host, port=port, access_log=False, log_config=None, server_header=False,
+        timeout_keep_alive=15, timeout_graceful_shutdown=30, h11_max_incomplete_event_size=32768,
+        http=bounded_heads(config.upload_seconds),
+    )  # fmt: skip
+
+
+@clear_errors
+def retrain(
+    log: Annotated[Path, typer.Option("--log", help="Folder of the decision log of `arr-coc serve`.")],
+    store: Annotated[Path, typer.Option("--out", "-o", help="Store of policy versions; its current one is judged.")],
+    incumbent: Annotated[
+        Path | None, typer.Option("--incumbent", help="Saved policy that becomes version 0001 of a new store.")
+    ] = None,
+    margin: Annotated[float, typer.Option(help="Net reward that the lower bound may lose.")] = 0.01,
+    confidence: Annotated[float, typer.Option(help="Two-sided level of the interval.")] = 0.95,
+    additive: Annotated[
+        bool, typer.Option("--additive", help="Trust that rewards add up over patches: narrower intervals.")
+    ] = False,
+    fewest: Annotated[int, typer.Option(help="Rounds that must judge.")] = 200,
+    last: Annotated[int | None, typer.Option(help="Only the most recent rounds of the log.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Learn a new policy from the decision log, judge it against the incumbent off-policy, promote it or keep that.
+
+    It is promoted only if the lower bound of its net reward minus the incumbent's is not below -MARGIN. A report
+    (Markdown and JSON) is written to STORE/reports either way; a server that follows the store switches by itself.
+
+    Examples:
+
+    `arr-coc retrain --log runs/log --incumbent runs/mine/policy --out runs/store`
+
+    `arr-coc retrain --log runs/log --out runs/store --margin 0.02`
+    """
+    from ..serving.nightly import RetrainConfig
+    from ..serving.nightly import retrain as run
+    from ..serving.report import to_markdown
+    from ..serving.store import Store
+
+    config = RetrainConfig(
+        margin=margin, confidence=confidence, additive=additive, fewest=fewest, last=last, seed=seed
+    )
+    if incumbent is None:
+        versions = Store(store)
+        if not versions.versions:
+            raise ValueError(f"{store} holds no version; name the policy to begin with by --incumbent")
+    else:
+        versions = Store.create(store, incumbent)
+    report = run(log, versions, config)
+    typer.echo(to_markdown(report), nl=False)
+    typer.echo(f"\nreports: {versions.path / 'reports'}")
+
+
+@clear_errors
+def rollback(
+    store: Annotated[Path, typer.Argument(help="Store of policy versions.")],
+    to: Annotated[str | None, typer.Option("--to", help="A version, such as 0002; else the one before.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Serve an earlier policy version again: move the store's pointer back.
+
+    Example: `arr-coc rollback runs/store`
+    """
+    from ..serving.store import Store
+
+    versions = Store(store)
+    before = versions.current
+    typer.echo(f"version {before} -> {versions.roll_back(to)}")

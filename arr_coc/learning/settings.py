@@ -1,0 +1,93 @@
+"""Run settings: a YAML file of named sections, overlaid by ``section.key=value`` from the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..config import nearest
+
+
+def read_settings(
+    path: str | os.PathLike[str], known: Mapping[str, Iterable[str]], overrides: Iterable[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """Read a settings file and lay overrides over it.
+
+    The file holds sections, each a mapping of keys to values. Defaults are not its business: whoever owns a section
+    owns them.
+
+    Parameters
+    ----------
+    path
+        YAML file.
+    known
+        The sections that exist and the keys of each.
+    overrides
+        Texts like ``"learn.episodes=500"``; the value is read as YAML, so numbers, lists and null work.
+
+    Returns
+    -------
+    dict
+        Every known section, empty where the file has none.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing or no valid YAML, or for an unknown section or key (naming the near match) or a
+        malformed override.
+    """
+    file = Path(path)
+    sections = {name: tuple(keys) for name, keys in known.items()}
+    settings = _read_sections(file, sections)
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        section, dot, key = name.partition(".")
+        if not (equals and dot and key):
+            raise ValueError(f"override {override!r} must read section.key=value, for example learn.episodes=500")
+        _check_key(f"override {override!r}", section, key, sections)
+        try:
+            settings[section][key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"override {override!r}: {text!r} is no YAML value; quote it") from error
+    return settings
+
+
+def _read_sections(file: Path, sections: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, Any]]:
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"the settings file {file} does not exist; the repository has one in configs/") from error
+    except IsADirectoryError as error:
+        raise ValueError(f"{file} is a directory; name one YAML file in it") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text file; settings are YAML in UTF-8") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+        raise ValueError(f"{file} is no valid YAML{where}: {problem}") from error
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise ValueError(f"{file} must hold the sections {', '.join(sections)}, not a {type(data).__name__}")
+    settings: dict[str, dict[str, Any]] = {name: {} for name in sections}
+    for section, values in data.items():
+        if section not in sections:
+            raise ValueError(f"{file}: unknown section {section!r}. {nearest(section, sections)}")
+        if values is not None and not isinstance(values, dict):
+            raise ValueError(f"{file}: section {section!r} must hold keys and values, not {values!r}")
+        for key, value in (values or {}).items():
+            _check_key(str(file), section, key, sections)
+            settings[section][key] = value
+    return settings
+
+
+def _check_key(source: str, section: str, key: str, sections: Mapping[str, tuple[str, ...]]) -> None:
+    if section not in sections:
+        raise ValueError(f"{source}: unknown section {section!r}. {nearest(section, sections)}")
+    if key not in sections[section]:
+        raise ValueError(f"{source}: unknown key {key!r} in section {section!r}. {nearest(key, sections[section])}")

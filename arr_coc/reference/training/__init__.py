@@ -1,0 +1,1 @@
+"""The trainer of the reference model: apart from what users load."""

@@ -1,1 +1,0 @@
-"""Retraining: learn from the decision log, judge off-policy, promote or keep, roll back."""

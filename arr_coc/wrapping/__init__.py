@@ -1,0 +1,1 @@
+"""The wrapper: attached to a model, it looks, plans and realises inside the model's own forward pass."""

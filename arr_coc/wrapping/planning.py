@@ -1,0 +1,276 @@
+"""Build the scene of one question, and ask the planner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..config import ArrCocConfig
+from ..families import Family, Features
+from ..realizing import Call, Grid, Realizer
+from ..scene.contract import Allocation, Plan, Planner, Scene
+from ..scene.patches import Patch, full_tokens, realised_costs
+from .glance import Glance
+from .question import find_question
+from .timing import Stopwatch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_NEEDS = {"pixels", "glance", "answer"}
+
+
+@dataclass
+class Observed:
+    """One question of a call.
+
+    Attributes
+    ----------
+    question
+        In words; empty if unknown.
+    scene
+        What the planner sees; ``None`` where the allocation is given or there is no image.
+    glance
+        The glance behind the scene, if one was taken.
+    timings
+        Seconds by stage so far.
+    """
+
+    question: str
+    scene: Scene | None
+    glance: Glance | None
+    timings: dict[str, float]
+
+    def record(self, plan: Plan, patches: list[Patch], grids: list[Grid]) -> Allocation:
+        """What is remembered of the question once it is planned."""
+        realised = [rows * columns for rows, columns in grids]
+        decision = plan.decision
+        summary = (
+            {} if decision is None else {name: getattr(decision, name) for name in ("policy", "propensity", "price")}
+        )
+        return Allocation(
+            question=self.question,
+            patches=patches,
+            budgets=[int(budget) for budget in plan.budgets],
+            realised=realised,
+            tokens=sum(realised),
+            full_tokens=full_tokens(patches),
+            scores={name: [float(value) for value in values] for name, values in plan.scores.items()},
+            tension={name: float(value) for name, value in plan.tension.items()},
+            decision=summary,
+            timings={**self.timings, **plan.timings},
+        )
+
+
+@dataclass
+class Planned:
+    """All questions of a call, planned.
+
+    Attributes
+    ----------
+    grids
+        Per patch of the call (rows, columns).
+    known
+        Patches, by index, whose features a glance has brought already.
+    records
+        One per sample.
+    alone
+        Per sample the call in which it was glanced at, or ``None``.
+    """
+
+    grids: list[Grid]
+    known: dict[int, Features] = field(default_factory=dict)
+    records: list[Allocation] = field(default_factory=list)
+    alone: list[Call | None] = field(default_factory=list)
+
+
+class SceneBuilder:
+    """Builds scenes for one model.
+
+    Parameters
+    ----------
+    model, family, realizer, config
+        What it works with.
+    processor
+        Processor, tokenizer or ``None``. Its image processor's mean and deviation bring pixels back to [0, 1]; its
+        tokenizer decodes the question.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, family: Family, processor: Any, realizer: Realizer, config: ArrCocConfig
+    ) -> None:
+        self.model, self.family, self.realizer, self.config = model, family, realizer, config
+        self.tokenizer = _tokenizer(processor)
+        self.scale = _scale(processor)
+        self.special = _special_ids(model, self.tokenizer)
+
+    def build(self, call: Call, sample: int, text: str | None, planner: Planner | None, synchronize: bool) -> Observed:
+        """Look at one question, as far as the planner needs.
+
+        Parameters
+        ----------
+        call
+            The whole call.
+        sample
+            Which sample of it.
+        text
+            The question in words if it was passed.
+        planner
+            Who will plan; ``None`` if the allocation is given.
+        synchronize
+            As in :class:`Stopwatch`.
+
+        Raises
+        ------
+        ValueError
+            If a planner that looks finds no question.
+        """
+        members = call.patches_of(sample)
+        if planner is None or not members:
+            return Observed(text if text is not None else self._question(call, sample, None)[0], None, None, {})
+        needs = frozenset(planner.needs)
+        if not needs <= _NEEDS:
+            raise ValueError(f"{type(planner).__name__}.needs={sorted(needs)} must be a subset of {sorted(_NEEDS)}.")
+        words, ids = self._question(call, sample, text)
+        if needs and ids.numel() == 0:
+            raise ValueError(
+                f"Sample {sample} asks nothing: no words of the user stand beside its image, so no patch can matter "
+                "more than another. Ask a question, pass question=, or use policy='uniform'."
+            )
+        watch = Stopwatch(self.model, synchronize)
+        alone, glance, pixels = call.question(sample), None, None
+        if "pixels" in needs and self.scale is not None:
+            with watch("glance"), torch.no_grad():
+                pixels = self.family.pixels(self.model, alone.inputs, alone.patches, self.scale)
+        floor = self.config.budgets[0]
+        grids = [self.realizer.grid(self.family, patch, floor) for patch in alone.patches]
+        if needs & {"glance", "answer"}:
+            with watch("glance"):
+                glance = Glance(alone, self.realizer, grids, self.config.positions, deep="answer" in needs)
+        with torch.no_grad():
+            embeddings = self.model.get_input_embeddings()(ids[None])[0].float().cpu()
+
+        scene = Scene(
+            patches=[call.patches[i] for i in members],
+            costs=realised_costs(alone.patches, self.config.budgets, partial(self.realizer.grid, self.family)),
+            pixels=pixels,
+            glance=[glance.patch(i).streams[0].float().cpu() for i in range(len(members))] if glance else [],
+            glance_grids=grids,
+            question=words,
+            question_ids=ids.cpu(),
+            question_embeddings=embeddings,
+            read_attention=_timed(watch, glance.attention) if glance else _not_needed,
+            glance_answer=_timed(watch, lambda: glance.answer) if glance else _not_needed,
+            timings=watch.seconds,
+        )
+        return Observed(words, scene, glance, watch.seconds)
+
+    def plan(self, planner: Planner, scene: Scene) -> Plan:
+        """Ask the planner, and refuse a plan that doesn't fit.
+
+        Raises
+        ------
+        ValueError
+            If it does not name one of the budgets for every patch.
+        """
+        plan = planner.plan(scene)
+        self._check(plan.budgets, len(scene.patches), f"{type(planner).__name__}.plan")
+        return plan
+
+    def plan_all(
+        self,
+        call: Call,
+        texts: Sequence[str | None],
+        planner: Planner,
+        allocation: Sequence[Sequence[int]] | None,
+        synchronize: bool,
+    ) -> Planned:
+        """Look at every question of a call and bring what is planned, or given by ``allocation``, to grids."""
+        planned = Planned([(patch.height, patch.width) for patch in call.patches])
+        asked = planner if allocation is None else None
+        for sample in range(call.batch):
+            members = call.patches_of(sample)
+            observed = self.build(call, sample, texts[sample], asked, synchronize)
+            if observed.scene is not None:
+                plan = self.plan(planner, observed.scene)
+            else:
+                plan = Plan(list(allocation[sample]) if allocation is not None else [])
+            for place, (index, budget) in enumerate(zip(members, plan.budgets, strict=True)):
+                planned.grids[index] = self.realizer.grid(self.family, call.patches[index], budget)
+                if observed.glance is not None and planned.grids[index] == observed.glance.grids[place]:
+                    planned.known[index] = observed.glance.patch(place)
+            grids = [planned.grids[i] for i in members]
+            planned.records.append(observed.record(plan, [call.patches[i] for i in members], grids))
+            planned.alone.append(observed.glance.call if observed.glance is not None else None)
+        return planned
+
+    def check_allocation(self, call: Call, allocation: Sequence[Sequence[int]] | None) -> None:
+        """Refuse a given allocation that doesn't fit the call."""
+        if allocation is None:
+            return
+        if len(allocation) != call.batch:
+            raise ValueError(
+                f"allocation has {len(allocation)} lists for {call.batch} samples; pass one list of budgets each "
+                "(an empty one for a sample without an image)."
+            )
+        for sample, budgets in enumerate(allocation):
+            self._check(budgets, len(call.patches_of(sample)), f"allocation[{sample}]")
+
+    def _check(self, budgets: Sequence[int], patches: int, source: str) -> None:
+        if len(budgets) != patches:
+            raise ValueError(f"{source} holds {len(budgets)} budgets for {patches} patches; give one each.")
+        for budget in budgets:
+            if budget not in self.config.budgets:
+                raise ValueError(f"{source} holds {budget!r}, which is none of the budgets {self.config.budgets}.")
+
+    def _question(self, call: Call, sample: int, text: str | None) -> tuple[str, torch.Tensor]:
+        ids, mask = call.inputs["input_ids"][sample], call.inputs["attention_mask"][sample]
+        if text is not None and self.tokenizer is not None:
+            tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            return text, ids.new_tensor(tokens)
+        prompt = ids[call.prompt(sample).to(ids.device)] if mask is not None else ids
+        words, found = find_question(prompt, self.family.image_token(self.model), self.special, self.tokenizer)
+        return (text if text is not None else words), found
+
+
+def _timed(watch: Stopwatch, function: Any) -> Any:
+    def timed(*args: Any) -> torch.Tensor:
+        with watch("read"):
+            result: torch.Tensor = function(*args)
+        return result
+
+    return timed
+
+
+def _not_needed(*args: Any) -> torch.Tensor:
+    raise RuntimeError("This planner did not ask for a glance; put 'glance' into its needs.")
+
+
+def _tokenizer(processor: Any) -> Any:
+    tokenizer = getattr(processor, "tokenizer", processor)
+    return tokenizer if callable(getattr(tokenizer, "decode", None)) and callable(tokenizer) else None
+
+
+def _scale(processor: Any) -> tuple[Any, Any] | None:
+    """Mean and deviation per channel by which pixels were normalised, if a processor states them."""
+    images = getattr(processor, "image_processor", processor)
+    if getattr(images, "do_normalize", True) is False:
+        return 0.0, 1.0
+    mean, deviation = getattr(images, "image_mean", None), getattr(images, "image_std", None)
+    return None if mean is None or deviation is None else (mean, deviation)
+
+
+def _special_ids(model: PreTrainedModel, tokenizer: Any) -> set[int]:
+    """Ids that are no words: special tokens of the tokenizer, and every ``*_token_id`` of the model's configs."""
+    ids: set[int] = set(getattr(tokenizer, "all_special_ids", None) or ())
+    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
+    ids |= {int(index) for index, token in added.items() if getattr(token, "special", False)}
+    for config in (model.config, model.config.get_text_config()):
+        for name, value in config.to_dict().items():
+            if name.endswith("_token_id"):
+                ids |= {v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int)}
+    return ids

@@ -1,0 +1,1 @@
+"""Studies beside the headline: knowing, drift, off-policy, operations."""
