@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from arr_coc.reference.pages.questions import WORDINGS, ask, transcript
-from arr_coc.reference.pages.tokenizer import ID
+from ...pages.questions import WORDINGS, ask, transcript
+from ...pages.tokenizer import ID
 
 IGNORE = -100
 Encode = Callable[[str], list[int]]

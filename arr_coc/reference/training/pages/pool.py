@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from arr_coc.reference.pages.canvas import PATCH
+from ...pages.canvas import PATCH
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm.auto import tqdm
 
-from arr_coc.reference.checkpoints import load_optimizer, newest, read_state, replace_folder
+from ..checkpoints import load_optimizer, newest, read_state, replace_folder
 from safetensors.torch import load_file, save_file
 
 Loss = tuple[torch.Tensor, dict[str, tuple[float, int]]]

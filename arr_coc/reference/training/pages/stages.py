@@ -10,10 +10,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from arr_coc.reference.pages.dense import crowded
-from arr_coc.reference.pages.model import build_config, build_model
-from arr_coc.reference.pages.page import draw_page
-from arr_coc.reference.pages.tokenizer import ID, SIZE, build_backend
+from ...pages.dense import crowded
+from ...pages.model import build_config, build_model
+from ...pages.page import draw_page
+from ...pages.tokenizer import ID, SIZE, build_backend
 
 from .batches import collate, fill, text_prefix
 from .language import answer_loss

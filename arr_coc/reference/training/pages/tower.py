@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from arr_coc.reference.pages.canvas import PATCH
-from arr_coc.reference.pages.dense import HEADS, cell_labels
+from ...pages.canvas import PATCH
+from ...pages.dense import HEADS, cell_labels
 
 from .pool import Pool, distort
 from .vision import angles, encode, to_rows

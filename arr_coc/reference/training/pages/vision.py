@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from arr_coc.reference.pages.model import PIXEL_MEAN, PIXEL_STD, VIT_PATCH
+from ...pages.model import PIXEL_MEAN, PIXEL_STD, VIT_PATCH
 
 
 def to_rows(pixels: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
