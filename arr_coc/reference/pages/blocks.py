@@ -34,7 +34,8 @@ class Face:
     """Font and size of one kind of print in a block."""
 
     def __init__(self, rng: random.Random, canvas: Canvas, levels: dict[int, float]) -> None:
-        self.name, self.level = rng.choice(FONTS[canvas.split]), pick(rng, levels)
+        allowed = {level: share for level, share in levels.items() if level <= canvas.finest}
+        self.name, self.level = rng.choice(FONTS[canvas.split]), pick(rng, allowed or {canvas.finest: 1.0})
         self.size = rng.choice(SIZES[self.level]) + (1 if "STIX" in self.name else 0)
 
     def fit(self, canvas: Canvas, text: str, room: float) -> None:

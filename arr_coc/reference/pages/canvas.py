@@ -58,6 +58,8 @@ class Canvas:
     cols: int
     image: Image.Image
     split: str = "train"
+    finest: int = 400
+    """No print is meant to need a larger budget than this."""
     spans: list[Span] = field(default_factory=list)
     glyphs: list[tuple[float, float, float, float, int, int, int, int, int]] = field(default_factory=list)
     """x0, y0, x1, y1, character, word, ink, ground, font size: one row per glyph that was set."""

@@ -51,15 +51,16 @@ def divide(rng: random.Random, grid: tuple[int, int]) -> list[tuple[int, int, in
     return blocks
 
 
-def draw_page(rng: random.Random, split: str = "train", grid: tuple[int, int] | None = None) -> tuple[Canvas, dict[str, Any]]:
-    """One page.
+def draw_page(rng: random.Random, split: str = "train", grid: tuple[int, int] | None = None,
+              finest: int = 400) -> tuple[Canvas, dict[str, Any]]:  # fmt: skip
+    """One page; ``finest`` bounds the budget that its print is meant to need.
 
     Returns the canvas and ``{"spans": [[text, box, level, ink, ground], ...], "facts": [...], "blocks": [...]}``;
     the facts are those of ``blocks.Fact`` with ``block``, the index of the block they stand in. A word names at most
     one thing on a page.
     """
     rows, cols = grid or rng.choices(list(GRIDS), list(GRIDS.values()))[0]
-    canvas = Canvas(rows, cols, ground(rng, (cols * PATCH, rows * PATCH), split, 0.5), split)
+    canvas = Canvas(rows, cols, ground(rng, (cols * PATCH, rows * PATCH), split, 0.5), split, finest)
     taken: set[str] = set()
     facts: list[Fact] = []
     blocks = []

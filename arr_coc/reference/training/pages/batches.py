@@ -32,13 +32,19 @@ class Sample:
     kinds: list[str]  # of blocks 1..
 
 
-def page_prefix(grid: tuple[int, int]) -> tuple[list[int], np.ndarray, int]:
-    """Ids, positions ``[3, P]`` of the prompt up to the question, and the next position, for a picture of ``grid``."""
-    rows, cols = grid
+def page_prefix(
+    grid: tuple[int, int], extent: tuple[int, int] | None = None
+) -> tuple[list[int], np.ndarray, int]:
+    """Ids, positions ``[3, P]`` of the prompt up to the question, and the next position, for a picture of ``grid``.
+
+    ``extent`` spreads the cells over the rows and columns of a larger grid, as a shrunken picture keeps its places.
+    """
+    (rows, cols), (tall, wide) = grid, extent or grid
     ids = [ID["bos"], ID["user"], ID["vision_start"], *[ID["image"]] * (rows * cols), ID["vision_end"]]
-    i, j = np.repeat(np.arange(rows), cols), np.tile(np.arange(cols), rows)
+    i = ((np.arange(rows) + 0.5) * tall / rows).astype(int).repeat(cols)
+    j = np.tile(((np.arange(cols) + 0.5) * wide / cols).astype(int), rows)
     image = np.stack([np.full(rows * cols, 3), 3 + i, 3 + j])
-    after = 3 + max(rows, cols)
+    after = 3 + max(tall, wide)
     return ids, np.concatenate([np.arange(3)[None].repeat(3, 0), image, np.full((3, 1), after)], 1), after + 1
 
 

@@ -33,7 +33,7 @@ class Heads(nn.Module):
 
 
 def tower_batch(pool: Pool, seed: int, step: int, progress: float, tokens: int):
-    """Crops of one size: rows ``[n, L, 192]``, labels ``[5, n * L]``, grid.
+    """Crops of one size: rows ``[n, L, 192]``, labels ``[5, n * L]``, grid, and the grid whose places it stands at.
 
     Small crops at full detail first (many characters for few cells), then whole patches at every budget.
     """
@@ -59,14 +59,15 @@ def tower_batch(pool: Pool, seed: int, step: int, progress: float, tokens: int):
         1,
     )
     rows = to_rows(torch.from_numpy(pixels).permute(0, 3, 1, 2), grid)
-    return rows, torch.from_numpy(labels).flatten(1), grid
+    full = side * 20 // PATCH
+    return rows, torch.from_numpy(labels).flatten(1), grid, (full, full) if rng.random() < 0.4 else grid
 
 
 def tower_loss(tower: nn.Module, heads: Heads, batch, mixed: bool = False):
     """Cross entropy of every head, cells with and without print in equal parts; and accuracies on print."""
-    rows, labels, grid = batch
+    rows, labels, grid, extent = batch
     with torch.autocast(rows.device.type, torch.bfloat16, enabled=mixed):
-        features = encode(tower, rows, *angles(tower, grid, rows.device))
+        features = encode(tower, rows, *angles(tower, grid, rows.device, extent))
     outputs = heads(features.float().flatten(0, 1))
     total, metrics = features.new_zeros((), dtype=torch.float32), {}
     for (name, weight), logits, label in zip(WEIGHTS.items(), outputs, labels, strict=True):

@@ -26,12 +26,20 @@ def to_rows(pixels: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     return x.permute(0, 2, 4, 1, 3, 5).reshape(len(pixels), rows * cols, 3 * VIT_PATCH**2)
 
 
-def angles(tower: nn.Module, grid: tuple[int, int], device: torch.device | str = "cpu"):
-    """Rotary cosines and sines of a grid, ``[rows * cols, head size]`` each."""
-    rows, cols = grid
-    i = torch.arange(rows, device=device).repeat_interleave(cols)
-    j = torch.arange(cols, device=device).repeat(rows)
-    return tower.rotary_pos_emb(i, torch.stack([i, j], -1))
+def angles(
+    tower: nn.Module, grid: tuple[int, int], device: torch.device | str = "cpu", extent: tuple[int, int] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotary cosines and sines of a grid, ``[rows * cols, head size]`` each.
+
+    ``extent`` spreads its cells over the places of a grid of so many rows and columns: each stands at the centre of
+    the area that it covers. Towers are made robust to scale by such changes of coordinates (DINOv3, 2025).
+    """
+    axes = []
+    for n, whole in zip(grid, extent or grid, strict=True):
+        axes.append((torch.arange(n, device=device) + 0.5) * (whole / n) - 0.5)
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
+    cos, sin = tower.rotary_pos_emb(places, places)
+    return cos, sin
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -52,6 +60,17 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
 
 def encode(tower: nn.Module, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rows ``[n, L, 192]`` of ``n`` equal pictures to visual tokens ``[n, L, width]``."""
+    return project(tower, trunk(tower, rows, cos, sin))
+
+
+def project(tower: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The projector: states of the tower to visual tokens."""
+    merger: nn.Module = tower.merger
+    return merger.mlp(merger.ln_q(x))
+
+
+def trunk(tower: nn.Module, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """What the tower makes of rows, before the projector."""
     n, length, _ = rows.shape
     weight = tower.patch_embed.proj.weight
     x = rows @ weight.reshape(weight.shape[0], -1).T
@@ -62,7 +81,7 @@ def encode(tower: nn.Module, rows: torch.Tensor, cos: torch.Tensor, sin: torch.T
         read = attend(q.to(v.dtype), k.to(v.dtype), v)
         x = x + attention.proj(read.transpose(1, 2).reshape(n, length, -1))
         x = x + block.mlp(block.norm2(x))
-    return tower.merger.mlp(tower.merger.ln_q(x))
+    return x
 
 
 def to_float(images: np.ndarray) -> torch.Tensor:
