@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from allocator.knapsack.solve import solve, solve_many
+from allocator.knapsack.solver import solve, solve_many
 from allocator.linalg import block_sigma, cholesky, stack_factors
 from allocator.policies import Thompson
 

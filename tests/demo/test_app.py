@@ -210,7 +210,7 @@ def test_a_space_is_whole(tmp_path: Path) -> None:
     front = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
     assert front["sdk"] == "gradio" and (folder / front["app_file"]).is_file()
     assert all((folder / name).is_file() for name in AT_THE_TOP)
-    assert (folder / "demo" / "style.css").is_file() and (folder / "eval" / "report.py").is_file()
+    assert (folder / "demo" / "style.css").is_file() and (folder / "eval" / "reporting" / "page.py").is_file()
     assert not list(folder.rglob("*.pyc"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
