@@ -123,7 +123,7 @@ def fields(rng: random.Random, canvas: Canvas, box: Box, taken: set[str]) -> lis
         first = put(rng, canvas, word + mark if mark else word, x, y + base - label.size, label, ink, ground)
         at = right - 3 if aligned else min(right - 4 - canvas.width(text, value.name, value.size), x + longest + 12)
         second = put(rng, canvas, text, at, y + base - value.size, value, other, ground, right=aligned)
-        facts.append(fact("field", [word], text, [second]))
+        facts.append(fact("field", [word], text, [second, first]))
         y += height
     return facts
 
@@ -149,18 +149,20 @@ def table(rng: random.Random, canvas: Canvas, box: Box, taken: set[str]) -> list
     value.fit(canvas, "0000", step - 4)
     ink, rules = ink_on(rng, ground), rng.random() < 0.6
     y = top + rng.randint(1, 6)
-    for c, word in enumerate(columns):
+    heads = [
         put(rng, canvas, word, left + first + (c + 1) * step - 3, y, label, ink, ground, right=True)
+        for c, word in enumerate(columns)
+    ]
     for word in names:
         y += height
         if rules:
             canvas.pen.line((left, y - 1, right, y - 1), fill=tone(rng, "grey"))
-        put(rng, canvas, word, left + 3, y, label, ink, ground)
+        name = put(rng, canvas, word, left + 3, y, label, ink, ground)
         for c, column in enumerate(columns):
             text = number(rng, "count")
             at = left + first + (c + 1) * step - 3
             cell = put(rng, canvas, text, at, y, value, ink, ground, right=True)
-            facts.append(fact("cell", [word, column], text, [cell]))
+            facts.append(fact("cell", [word, column], text, [cell, name, heads[c]]))
     return facts
 
 
@@ -186,13 +188,13 @@ def bars(rng: random.Random, canvas: Canvas, box: Box, taken: set[str]) -> list[
     inks = rng.sample([c for c in COLORS if c not in (ground, "white", "black")], rows)
     numbers = rng.sample(range(10, 1000 if rng.random() < 0.5 else 100), rows)
     for word, color, n in zip(chosen, inks, numbers, strict=True):
-        put(rng, canvas, word, left + 3, y, label, "black", ground)
+        name = put(rng, canvas, word, left + 3, y, label, "black", ground)
         length = max(4.0, room * n / max(numbers))
         canvas.pen.rectangle((start, y, start + length, y + height - 4), fill=tone(rng, color))
         span = put(rng, canvas, str(n), start + length + 3, y, value, "black", ground)
-        facts.append(fact("field", [word], str(n), [span]))
+        facts.append(fact("field", [word], str(n), [span, name]))
         bar = Span("", (start, y, start + length, y + height - 4), 64, color, ground)
-        facts.append(fact("color", [word], color, [bar]))
+        facts.append(fact("color", [word], color, [bar, name]))
         y += height
     if rows > 1:
         most = chosen[numbers.index(max(numbers))]
@@ -219,8 +221,8 @@ def sign(rng: random.Random, canvas: Canvas, box: Box, taken: set[str]) -> list[
     second = put(rng, canvas, text, x + 7 + rng.randint(0, 12), y + 1.3 * face.size + 5, value, ink, color)
     board = Span("", (x, y, x + width, y + height), 64, color, color)
     return [
-        fact("field", [word], text, [second]),
-        fact("color", [word], color, [board]),
+        fact("field", [word], text, [second, first]),
+        fact("color", [word], color, [board, first]),
         fact("says", [color], word, [first]),
         fact("on", [color], text, [second]),
     ]
@@ -245,13 +247,13 @@ def tiles(rng: random.Random, canvas: Canvas, box: Box, taken: set[str]) -> list
         x, y = left + i % columns * w, top + i // columns * h
         canvas.pen.rounded_rectangle((x + 3, y + 3, x + w - 3, y + h - 3), 8, fill=tone(rng, color))
         ink = ink_on(rng, color)
-        put(rng, canvas, word, x + 8, y + 5, label, ink, color)
+        name = put(rng, canvas, word, x + 8, y + 5, label, ink, color)
         text = _value(rng, word)
         second = put(rng, canvas, text, x + 8 + rng.randint(0, 20), y + 1.3 * label.size + 7, value, ink, color)
         tile = Span("", (x + 3, y + 3, x + w - 3, y + h - 3), 64, color, color)
         facts += [
-            fact("field", [word], text, [second]),
-            fact("color", [word], color, [tile]),
+            fact("field", [word], text, [second, name]),
+            fact("color", [word], color, [tile, name]),
             fact("on", [color], text, [second]),
         ]
     return facts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -96,4 +97,20 @@ def photographed(rng: random.Random, image: Image.Image) -> Image.Image:
     return Image.open(file).convert("RGB")
 
 
-__all__ = ["GRIDS", "PATCH", "Span", "draw_page", "photographed"]
+def patches_of(boxes: Sequence[Sequence[float]], grid: tuple[int, int]) -> list[int]:
+    """Indices (raster order) of the patches that boxes touch; a patch with less than 3 pixels of a box does not count.
+
+    A box thinner than that counts where its centre lies.
+    """
+    rows, cols = grid
+    touched = set()
+    for left, top, right, bottom in boxes:
+        inset_x, inset_y = min(3, (right - left) / 2 - 0.5), min(3, (bottom - top) / 2 - 0.5)
+        for r in range(int((top + inset_y) // PATCH), int((bottom - inset_y) // PATCH) + 1):
+            for c in range(int((left + inset_x) // PATCH), int((right - inset_x) // PATCH) + 1):
+                if 0 <= r < rows and 0 <= c < cols:
+                    touched.add(r * cols + c)
+    return sorted(touched)
+
+
+__all__ = ["GRIDS", "PATCH", "Span", "draw_page", "patches_of", "photographed"]

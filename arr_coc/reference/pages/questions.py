@@ -71,6 +71,8 @@ WORDINGS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "eval": ("read the whole page .",),
     },
 }  # fmt: skip
+SPLIT_WORDINGS = {"train": "train", "learn": "train", "eval": "eval"}
+"""Which wordings the splits ask in."""
 KINDS = tuple(kind for kind in WORDINGS if kind != "read")
 FINE = ("field", "cell", "on", "larger")
 """Kinds that need print of the size at which it was set; the others are coarse."""
@@ -142,7 +144,7 @@ def ask(rng: random.Random, page: Mapping[str, Any], n: int, wording: str = "tra
             printed = {span[0] for span in page["spans"]}
             if rng.random() < 0.6:
                 about, answer = [rng.choice(list(names))], "yes"
-                boxes = next(([s[1]] for s in page["spans"] if s[0] == about[0]), [])
+                boxes, level = next(([s[1]], s[2]) for s in page["spans"] if s[0] == about[0])
             else:
                 about, answer = [rng.choice([w for w in NAMES_OF_THINGS if w not in printed])], "no"
         whole = tuple((int(a), int(b), int(c), int(d)) for a, b, c, d in boxes)
