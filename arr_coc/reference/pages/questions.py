@@ -62,10 +62,6 @@ WORDINGS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "train": ("which is larger , {0} or {1} ?", "what is more , {0} or {1} ?", "{0} or {1} , which is more ?"),
         "eval": ("which has more , {0} or {1} ?",),
     },
-    "count": {
-        "train": ("how many words are there ?", "how many names do you see ?", "count the names ."),
-        "eval": ("how many names are on the page ?",),
-    },
     "read": {
         "train": ("read the page .", "read everything .", "what does the page say ?", "read all lines ."),
         "eval": ("read the whole page .",),

@@ -74,10 +74,10 @@ def evaluate(
         ``n``, ``seed``, ``split``, ``wording``, ``weights`` (SHA-256) and ``records``: one per row and allocation
         with ``right``, ``count``, ``accuracy``, ``low``, ``high`` (95 % Wilson interval) and ``share`` of full tokens.
     """
-    from arr_coc import wrap
+    from arr_coc import ArrCocConfig, wrap
 
     cells: dict[tuple[str, str], list[float]] = {}
-    with wrap(model, processor, policy="uniform", budget=400) as arr:
+    with wrap(model, processor, ArrCocConfig(policy="uniform", budget=400)) as arr:
         samples = generate(n, seed, split, grid=grid, wording=wording)
         for sample in tqdm(samples, total=n, unit="question", disable=not progress, mininterval=10):
             for allocation in ALLOCATIONS:

@@ -86,4 +86,4 @@ def trunk(tower: nn.Module, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Te
 
 def to_float(images: np.ndarray) -> torch.Tensor:
     """``n`` images ``[n, H, W, 3]`` uint8 as ``[n, 3, H, W]`` float32 in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255
