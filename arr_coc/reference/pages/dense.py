@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from .canvas import FONTS, PATCH, SIZES, Canvas, ink_on, tone
-from .lexicon import CHARACTERS, COLORS, WORDS, number
+from .lexicon import CHARACTERS, COLORS, NUMBER_ID, WORDS, number
 
 HEADS = {
     "left": len(CHARACTERS) + 1,
@@ -67,7 +67,7 @@ def cell_labels(glyphs: np.ndarray, crop: tuple[float, float, float, float], gri
     -------
     np.ndarray
         ``[5, rows, cols]`` int64, in the order of ``HEADS``; -1 where print is too small for the cells to resolve
-        (no loss is counted there).
+        (no loss is counted there), and of words that the crop cuts.
     """
     rows, cols = grid
     left, top, right, bottom = crop
@@ -78,14 +78,17 @@ def cell_labels(glyphs: np.ndarray, crop: tuple[float, float, float, float], gri
     x0, y0, x1, y1 = (glyphs[:, i] for i in range(4))
     cx, cy = ((x0 + x1) / 2 - left) / w, ((y0 + y1) / 2 - top) / h
     inside = (cx >= 0) & (cx < cols) & (cy >= 0) & (cy < rows)
-    for x, y, a, b, c, d, (char, word, ink, _, size) in zip(
-        cx[inside], cy[inside], (x0[inside] - left) / w, (x1[inside] - left) / w, (y0[inside] - top) / h,
+    # A word ends where the next glyph doesn't join on; one that the crop cuts has no label.
+    begins = np.append(True, (x0[1:] != x1[:-1]) | (y0[1:] != y0[:-1]))
+    whole = np.logical_and.reduceat(inside, begins.nonzero()[0])[begins.cumsum() - 1]
+    for uncut, x, y, a, b, c, d, (char, word, ink, _, size) in zip(
+        whole[inside], cx[inside], cy[inside], (x0[inside] - left) / w, (x1[inside] - left) / w, (y0[inside] - top) / h,
         (y1[inside] - top) / h, glyphs[inside, 4:].astype(int), strict=True,
     ):  # fmt: skip
         i, j = int(y), int(x)
         r0, r1 = max(0, min(i, round(c))), min(rows, max(i + 1, round(d)))
         c0, c1 = max(0, min(j, int(a))), min(cols, max(j + 1, int(np.ceil(b))))
-        labels[3, r0:r1, c0:c1] = word
+        labels[3, r0:r1, c0:c1] = word if uncut or word == NUMBER_ID else -1
         labels[4, r0:r1, c0:c1] = ink
         if size / h < 0.8 or size / w < 0.8:  # fewer than 6.4 pixels high at 8 pixels a cell
             labels[:3, i, j] = -1

@@ -52,12 +52,12 @@ def new_model():
 
 def tower(out: Path, accelerator: Accelerator, steps: int | None, lr: float | None) -> None:
     """Reading: characters, words and inks of cells."""
-    pool, model = dense_pool(out), new_model()
+    dense, pages, model = dense_pool(out), page_pool(out, 1, 1, 12000), new_model()
     torch.manual_seed(0)
     module = nn.ModuleDict({"tower": model.model.visual, "heads": Heads(model.config.text_config.hidden_size)})
     run_stage(
         "tower", module,
-        lambda step, progress: tower_loss(module["tower"], module["heads"], tower_batch(pool, 0, step, progress, 4800),
+        lambda step, progress: tower_loss(module["tower"], module["heads"], tower_batch(dense, pages, 0, step, progress, 4800),
                                           MIXED),
         out, steps or 4000, lr or 2e-3, accelerator,
     )  # fmt: skip

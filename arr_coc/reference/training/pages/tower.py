@@ -12,6 +12,7 @@ from torch import nn
 
 from ...pages.canvas import PATCH
 from ...pages.dense import HEADS, cell_labels
+from ...pages.lexicon import NUMBER_ID
 
 from .pool import Pool, distort
 from .vision import angles, encode, to_rows
@@ -32,15 +33,17 @@ class Heads(nn.Module):
         return self.linear(self.norm(features)).split(list(HEADS.values()), -1)
 
 
-def tower_batch(pool: Pool, seed: int, step: int, progress: float, tokens: int):
+def tower_batch(dense: Pool, pages: Pool, seed: int, step: int, progress: float, tokens: int):
     """Crops of one size: rows ``[n, L, 192]``, labels ``[5, n * L]``, grid, and the grid whose places it stands at.
 
-    Small crops at full detail first (many characters for few cells), then whole patches at every budget.
+    Small crops at full detail first (many characters for few cells), then whole patches at every budget; from .4 of
+    the way on a quarter of the batches are patches of the world.
     """
     rng = np.random.default_rng((seed, step))
     u = rng.random()
     crop_share = 0.9 if progress < 0.3 else 0.6 if progress < 0.7 else 0.35
-    if u < crop_share:
+    pool = pages if progress >= 0.4 and rng.random() < 0.25 else dense
+    if u < crop_share and pool is dense:
         side, grid = 80, ((10, 10), (10, 10), (8, 8), (6, 6))[rng.integers(4)]
     else:
         side, grid = PATCH, ((20, 20), (16, 16), (8, 16), (12, 12), (8, 8))[rng.integers(5)]
@@ -73,10 +76,15 @@ def tower_loss(tower: nn.Module, heads: Heads, batch, mixed: bool = False):
     for (name, weight), logits, label in zip(WEIGHTS.items(), outputs, labels, strict=True):
         shown, absent = label > 0, label == 0
         each = F.cross_entropy(logits, label, ignore_index=-1, reduction="none")
+        if name == "word":  # a number is no word to know
+            each = torch.where(label == NUMBER_ID, 0.15 * each, 1.7 * each)
         if shown.any():
             total = total + weight * each[shown].mean()
+            if name == "word":
+                shown &= label != NUMBER_ID
             right = (logits[shown].argmax(-1) == label[shown]).sum().item()
-            metrics[f"{name}@{grid[0]}x{grid[1]}"] = (right, int(shown.sum()))
+            if shown.any():
+                metrics[f"{name}@{grid[0]}x{grid[1]}"] = (right, int(shown.sum()))
         if absent.any():
             total = total + 0.5 * weight * each[absent].mean()
     return total, metrics
