@@ -81,7 +81,7 @@ def tower_loss(tower: nn.Module, heads: Heads, batch, mixed: bool = False):
         if shown.any():
             total = total + weight * each[shown].mean()
             if name == "word":
-                shown &= label != NUMBER_ID
+                shown = shown & (label != NUMBER_ID)
             right = (logits[shown].argmax(-1) == label[shown]).sum().item()
             if shown.any():
                 metrics[f"{name}@{grid[0]}x{grid[1]}"] = (right, int(shown.sum()))
