@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from arr_coc.wrapping.wrapper import ArrCoc
 
 SINK = 5.0
-"""A place is a sink of a head if it draws so many times its share of the head's look at the picture, on average."""
+"""A place is a sink of a head if in most questions it draws more than so many times its share of the head's
+look at the picture."""
 BINS = 10
 
 
@@ -129,7 +130,7 @@ def _joined(rows: list[dict[str, Any]]) -> dict[str, Any]:
     count = asked[0]["patches"].shape[-1]
     by_layer = _layer_hits(asked)
     chosen = int(by_layer[::2].mean(0).argmax())
-    share = np.mean([row["share"] for row in rows], 0)  # [layers, heads, tokens]
+    share = np.median([row["share"] for row in rows], 0)  # of each place, whatever is asked: [layers, heads, tokens]
     sink = share.max(-1) * share.shape[-1]
     return {
         "questions": len(rows), "with_evidence": len(asked), "patches": count,
@@ -179,8 +180,8 @@ def figure(found: Mapping[str, Mapping[str, Any]]) -> Figure:
         heat = row[0].imshow(one["hit"], vmin=0, vmax=1, cmap="viridis", aspect="auto")
         row[0].set_title(f"{name}: top patch is evidence\n(chance {one['chance']:.2f})")
         page.colorbar(heat, ax=row[0])
-        sinks = row[1].imshow(one["sink"], vmin=1, vmax=2 * SINK, cmap="magma", aspect="auto")
-        row[1].set_title("share of the place that draws most\n(1 = even, over all questions)")
+        sinks = row[1].imshow(one["sink"], vmin=0, vmax=2 * SINK, cmap="magma", aspect="auto")
+        row[1].set_title("share of the place that draws most\n(1 = even; median over questions)")
         page.colorbar(sinks, ax=row[1])
         for axis in row[:2]:
             axis.set(xlabel="head", ylabel="layer", xticks=range(len(one["hit"][0])), yticks=range(len(one["hit"])))
