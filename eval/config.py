@@ -14,8 +14,9 @@ from typing import Any
 from arr_coc.asking.models import load_vlm
 from arr_coc.config import ArrCocConfig, nearest
 from arr_coc.learning.settings import read_settings
+from arr_coc.reference import MODELS
 
-SOURCES = ("reference", "dataset", "vqa_json", "jsonl")
+SOURCES = (*MODELS, "dataset", "vqa_json", "jsonl")
 
 
 @dataclass(kw_only=True)
@@ -25,7 +26,7 @@ class TaskConfig:
     Parameters
     ----------
     source
-        ``"reference"`` (drawn by the reference world), ``"dataset"`` (Hugging Face `datasets`: a hub name or a local
+        ``"reference"`` (drawn by the reference world) or ``"pages"`` (by that of the second model), ``"dataset"`` (Hugging Face `datasets`: a hub name or a local
         folder or file), ``"vqa_json"`` (the official pair of question and annotation files) or ``"jsonl"`` (one JSON
         object a line).
     name
@@ -195,7 +196,8 @@ def read_config(
     path
         The file.
     overrides
-        ``section.key=value``, e.g. ``task.limit=50`` or ``run.methods=[full,blind]``.
+        ``section.key=value``, e.g. ``task.limit=50`` or ``run.methods=[full,blind]``. ``model=pages`` (or another model
+        of ours) names the model and, as source of the questions, the world that it was trained on.
     overlays
         Files of the same form, laid over the first one key by key, in their order and before the overrides.
 
@@ -207,11 +209,18 @@ def read_config(
     run = tuple(item.name for item in dataclasses.fields(EvalConfig) if item.name not in _SECTIONS)
     settings: dict[str, dict[str, Any]] = {}
     files = [path, *overlays]
+    overrides = [one for given in overrides for one in _expanded(given)]
     for file in files:
         read = read_settings(file, {**_SECTIONS, "run": run}, overrides if file is files[-1] else ())
         settings = {section: settings.get(section, {}) | keys for section, keys in read.items()}
     task = TaskConfig(**settings.pop("task"))
     return EvalConfig(task=task, **settings.pop("run"), **settings)
+
+
+def _expanded(override: str) -> list[str]:
+    """``model=pages`` as the settings that it stands for."""
+    key, _, name = override.partition("=")
+    return [f"model.name={name}", f"task.source={name}"] if key == "model" and name in MODELS else [override]
 
 
 def _typed(config: Any) -> None:

@@ -6,6 +6,8 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
+from arr_coc.reference import MODELS
+
 from .config import EvalConfig
 from .methods import Method, make_methods
 from .methods.fixed import Uniform
@@ -91,8 +93,8 @@ def _model(config: EvalConfig, image: Any) -> str:
     from arr_coc.families import known_families
 
     name = config.model.get("name", "reference")
-    if name == "reference":
-        return "model: the reference model, which ships"
+    if name in MODELS:
+        return f"model: {name}, which comes with this package"
     try:
         kind = AutoConfig.from_pretrained(name).model_type
         if kind not in known_families():

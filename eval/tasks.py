@@ -19,6 +19,7 @@ from typing import Any
 from PIL import Image
 
 from arr_coc.asking.images import load_image, to_rgb
+from arr_coc.reference import MODELS
 
 from .config import TaskConfig
 
@@ -93,9 +94,9 @@ class Task:
 
 
 def _check_paths(config: TaskConfig) -> None:
-    if config.source == "reference":
+    if config.source in MODELS:
         if config.limit is None:
-            raise ValueError("task.limit=null: the reference world is endless; give the number of questions.")
+            raise ValueError("task.limit=null: the reference worlds are endless; give the number of questions.")
         return
     if config.path is None:
         raise ValueError(f"task.path is missing: source {config.source!r} needs to know where the questions are.")
@@ -138,11 +139,13 @@ def _checked(sample: Sample) -> Sample:
     return sample
 
 
-def _reference(config: TaskConfig) -> Iterator[Row]:
+def _drawn(config: TaskConfig) -> Iterator[Row]:
     from arr_coc.reference import generate
 
     grid = tuple(config.grid) if config.grid else None
-    samples = generate(config.limit, seed=config.seed, split=config.split, kinds=config.kinds, grid=grid)
+    samples = generate(
+        config.limit, seed=config.seed, split=config.split, kinds=config.kinds, grid=grid, world=config.source
+    )
     for sample in samples:
         yield sample["question_id"], partial(dict, sample)
 
@@ -276,7 +279,8 @@ def _image(value: Any, folder: Path) -> tuple[Image.Image, str]:
 
 
 _SOURCES: dict[str, Callable[[TaskConfig], Iterator[Row]]] = {
-    "reference": _reference,
+    "reference": _drawn,
+    "pages": _drawn,
     "dataset": _dataset,
     "vqa_json": _vqa_json,
     "jsonl": _jsonl,

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..asking.images import load_image, to_rgb
 from ..config import nearest
+from ..reference import MODELS
 
 
 class Questions(Sequence[dict[str, Any]]):
@@ -65,7 +66,7 @@ def load_questions(
     Parameters
     ----------
     source
-        ``"reference"`` draws reference VQA; a name ending in ``.jsonl`` is a file with one record per line
+        ``"reference"`` draws reference VQA, ``"pages"`` questions about pages; a name ending in ``.jsonl`` is a file with one record per line
         (``image``: a path relative to the file, ``question``, ``answers`` or ``answer``); anything else is a Hugging
         Face dataset.
     n
@@ -91,10 +92,10 @@ def load_questions(
     ImportError
         If a Hugging Face dataset is named and ``datasets`` is not installed.
     """
-    if source == "reference":
+    if source in MODELS:
         from .. import reference
 
-        return reference.generate(n, seed=seed, split=split or "learn", kinds=kinds)
+        return reference.generate(n, seed=seed, split=split or "learn", kinds=kinds, world=source)
     if source.endswith(".jsonl"):
         return Questions(_read_lines(Path(source)), columns, Path(source).parent)
     try:
