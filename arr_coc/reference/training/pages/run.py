@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,23 @@ def load_weights(module: nn.Module, checkpoint: Path) -> None:
         raise ValueError(f"{checkpoint} holds another model: {sorted(known & set(missing))[:3]} {unexpected[:3]}")
 
 
+def average_gradients(parameters: Sequence[nn.Parameter], accelerator: Accelerator) -> None:
+    """Replace every gradient by its mean over the processes; the loss is no ``forward`` that could be wrapped."""
+    if accelerator.num_processes == 1:
+        return
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    mean = accelerator.reduce(torch.cat([g.flatten() for g in grads]), "mean")
+    for p, part in zip(parameters, mean.split([p.numel() for p in parameters]), strict=True):
+        p.grad = part.view_as(p).clone()
+
+
 def run_stage(
     name: str, module: nn.Module, loss_of: Callable[[int, float], Loss], out: Path, steps: int, peak: float,
     accelerator: Accelerator, every: int = 100, seconds: float = math.inf, decay: float = 0.02,
 ) -> bool:  # fmt: skip
     """Train the parameters of ``module`` that ask for gradients up to ``steps``; resume from ``out / name``.
+
+    ``loss_of`` takes the number of a batch and the share of the stage that is done; processes take turns in batches.
 
     Returns whether the stage is finished (False: ``seconds`` ran out first).
     """
@@ -72,13 +84,16 @@ def run_stage(
     start = time.monotonic()
     began = start - state["seconds"]
     module.train()
-    bar = tqdm(range(state["step"], steps), initial=state["step"], total=steps, desc=name, unit="step", mininterval=30)
+    bar = tqdm(range(state["step"], steps), initial=state["step"], total=steps, desc=name, unit="step", mininterval=30,
+               disable=not accelerator.is_main_process)  # fmt: skip
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(peak, step, steps)
-        loss, metrics = loss_of(step, step / steps)
+        draw = step * accelerator.num_processes + accelerator.process_index
+        loss, metrics = loss_of(draw, step / steps)
         optimizer.zero_grad()
         accelerator.backward(loss)
+        average_gradients(parameters, accelerator)
         norm = float(accelerator.clip_grad_norm_(parameters, 1.0))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient of step {step} of stage {name} is {norm}; lower its learning rate")
