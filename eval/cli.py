@@ -191,6 +191,34 @@ def knowing(
 
 @app.command()
 @clear_errors
+def attention(
+    models: Annotated[list[str] | None, typer.Argument(help="Of 'reference', 'pages'; by default both.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the record.")] = Path("runs/attention"),
+    count: Annotated[int, typer.Option("-n", min=20, help="Questions per model.")] = 300,
+    seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """What a model's attention is like: hits, sinks and entropy by layer and head, and what doubt foretells.
+
+    Example: `python -m eval attention pages -n 100`
+    """
+    import arr_coc
+
+    from .studies.attention import markdown, study, write
+
+    found = {}
+    for name in models or arr_coc.reference.MODELS:
+        model, processor = arr_coc.reference.load(name)
+        samples = list(arr_coc.reference.generate(count, seed=seed, split="learn", grid=(3, 3), world=name))
+        with arr_coc.wrap(model, processor, arr_coc.ArrCocConfig(policy="uniform", budget=64)) as arr:
+            found[name] = study(arr, samples)
+    write(found, out)
+    typer.echo(markdown(found))
+    typer.echo(f"record: {out}")
+
+
+@app.command()
+@clear_errors
 def drift(
     logs: Annotated[list[Path], typer.Argument(help="log.jsonl of learners on one stream, see configs/drift.yaml.")],
     change: Annotated[int, typer.Option("--change", min=1, help="Episode of the first question of the new mix.")],

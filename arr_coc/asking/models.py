@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from ..wrapping.wrapper import ArrCoc
 
 REFERENCE = "reference"
+SHIPPED = (REFERENCE, "pages")
+"""Models of this package, by name (``arr_coc.reference.MODELS``)."""
 FREE = frozenset(("limit", "price", "realizer", "positions"))
 """Fields of a configuration that may differ from those a policy was saved with."""
 
@@ -26,12 +28,12 @@ def load_vlm(name: str = REFERENCE, *, device: str | None = None, dtype: str = "
     Parameters
     ----------
     name
-        ``"reference"`` for the model that ships with ARR-COC, else a local folder or a hub name. It is loaded by
-        ``AutoModelForImageTextToText``; code from the model's repository is never run.
+        ``"reference"`` for the model that ships with ARR-COC, ``"pages"`` for its second one, else a local folder or
+        a hub name. It is loaded by ``AutoModelForImageTextToText``; code from the model's repository is never run.
     device
         As torch names it ("cpu", "cuda", "cuda:1", ...); by default a GPU if there is one.
     dtype
-        Of the weights; "auto" takes what the checkpoint says. The reference model is always float32.
+        Of the weights; "auto" takes what the checkpoint says. The models of this package are always float32.
 
     Returns
     -------
@@ -56,10 +58,10 @@ def load_vlm(name: str = REFERENCE, *, device: str | None = None, dtype: str = "
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"device {device!r} can't be used ({reason}); use cpu, or cuda if there is one") from error
-    if name == REFERENCE:
+    if name in SHIPPED:
         from .. import reference
 
-        model, processor = reference.load()
+        model, processor = reference.load(name)
     else:
         model, processor = _load_named(name, dtype, here)
     return model.to(target).eval(), processor

@@ -165,4 +165,5 @@ def describe() -> dict[str, Any]:
         "scorers": list(scorer_names()),
         "realizers": sorted(k.name for k in kinds if issubclass(k, realizing.Realizer) and k.name),
         "reference model": str(reference.path()),
+        "pages model": str(reference.path("pages")),
     }

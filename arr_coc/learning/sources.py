@@ -42,12 +42,14 @@ def checked(sample: Sample) -> Sample:
     return sample
 
 
-def _reference(config: TaskConfig) -> Iterator[Row]:
+def _drawn(config: TaskConfig) -> Iterator[Row]:
     from ..reference import generate
 
     grid: Any = tuple(config.grid) if config.grid else None
     count = config.skip + (config.limit or 0)
-    samples = generate(count, seed=config.seed, split=str(config.split), kinds=config.kinds, grid=grid)
+    samples = generate(
+        count, seed=config.seed, split=str(config.split), kinds=config.kinds, grid=grid, world=str(config.source)
+    )
     for sample in samples:
         yield sample["question_id"], partial(dict, sample)
 
@@ -205,7 +207,8 @@ def _image(value: Any, folder: Path) -> tuple[Image.Image, str]:
 
 
 READERS: dict[str, Callable[[TaskConfig], Iterator[Row]]] = {
-    "reference": _reference,
+    "reference": _drawn,
+    "pages": _drawn,
     "dataset": _dataset,
     "vqa_json": _vqa_json,
     "jsonl": _jsonl,
