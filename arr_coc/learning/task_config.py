@@ -87,8 +87,8 @@ class TaskConfig:
             for name in ("path", "annotations", "images", "subset", "image_subset"):
                 if getattr(self, name) is not None:
                     raise ValueError(
-                        f"task.{name}={getattr(self, name)!r} would be ignored: task.source={self.source!r} draws its own "
-                        f"questions. Leave task.source out, or set it to one of {', '.join(SOURCES[len(MODELS) : -1])}."
+                        f"task.{name}={getattr(self, name)!r} would be ignored: task.source={self.source!r} draws its "
+                        f"own questions. Leave task.source out, or set it to one of {', '.join(SOURCES[2:-1])}."
                     )
             self.split = self.split or "eval"
         for name, least in (("skip", 0), ("limit", 1)):

@@ -130,7 +130,7 @@ def _check_paths(config: TaskConfig) -> None:
             )
     if config.source in MODELS:
         if config.limit is None:
-            raise ValueError("task.limit=null: the reference world is endless; give the number of questions.")
+            raise ValueError("task.limit=null: the reference worlds are endless; give the number of questions.")
         return
     if config.source == "rows":
         raise ValueError("task.source='rows' is for rows in memory, Task.of(rows); name a file or a dataset here.")
