@@ -165,6 +165,7 @@ class ReferenceProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
+        """What the model takes of this processor's output."""
         return ["input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"]
 
 
