@@ -150,3 +150,33 @@ def test_every_name_stands_by_its_own_marker(seed):
         assert min(away, key=away.get) == label and 0 < away[label] < 30
     assert not any(a.overlaps(b) for n, a in boxes.items() for m, b in boxes.items() if n < m)
     assert {"uniform-64", "uniform-400"} <= boxes.keys()  # who stands alone is named
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_quickstart_ends_with_the_next_command_whole(monkeypatch, tmp_path, known):
+    """Nobody had activated .venv, so every printed command was "not found"."""
+    import shlex
+    import shutil
+    import sys
+
+    from typer.testing import CliRunner
+
+    import eval.quickstart
+    from arr_coc.cli import app as arr_coc_app
+    from eval.cli import app
+
+    program = str(Path(sys.executable).parent / "arr-coc")
+    metrics = told(0.002, -0.005, 0.01) | {"questions": 9}
+    monkeypatch.setattr(eval.quickstart, "quickstart", lambda *arguments: metrics)
+    monkeypatch.setattr(shutil, "which", lambda name: program if known else None)
+    shown = CliRunner().invoke(app, ["quickstart", "--out", str(tmp_path / "run")])
+    assert shown.exit_code == 0, shown.output
+    lines = shown.stdout.splitlines()
+    assert any("report.html" in line and str(tmp_path / "run") in line for line in lines)
+    assert "learned is as accurate as full detail" in shown.stdout
+    words = shlex.split(lines[-1])
+    assert words[0] == "arr-coc" if known else (Path(words[0]).resolve() == Path(program).resolve())
+    import typer
+
+    typer.main.get_command(arr_coc_app).make_context("arr-coc", words[1:], resilient_parsing=False)
+    assert words[words.index("--policy") + 1] == str(tmp_path / "run" / "policy")
