@@ -50,13 +50,14 @@ def run(
 
     Processes that `accelerate launch` started share the questions; see configs/accelerate-cpu.yaml.
     """
+    from .config import read_config
+
+    settings = read_config(config, overrides or (), overlay or ())
     from arr_coc.learning.workers import Workers
 
-    from .config import read_config
     from .reporting.page import terminal_table
     from .run import run as evaluate
 
-    settings = read_config(config, overrides or (), overlay or ())
     if dry:
         _rehearse(settings)
         return
