@@ -10,7 +10,7 @@ under a limit or at a price, and learns from one scalar reward (full-bandit) or 
 
 from . import policies
 from .decision import Decision
-from .knapsack.solve import KnapsackSolution, solve, solve_knapsack, solve_many
+from .knapsack.solver import KnapsackSolution, solve, solve_knapsack, solve_many
 from .policy import Policy
 from .posterior import Posterior
 from .registry import make_policy, policy_class, policy_names, register_policy

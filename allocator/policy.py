@@ -18,7 +18,7 @@ import numpy as np
 
 from .checks import Array, FloatArray, IntArray, count, floats, moderate
 from .decision import Choice, Decision
-from .knapsack.solve import KnapsackSolution, solve, solve_many
+from .knapsack.solver import KnapsackSolution, solve, solve_many
 from .problem import Problem, pose
 from .resumable import Resumable
 

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from .checks import Array, count, floats, moderate, number
-from .linalg import cholesky, tensor
-from .scoring import block_sigma, stack_factors
+from .linalg import block_sigma, cholesky, stack_factors, tensor
 
 
 class Posterior:

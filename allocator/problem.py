@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from .checks import Array, FloatArray, IntArray, floats, moderate, number
-from .knapsack.solve import allowed_arms, as_costs, check_limit, floor_costs
+from .knapsack.solver import allowed_arms, as_costs, check_limit, floor_costs
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

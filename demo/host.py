@@ -27,7 +27,7 @@ from .turns import Turns
 
 if TYPE_CHECKING:
     from allocator import Decision
-    from arr_coc.scene.contract import Allocation
+    from arr_coc.wrapping.record import Allocation
     from arr_coc.wrapping.wrapper import ArrCoc
 
 LEARNED, TAUGHT = "learned", "taught"

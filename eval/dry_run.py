@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .config import EvalConfig
-from .methods import Method
+from .methods import Method, make_methods
 from .methods.fixed import Uniform
 from .methods.unmodified import Blind
-from .run import make_methods, passes
+from .run import passes
 from .tasks import Task
 
 OVERHEAD, FLOPS = 0.3, 1e14

@@ -15,7 +15,7 @@ from arr_coc.learning.rewards import make_reward
 from arr_coc.learning.workers import Workers
 
 from .config import EvalConfig
-from .methods import Method, NotApplicable, at_prices, curve_members, make_method
+from .methods import Method, NotApplicable, curve_members, make_methods
 from .methods.fixed import Uniform
 from .model.bench import Answer, Bench
 from .model.clock import Memory
@@ -93,6 +93,7 @@ def run(
             "uniform": uniform,
             "budgets": list(bench.budgets),
             "skipped": skipped,
+            "about": {method.label: method.about for method in methods},
             "data": {"task": task.name, "rows read": task.read, "unreadable": task.unreadable},
         }
         report.write(folder.path, metrics, folder.records, config.to_dict(), task)
@@ -122,21 +123,6 @@ def load(config: EvalConfig) -> ArrCoc:
         arr = wrap(model, processor, ArrCocConfig.from_dict(config.wrap))
     arr.synchronize = True
     return arr
-
-
-def make_methods(specs: Sequence[str | Mapping[str, Any]], baselines: Sequence[str] = ()) -> list[Method]:
-    """The methods of a configuration; labels must be unique and what they match must be among them."""
-    methods = [make_method(spec) for entry in specs for spec in at_prices(entry)]
-    labels = [method.label for method in methods]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise ValueError(f"run.methods lists {label!r} twice; give one of them another label")
-    for named in [*(m.match for m in methods if m.match is not None), *baselines]:
-        if named not in labels:
-            raise ValueError(
-                f"{named!r}, named by match or run.baselines, is none of the methods {labels}; add it to run.methods"
-            )
-    return methods
 
 
 def passes(methods: Sequence[Method]) -> Iterator[list[Method]]:

@@ -3,6 +3,6 @@
 ``from allocator.knapsack import solve_knapsack`` is the everyday call.
 """
 
-from .solve import KnapsackSolution, solve, solve_knapsack, solve_many
+from .solver import KnapsackSolution, solve, solve_knapsack, solve_many
 
 __all__ = ["KnapsackSolution", "solve", "solve_knapsack", "solve_many"]

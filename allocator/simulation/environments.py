@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import FloatArray, IntArray
-from ..knapsack.solve import solve
+from ..knapsack.solver import solve
 from ..policy import Policy
 
 BUDGETS = (64, 128, 256, 400)

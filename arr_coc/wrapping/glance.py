@@ -64,7 +64,7 @@ class Glance:
             For a layer that the language model does not have.
         """
         count = len(self.call.family.attentions(self.call.model))
-        wanted = [_layer(layer, count) for layer in layers]
+        wanted = [layer_number(layer, count) for layer in layers]
         if any(layer not in self._read for layer in wanted):
             if self.deep:
                 _ = self.answer
@@ -189,7 +189,7 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
             module.training = True
 
 
-def _layer(layer: float, count: int) -> int:
+def layer_number(layer: float, count: int) -> int:
     """The number of a layer given as a number, from the front or (negative) the back, or as a share of the depth."""
     if isinstance(layer, float) and 0 <= layer < 1:
         return int(layer * count)

@@ -77,10 +77,10 @@ def write_folder(folder: str | os.PathLike[str], policy: Policy, record: Mapping
     return folder
 
 
-def load_pretrained(
+def load_planner(
     name: str | os.PathLike[str], model: Any, processor: Any = None, revision: str | None = None
-) -> ArrCoc:
-    """Wrap a model with a saved policy.
+) -> tuple[ArrCocConfig, Any]:
+    """Configuration and planner of a saved policy, for a model that may be wrapped already.
 
     Parameters
     ----------
@@ -91,30 +91,12 @@ def load_pretrained(
     revision
         Of the hub repository.
 
-    Returns
-    -------
-    ArrCoc
-        Attached.
-
     Raises
     ------
     FileNotFoundError
         If there is no such folder or repository.
     ValueError
         If its files are damaged, foreign, or do not fit each other; the model is then left unwrapped.
-    """
-    from .wrapper import wrap
-
-    config, planner = load_planner(name, model, processor, revision)
-    return wrap(model, processor, config, planner)
-
-
-def load_planner(
-    name: str | os.PathLike[str], model: Any, processor: Any = None, revision: str | None = None
-) -> tuple[ArrCocConfig, Any]:
-    """Configuration and planner of a saved policy, for a model that may be wrapped already.
-
-    Parameters and errors as of :func:`load_pretrained`.
     """
     from allocator import Policy
 
@@ -127,7 +109,7 @@ def load_planner(
         warnings.warn(
             f"{folder} was learned on {record.get('base_model')} ({record.get('model_type')}), this model is of type "
             f"{model.config.model_type}; its budgets may not suit it.",
-            stacklevel=4,
+            stacklevel=3,
         )
     planner: Any = make_planner(config, model, processor)
     try:
@@ -188,14 +170,19 @@ def _folder(name: str | os.PathLike[str], revision: str | None) -> Path:
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    from .hub import hub_answers
 
     try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=[POLICY, CONFIG, CARD]))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        online = hub_answers(str(name))
+        files = [POLICY, CONFIG, CARD]
+        return Path(
+            snapshot_download(str(name), revision=revision, allow_patterns=files, local_files_only=not online)
+        )
+    except (ValueError, OSError) as error:
         raise FileNotFoundError(
-            f"{name} is neither a folder nor a repository that can be reached ({type(error).__name__}); give a folder "
-            "that save_pretrained wrote, or a hub name, online or in the local cache."
+            f"there is no saved policy {str(name)!r}: {str(error).splitlines()[0]}. Give a folder that "
+            "save_pretrained or arr-coc learn wrote (RUN/policy)."
         ) from error
 
 

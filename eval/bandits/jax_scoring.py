@@ -1,4 +1,4 @@
-"""The scorer in JAX, for machines where XLA is the fast path: the same numbers as `allocator.scoring`, to 1e-5.
+"""The scorer in JAX, for machines where XLA is the fast path: the same numbers as `allocator.linalg`, to 1e-5.
 
 Optional: pip install 'arr-coc[jax]'. `vmap` writes the formula for one context and one arm, `jit` fuses it into one
 batched GEMM.

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from allocator.knapsack.solve import solve, solve_many
-from allocator.linalg import cholesky
+from allocator.knapsack.solver import solve, solve_many
+from allocator.linalg import block_sigma, cholesky, stack_factors
 from allocator.policies import Thompson
-from allocator.scoring import block_sigma, stack_factors
 
 from .extras import optional
 

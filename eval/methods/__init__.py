@@ -14,9 +14,27 @@ from . import (
     unmodified,
     visionzip,
 )
-from .base import Method, NotApplicable, at_prices, curve_members, make_method, method_names, register_method
+from .base import (
+    Method,
+    NotApplicable,
+    at_prices,
+    curve_members,
+    make_method,
+    make_methods,
+    method_names,
+    register_method,
+)
 
-__all__ = ["Method", "NotApplicable", "at_prices", "curve_members", "make_method", "method_names", "register_method"]
+__all__ = [
+    "Method",
+    "NotApplicable",
+    "at_prices",
+    "curve_members",
+    "make_method",
+    "make_methods",
+    "method_names",
+    "register_method",
+]
 __all__ += [
     "cdpruner",
     "divprune",

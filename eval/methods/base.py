@@ -49,6 +49,18 @@ class Method:
     curve: str = ""
     short: ClassVar[str] = ""
 
+    @property
+    def about(self) -> str:
+        """The method in a line: the first sentence of its docstring, and the settings that are not its defaults."""
+        text = re.split(r"(?<=\.) ", " ".join((type(self).__doc__ or "").split()), maxsplit=1)[0]
+        told = {"label", "match", "questions", "curve", "seed", self.short}
+        changed = [
+            f"{item.name}={getattr(self, item.name)!r}"
+            for item in dataclasses.fields(self)
+            if item.name not in told and getattr(self, item.name) != item.default
+        ]
+        return f"{text} ({', '.join(changed)})" if changed else text
+
     def prepare(self, bench: Bench) -> None:
         """Called once before the first question; raises `NotApplicable` if it cannot run here."""
 
@@ -151,3 +163,18 @@ def make_method(spec: str | Mapping[str, Any]) -> Method:
         parts = [str(value) for key, value in settings.items() if key not in ("match", "questions", "curve")]
         method.label = "-".join([name, *parts, *([f"at-{method.match}"] if method.match else [])])
     return method
+
+
+def make_methods(specs: Sequence[str | Mapping[str, Any]], baselines: Sequence[str] = ()) -> list[Method]:
+    """The methods of a configuration; labels must be unique and what they match must be among them."""
+    methods = [make_method(spec) for entry in specs for spec in at_prices(entry)]
+    labels = [method.label for method in methods]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"run.methods lists {label!r} twice; give one of them another label")
+    for named in [*(m.match for m in methods if m.match is not None), *baselines]:
+        if named not in labels:
+            raise ValueError(
+                f"{named!r}, named by match or run.baselines, is none of the methods {labels}; add it to run.methods"
+            )
+    return methods

@@ -52,7 +52,7 @@ class RelevantSalient(Method):
     share: float | None = None
 
     def prepare(self, bench: Bench) -> None:
-        scorers = [bench.scorer("participatory"), bench.scorer("perspectival")]
+        scorers = [bench.relevance(), bench.scorer("perspectival")]
         self._planner = _Greedy(scorers, bench.budgets, wanted_share(self, bench))
 
     def planner(self, bench: Bench, sample: Sample) -> Planner:

@@ -123,7 +123,7 @@ class _Seeing(Same):
 
     def shown(self, scene: Scene) -> np.ndarray:
         """``[N, d]`` what the patches look like, whatever is asked."""
-        known = [scorer(scene).cpu()[:, None] for scorer in self.contexts.scorers if scorer.name != "participatory"]
+        known = [scorer(scene).cpu()[:, None] for scorer in self.contexts.relevance.blind]
         if scene.pixels is not None:
             known.append(scene_detail_loss(scene).per_patch.cpu())
         return torch.cat([*known, torch.stack([tokens.mean(0) for tokens in scene.glance])], 1).numpy()

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from ..methods import curve_members
+from ..methods import curve_members, make_methods
 from ..methods.fixed import Uniform
 from ..records import Record, read_run
-from ..run import make_methods
 from .bars import Runs, bars, difference, pairs
 from .curves import REACH, Curves, curves
 from .page import markdown_table

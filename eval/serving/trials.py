@@ -72,7 +72,7 @@ async def _killed_under_load(
 
 _WRITER = """
 import sys
-from arr_coc.serving.log import DecisionLog
+from allocator.logged.log import DecisionLog
 log, pending = DecisionLog(sys.argv[1], segment_bytes=200_000), []
 for n in range(10**9):
     pending.append((n, log.append("decision", {"n": n, "pad": "x" * (n % 3000)})))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from allocator.scoring import block_sigma, stack_factors
+from allocator.linalg import block_sigma, stack_factors
 
 
 def test_jax_equals_torch():

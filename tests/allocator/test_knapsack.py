@@ -164,7 +164,7 @@ def test_the_size_chooses_the_path(monkeypatch):
     quick, exact = (solve(values, BUDGETS, limit, method=method) for method in ("lagrange", "exact"))
     assert exact.value > quick.value  # an instance where the paths differ
     assert solve(values, BUDGETS, limit).value == exact.value
-    monkeypatch.setattr("allocator.knapsack.MAX_CELLS", 100)
+    monkeypatch.setattr("allocator.knapsack.solver.MAX_CELLS", 100)
     found = solve(values, BUDGETS, limit)
     assert found.index.tolist() == quick.index.tolist() and found.gap == quick.gap >= exact.value - quick.value
     assert solve(values, BUDGETS, limit, method="exact").value == exact.value

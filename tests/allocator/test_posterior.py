@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allocator import Posterior
-from allocator.scoring import block_sigma, stack_factors
+from allocator.linalg import block_sigma, stack_factors
 
 
 def filled(dim=6, n=40, seed=0, **options):

@@ -238,7 +238,7 @@ def test_a_space_is_whole(tmp_path: Path) -> None:
     assert front["sdk"] == "gradio" and (folder / front["app_file"]).is_file()
     assert all((folder / name).is_file() for name in AT_THE_TOP)
     # It starts from there, with nothing but what lies in the folder.
-    here = {**os.environ, "PYTHONPATH": str(folder)}
+    here = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     code = "import app, demo.app; print(demo.app.__file__, callable(app.main))"
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=here, capture_output=True, text=True, timeout=300, check=True

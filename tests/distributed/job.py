@@ -47,15 +47,15 @@ def wrapped(model: Any = None, processor: Any = None) -> Any:
 
 def die(arr: Any, after: int) -> None:
     """kill -9 of this process in the middle of a batch, after it has looked at so many questions."""
-    look, calls = arr.builder.look, [0]
+    build, calls = arr.builder.build, [0]
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         calls[0] += 1
         if calls[0] > after:
             os.kill(os.getpid(), signal.SIGKILL)
-        return look(*args, **kwargs)
+        return build(*args, **kwargs)
 
-    arr.builder.look = counted
+    arr.builder.build = counted
 
 
 def check_sharded_vlm(workers: Workers) -> None:

@@ -109,7 +109,7 @@ def test_one_process_alone_needs_no_launcher() -> None:
 
 LEAVING = """
 import sys, torch, torch.distributed as dist
-from arr_coc.terminal import clear_errors
+from arr_coc.commands.terminal import clear_errors
 @clear_errors
 def command():
     dist.init_process_group("gloo", store=dist.FileStore(sys.argv[1], 2), rank=int(sys.argv[2]), world_size=2)

@@ -8,9 +8,8 @@ import pytest
 import arr_coc
 from arr_coc.learning.rewards import make_reward
 from eval.config import EvalConfig, TaskConfig, read_config
-from eval.methods import make_method
+from eval.methods import make_method, make_methods
 from eval.model.bench import Bench
-from eval.run import make_methods
 from eval.studies.drift import drift
 from eval.studies.offpolicy import _estimates, _play, offpolicy
 from eval.tasks import Task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib
 import subprocess
 import sys
@@ -47,8 +48,62 @@ def test_imports_only_look_down(package: str) -> None:
 
 def test_relative_imports_are_resolved() -> None:
     """The checker itself: an upward import must be seen, relative or not."""
-    names = set(imports(ROOT / "arr_coc" / "patches.py")) | set(imports(ROOT / "arr_coc" / "scene.py"))
+    scene = ROOT / "arr_coc" / "scene"
+    names = set(imports(scene / "patches.py")) | set(imports(scene / "contract.py"))
     assert "arr_coc.scene.patches" in names and "allocator" in names and "torch" in names
+
+
+def _arrows(depth: int | None = None) -> dict[str, set[str]]:
+    """Who imports whom when the code runs: files, or with ``depth`` the rooms (folders and single files) of a layer.
+
+    What only the type checker reads is left out: a type reference ties no knot.
+    """
+    files = {".".join(f.relative_to(ROOT).with_suffix("").parts): f for layer in LAYERS for f in modules(layer)}
+    files = {name.removesuffix(".__init__"): file for name, file in files.items()}
+
+    def room(name: str) -> str:
+        return ".".join(name.split(".")[:depth]) if depth else name
+
+    found: dict[str, set[str]] = {}
+    for name, file in files.items():
+        tree, parts = ast.parse(file.read_text(encoding="utf-8")), file.relative_to(ROOT).with_suffix("").parts
+        checked = [n for n in ast.walk(tree) if isinstance(n, ast.If) and getattr(n.test, "id", "") == "TYPE_CHECKING"]
+        for node in set(ast.walk(tree)) - {inner for block in checked for inner in ast.walk(block)}:
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            base = [*(parts[: -node.level] if node.level else ()), *([node.module] if node.module else [])]
+            for alias in node.names:
+                target = next((t for t in (".".join([*base, alias.name]), ".".join(base)) if t in files), None)
+                face = depth and {target, name} & set(LAYERS)  # a layer's own face stands above its rooms
+                if target and room(target) != room(name) and not face:
+                    found.setdefault(room(name), set()).add(room(target))
+    return found
+
+
+@pytest.mark.parametrize("depth", [None, 2], ids=["files", "rooms"])
+def test_imports_go_in_no_circle(depth: int | None) -> None:
+    try:
+        order = list(graphlib.TopologicalSorter(_arrows(depth)).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+    assert len(order) > 40
+
+
+@pytest.mark.parametrize(("layer", "most"), [("allocator", 15), ("arr_coc", 16), ("eval", 15), ("demo", 16)])
+def test_a_layer_can_be_read_from_its_listing(layer: str, most: int) -> None:
+    rooms = {f.relative_to(ROOT / layer).parts[0] for f in modules(layer)} - {"__init__.py", "__main__.py"}
+    assert len(rooms) <= most, sorted(rooms)
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_inside_a_package_imports_are_relative(package: str) -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file in modules(package)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == package
+    ]
+    assert not wrong, wrong
 
 
 def test_allocator_knows_nothing_of_images() -> None:

@@ -154,7 +154,7 @@ def test_foreign_ids_find_nothing(tmp_path: Path, name: str) -> None:
 
 WRITER = """
 import sys
-from arr_coc.serving.log import DecisionLog
+from allocator.logged.log import DecisionLog
 log = DecisionLog(sys.argv[1], segment_bytes=20_000)
 pending = []
 for n in range(10**9):

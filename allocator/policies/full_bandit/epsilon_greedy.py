@@ -9,7 +9,7 @@ import numpy as np
 from ...checks import FloatArray, number
 from ...decision import Choice
 from ...knapsack.sample import sample_allocation
-from ...knapsack.solve import solve
+from ...knapsack.solver import solve
 from ...problem import Problem
 from ...registry import register_policy
 from .base import Aggregated
