@@ -33,7 +33,7 @@ def build(host: Host) -> gr.Blocks:
     host
         Who answers.
     """
-    pictures = gallery(host.is_reference)
+    pictures = gallery(host.is_reference, host.name)
     first = host.ask(pictures[0].image, pictures[0].questions[0].text)
     chooser = Chooser(host, pictures)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:

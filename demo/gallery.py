@@ -45,14 +45,18 @@ class Entry:
         return next((q for q in self.questions if q.text == question and q.answer), None)
 
 
-def gallery(reference: bool = True) -> list[Entry]:
-    """Drawn pictures of the reference world, then photographs.
+def gallery(reference: bool = True, world: str = "reference") -> list[Entry]:
+    """Drawn pictures of a world, then photographs.
 
     Parameters
     ----------
     reference
         Whether the reference model will answer, which knows the words of its own world only.
+    world
+        "reference", or "pages" for those that the pages model was trained on.
     """
+    if world == "pages":
+        return [_page(seed, number) for number, seed in enumerate(DRAWN, start=1)]
     return [*(_drawn(seed, number) for number, seed in enumerate(DRAWN, start=1)), *_photographs(reference)]
 
 
@@ -71,6 +75,23 @@ def _drawn(seed: int, number: int) -> Entry:
             evidence = tuple(sorted({patch for patch, _ in found.evidence}))
             questions[found.text] = Asking(found.text, found.answer, found.kind, evidence)
     return Entry(f"signs {number}", Image.fromarray(picture.pixels), tuple(questions.values()))
+
+
+def _page(seed: int, number: int) -> Entry:
+    """A page of the evaluation split with some of its questions, each kind once before any twice."""
+    from arr_coc.reference.pages.page import draw_page, patches_of
+    from arr_coc.reference.pages.questions import ask
+
+    rng = random.Random(f"gallery/{seed}")
+    canvas, page = draw_page(rng, "eval", ((1, 2), (2, 2), (3, 3))[number % 3])
+    asked = {question.text: question for question in ask(rng, page, 24, "train")}
+    first = list({question.kind: question for question in asked.values()}.values())
+    rest = [question for question in asked.values() if question not in first]
+    questions = tuple(
+        Asking(q.text, q.answer, q.kind, tuple(patches_of(q.boxes, (canvas.rows, canvas.cols))))
+        for q in (*first, *rest)[:10]
+    )
+    return Entry(f"page {number}", canvas.image, questions)
 
 
 def _photographs(reference: bool) -> list[Entry]:
