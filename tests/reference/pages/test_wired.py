@@ -38,3 +38,14 @@ def test_unknown_models_are_named():
         reference.load("page")
     with pytest.raises(ValueError, match="model 'page' is unknown"):
         reference.path("page")
+
+
+def test_the_demo_shows_pages_with_known_answers():
+    pytest.importorskip("gradio")
+    from demo.gallery import PAGES, gallery
+
+    entries = gallery(PAGES)
+    assert len(entries) == 6
+    for entry in entries:
+        assert entry.questions and all(q.answer and q.kind for q in entry.questions)
+        assert entry.image.width % 160 == 0
