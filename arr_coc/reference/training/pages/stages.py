@@ -95,8 +95,13 @@ class Diet:
     documents: float = 0.0
 
 
+def pages_in(key: tuple[int, int, int]) -> int:
+    """How many pages a pool holds; they are seen some ten times each."""
+    return 12000 if key == (1, 1, 400) else 6000 if key[:2] == (1, 1) else 3000
+
+
 def picture_batch(model, pools: dict[tuple[int, int, int], Pool], diet: Diet, step: int, encode, stage: str):
-    """Pages of one size at one scale: the packed batch, and the states of the frozen tower ``[n, cells, width]``."""
+    """Pages of one size at one scale: the packed batch, and the states of the tower ``[n, cells, width]``."""
     rng = random.Random(f"{stage}/{step}")
     key = rng.choices(list(diet.pools), list(diet.pools.values()))[0]
     (rows, cols, finest), pool = key, pools[key]
@@ -111,7 +116,7 @@ def picture_batch(model, pools: dict[tuple[int, int, int], Pool], diet: Diet, st
     reading = rng.random() < diet.reading and legible
     batch = collate([fill(rng, pool.facts[i], prefix, encode, diet.room, reading) for i in chosen])
     tower = model.model.visual
-    with torch.no_grad():
+    with torch.set_grad_enabled(tower.patch_embed.proj.weight.requires_grad):
         states = trunk(tower, to_rows(torch.from_numpy(pixels).permute(0, 3, 1, 2), grid),
                        *angles(tower, grid, extent=extent))  # fmt: skip
     return batch, states
@@ -121,7 +126,7 @@ def pictures(stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps
     """A stage over the frozen tower: transcripts, questions and answers about pictures."""
 
     def run(out: Path, accelerator: Accelerator, own_steps: int | None, lr: float | None) -> None:
-        pools = {key: page_pool(out, *key[:2], 6000, key[2]) for key in diet.pools}
+        pools = {key: page_pool(out, *key[:2], pages_in(key), key[2]) for key in diet.pools}
         documents = page_pool(out, 1, 1, 12000)
         model, backend = new_model(), build_backend()
         load_stage(model, out, before)
@@ -168,10 +173,24 @@ def load_stage(model, out: Path, before: str) -> None:
 
 
 PROJECTOR = Diet({(1, 1, 64): 0.4, (1, 1, 128): 0.4, (1, 1, 256): 0.2}, unfit=0.0, reading=0.9)
-SHORT = Diet({(1, 1, 64): 0.25, (1, 1, 128): 0.25, (1, 1, 256): 0.25, (1, 1, 400): 0.25}, unfit=0.15, documents=0.1)
+SHORT = Diet(
+    {
+        (1, 1, 64): 0.15, (1, 1, 128): 0.2, (1, 1, 256): 0.2, (1, 1, 400): 0.2, (1, 2, 64): 0.1, (2, 1, 128): 0.1,
+        (2, 2, 64): 0.05,
+    },
+    unfit=0.12, documents=0.1, room=180,
+)  # fmt: skip
+QUESTIONS = Diet(
+    {
+        (1, 1, 400): 0.2, (1, 1, 256): 0.1, (1, 2, 64): 0.1, (2, 1, 128): 0.1, (1, 2, 400): 0.2, (2, 2, 64): 0.1,
+        (2, 2, 256): 0.1, (2, 2, 400): 0.1,
+    },
+    unfit=0.25, documents=0.05, room=240, reading=0.5,
+)  # fmt: skip
 STAGES: dict[str, Callable[[Path, Accelerator, int | None, float | None], None]] = {
     "tower": tower,
     "text": text,
     "projector": pictures("projector", "text", PROJECTOR, ("visual.blocks", "patch_embed", "language_model"), 600, 2e-3),
     "short": pictures("short", "projector", SHORT, ("visual.blocks", "patch_embed"), 4000, 1e-3),
+    "questions": pictures("questions", "short", QUESTIONS, (), 6000, 5e-4),
 }
