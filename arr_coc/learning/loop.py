@@ -93,8 +93,9 @@ def learn(
     Raises
     ------
     TypeError, ValueError
-        For a planner that can't learn, a folder in which another process learns, malformed samples, an unknown reward, a reward that is not finite (the
-        posterior is left as it was), too short an iterable, or a checkpoint of another run.
+        For a planner that can't learn, a folder in which another process learns, malformed samples, an unknown reward,
+        a reward that is not finite (the posterior is left as it was), too short an iterable, or a checkpoint of
+        another run.
     """
     planner = arr.planner
     if not isinstance(planner, PolicyPlanner) or planner.policy.feedback != "full":
