@@ -41,8 +41,8 @@ class RunFolder:
     Raises
     ------
     ValueError
-        If another process works in the folder, it holds a finished run or an unfinished one with another
-        configuration, or it cannot be written.
+        If another process works in the folder, it holds a finished run, or an unfinished one with another
+        configuration, or cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
@@ -89,7 +89,6 @@ class RunFolder:
         replace_file(self.path / "questions.jsonl", "".join(lines))
         replace_file(self.path / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
         (self.path / "journal.jsonl").unlink(missing_ok=True)
-        (self.path / ".lock").unlink(missing_ok=True)  # of no more use: it is finished
 
 
 def read_run(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Record], dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,10 +11,12 @@ from PIL import Image
 
 from ..config import nearest
 from ..scene.patches import by_view
+from ..wrapping.question import check_question
 from .images import load_image
 
 if TYPE_CHECKING:
-    from ..scene.contract import Allocation, Plan, Scene
+    from ..scene.contract import Plan, Scene
+    from ..wrapping.record import Allocation
     from ..wrapping.wrapper import ArrCoc
 
 
@@ -29,13 +31,12 @@ def prepare(processor: Any, images: Sequence[Any], questions: Sequence[str]) -> 
     Raises
     ------
     ValueError
-        If the counts differ, a question is empty, or there is nothing to ask.
+        If the counts differ, a question is empty or spells a control token, or there is nothing to ask.
     """
     if len(images) != len(questions) or not questions:
         raise ValueError(f"{len(images)} images for {len(questions)} questions; give one image for each question")
     for question in questions:
-        if not isinstance(question, str) or not question.strip():
-            raise ValueError(f"the question {question!r} is empty; write one, such as 'what color is the sign ?'")
+        check_question(processor, question)
     images = [load_image(image) for image in images]
     if getattr(processor, "chat_template", None):
         messages = [
@@ -69,7 +70,7 @@ def answers(processor: Any, prompt_ids: torch.Tensor, sequences: torch.Tensor) -
     return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
 
 
-@dataclass
+@dataclass(repr=False)
 class Asked:
     """One question about one image, answered: what is printed, drawn and explained afterwards.
 
@@ -87,6 +88,10 @@ class Asked:
         The planner's plan and what it saw.
     inputs
         What the processor made of image and question.
+    levels
+        The budgets that could be chosen.
+    views
+        Per patch what the model saw of the image, ``[3, H, W]`` RGB in [0, 1], where it was given several views of it.
     """
 
     image: Image.Image
@@ -96,6 +101,19 @@ class Asked:
     plan: Plan
     scene: Scene
     inputs: Any
+    levels: tuple[int, ...] = ()
+    views: list[torch.Tensor] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"<Asked: {self.answer!r}, {self.allocation.summary()}>"
+
+    def plot(self) -> Image.Image:
+        """The image with its budgets and the answer; of a model that is given several views, those as it sees them."""
+        from ..drawing import draw_allocation, draw_views
+
+        if self.several_views:
+            return draw_views(self.views, self.allocation, self.answer, self.levels)
+        return draw_allocation(self.image, self.allocation, self.grid, self.answer, levels=self.levels)
 
     @property
     def several_views(self) -> bool:
@@ -126,7 +144,7 @@ def ask(arr: ArrCoc, image: Any, question: str, max_new_tokens: int | None = Non
     Raises
     ------
     ValueError
-        If the question is empty, or the image can't be used.
+        If the question is empty or spells a control token, or the image can't be used.
     """
     from ..attending.planners import Recorder
 
@@ -141,4 +159,9 @@ def ask(arr: ArrCoc, image: Any, question: str, max_new_tokens: int | None = Non
         arr.planner = recorder.planner
     (answer,), (allocation,) = answers(arr.processor, inputs["input_ids"], sequences), arr.last
     grid = arr.processor.patch_grid(image) if hasattr(arr.processor, "patch_grid") else None
-    return Asked(image, answer, allocation, grid, recorder.plans[0], recorder.scenes[0], inputs)
+    asked = Asked(
+        image, answer, allocation, grid, recorder.plans[0], recorder.scenes[0], inputs, arr.config.budgets
+    )
+    if asked.several_views:
+        asked.views = seen_pixels(arr, asked)
+    return asked

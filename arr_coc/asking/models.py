@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from ..wrapping.wrapper import ArrCoc
 
 REFERENCE = "reference"
+SHIPPED = (REFERENCE, "pages")
+"""Models of this package, by name (``arr_coc.reference.MODELS``)."""
 FREE = frozenset(("limit", "price", "realizer", "positions"))
 """Fields of a configuration that may differ from those a policy was saved with."""
 
@@ -26,12 +28,12 @@ def load_vlm(name: str = REFERENCE, *, device: str | None = None, dtype: str = "
     Parameters
     ----------
     name
-        ``"reference"`` for the model that ships with ARR-COC, else a local folder or a hub name. It is loaded by
-        ``AutoModelForImageTextToText``; code from the model's repository is never run.
+        ``"reference"`` for the model that ships with ARR-COC, ``"pages"`` for its second one, else a local folder or
+        a hub name. It is loaded by ``AutoModelForImageTextToText``; code from the model's repository is never run.
     device
         As torch names it ("cpu", "cuda", "cuda:1", ...); by default a GPU if there is one.
     dtype
-        Of the weights; "auto" takes what the checkpoint says. The reference model is always float32.
+        Of the weights; "auto" takes what the checkpoint says. The models of this package are always float32.
 
     Returns
     -------
@@ -43,6 +45,10 @@ def load_vlm(name: str = REFERENCE, *, device: str | None = None, dtype: str = "
     ModelError
         If there is no such model, if it is no vision-language model, or if its family is not supported.
     """
+    here: dict[str, Any] = {"trust_remote_code": False}  # else transformers would ask on stdin
+    if name != REFERENCE:
+        name = resolve(name)
+        here["local_files_only"] = not (Path(name).is_dir() or _hub_answers(name))
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -52,25 +58,24 @@ def load_vlm(name: str = REFERENCE, *, device: str | None = None, dtype: str = "
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"device {device!r} can't be used ({reason}); use cpu, or cuda if there is one") from error
-    if name == REFERENCE:
+    if name in SHIPPED:
         from .. import reference
 
-        model, processor = reference.load()
+        model, processor = reference.load(name)
     else:
-        model, processor = _load_named(name, dtype)
+        model, processor = _load_named(name, dtype, here)
     return model.to(target).eval(), processor
 
 
-def _load_named(name: str, dtype: str) -> tuple[Any, Any]:
+def _load_named(name: str, dtype: str, here: Mapping[str, Any]) -> tuple[Any, Any]:
     """Load a folder or hub name; everything that can be known from its configuration is checked before the weights."""
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
     from ..config import nearest
     from ..families import known_families
 
-    name = _resolve(name)
     try:
-        model_type = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
+        model_type = AutoConfig.from_pretrained(name, **here).model_type
     except Exception as error:  # whatever a foreign config.json provokes
         raise _unloadable(name, error) from error
     if model_type not in known_families():
@@ -79,8 +84,8 @@ def _load_named(name: str, dtype: str) -> tuple[Any, Any]:
             f"{nearest(model_type, known_families())} Another family joins by arr_coc.families.register_family."
         )
     try:
-        processor = (_own_processor(name) or AutoProcessor).from_pretrained(name, trust_remote_code=False)
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, trust_remote_code=False)
+        processor = (_own_processor(name) or AutoProcessor).from_pretrained(name, **here)
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **here)
     except Exception as error:  # missing, truncated or foreign files surface as many types
         raise _unloadable(name, error) from error
     if not hasattr(processor, "image_processor"):
@@ -101,8 +106,23 @@ def _own_processor(name: str) -> Any:
     return None
 
 
-def _resolve(name: str) -> str:
-    """The folder or hub name to load; what is meant as a path and is no model folder is refused."""
+def _hub_answers(name: str) -> bool:
+    from ..wrapping.hub import hub_answers
+
+    try:
+        return hub_answers(name)
+    except ValueError as error:
+        raise ModelError(f"the model {error}") from error
+
+
+def resolve(name: str) -> str:
+    """The folder or hub name to load; what is meant as a path and is no model folder is refused, before any import.
+
+    Raises
+    ------
+    ModelError
+        For an empty name, a file, a folder without a model, or a path where nothing is.
+    """
     if not name.strip():
         raise ModelError(f"the model name is empty; use {REFERENCE!r}, a local folder or a hub name like org/model")
     folder = Path(name).expanduser()
@@ -118,13 +138,8 @@ def _resolve(name: str) -> str:
 
 
 def _unloadable(name: str, error: Exception) -> ModelError:
-    """The first line of a loading error, with the remedy for the commonest cause."""
+    """The first line of a loading error."""
     text = str(error).strip() or type(error).__name__
-    if "couldn't connect" in text or "offline" in text.lower():
-        return ModelError(
-            f"{name} is no local folder, and the model hub can't be reached or HF_HUB_OFFLINE=1 is set; "
-            "give a folder, or download it first: hf download ORG/MODEL"
-        )
     return ModelError(f"the model {name} can't be loaded: {text.splitlines()[0]}")
 
 
@@ -185,6 +200,57 @@ def wrap_with(model: Any, processor: Any, given: Mapping[str, Any]) -> ArrCoc:
     planner.config = dataclasses.replace(arr.config, **changes)
     planner.price = changes.get("price", planner.price)
     return wrap(model, processor, planner.config, planner)
+
+
+def check_model(name: str) -> None:
+    """Refuse a model that isn't there, without torch; see `load_vlm`.
+
+    Raises
+    ------
+    ModelError
+        If it is no folder with a model, nor a repository that can be had.
+    """
+    if name != REFERENCE and not Path(resolve(name)).is_dir():
+        _hub_answers(name)
+
+
+def check_wrapping(given: Mapping[str, Any]) -> None:
+    """Refuse configuration values that can't be right, without torch and before a model is loaded; see `wrap_with`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `ArrCocConfig` does.
+    """
+    from ..config import ArrCocConfig
+
+    saved = is_saved_policy(given.get("policy"))
+    ArrCocConfig.from_dict({key: value for key, value in given.items() if not (saved and key == "policy")})
+
+
+def check_policy(name: str) -> None:
+    """Refuse a saved policy that isn't there, before a model is loaded; a registered policy's name passes.
+
+    Raises
+    ------
+    ValueError
+        If it is no folder that holds one, nor a repository on the hub.
+    """
+    if not is_saved_policy(name):
+        return
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            inner = [place for place in ("policy", "current") if (folder / place).is_dir()]
+            hint = f"did you mean {folder / inner[0]}?" if inner else "name one that arr-coc learn wrote (RUN/policy)"
+            raise ValueError(f"{name} holds no saved policy (no config.json); {hint}")
+        return
+    from ..wrapping.hub import hub_answers
+
+    try:
+        hub_answers(name)
+    except ValueError as error:
+        raise ValueError(f"there is no saved policy {name!r}: {error}") from error
 
 
 def is_saved_policy(policy: str | None) -> bool:

@@ -3,11 +3,13 @@
 The context vector of a patch (``Contexts.slots`` names every entry) is bounded by construction, so it needs no running
 statistics. Value means gain over the floor. A patch can only gain if the question is about it and the glance has not
 already answered it, so every slot is a multiple of ``relevance_doubt``: the relevance ``r`` of the patch relative to
-the most relevant one (its participatory score) times the model's doubt ``u`` about the answer its glance gives. With
+the most relevant one (see `Relevance`) times the model's doubt ``u`` about the answer its glance gives. With
 ``loss_b`` the detail that budget ``b`` destroys *where the question looks* and ``q`` a random projection of the
 question, the slots are ``r u`` times
 
-    loss_b, 1, u, q, each other score
+    loss_b, 1, u, q, each score that is blind to the question
+
+and, where several scorers read the question, the relative score of each, so that a learner may trust one more.
 
 The covariates explain how hard the question is whatever is allocated: ``doubt`` u, the probability ``other_mass`` that
 the glance gives to all other answers, their squares, ``q`` and ``u q``. Without them hard questions, which are given
@@ -21,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,10 +34,10 @@ from allocator import Policy, make_policy, policy_names
 from allocator.registry import policy_class
 
 from ..balancing import Balance, Balancer, balance_config
-from ..config import ArrCocConfig, nearest, resolve_limit
+from ..config import POLICIES, ArrCocConfig, resolve_limit
 from ..knowing import Scorer, make_scorer
 from ..knowing.detail import scene_detail_loss
-from ..knowing.participatory import Participatory
+from ..knowing.relevance import Relevance
 from ..scene.contract import Plan, Planner
 
 if TYPE_CHECKING:
@@ -83,15 +85,14 @@ class Contexts:
         seed: int = 0,
         detail: bool = True,
     ):
-        if not scorers:
-            raise ValueError("a policy that looks at the image needs at least one scorer; name one in scorers=")
         self.scorers, self.confidence, self.seed, self.measured = list(scorers), confidence, seed, detail
         self.typical = torch.tensor([TYPICAL_LOSS * (1 - math.sqrt(b / budgets[-1])) for b in budgets[:-1]])
         self.budgets, self.reduced = tuple(budgets), [f"loss_{b}" for b in budgets[:-1]]
         questions = [f"q{i}" for i in range(QUESTION_WIDTH)]
-        self.aligned = next((s for s in scorers if isinstance(s, Participatory)), None)
-        others = [s.name for s in scorers if s is not self.aligned]
-        factors = ["doubt", *self.reduced, *questions, *others]
+        self.relevance = Relevance(scorers)
+        single = len(self.relevance.readers) == 1
+        self.factors = [s.name for s in scorers if not (single and s.reads_question)]
+        factors = ["doubt", *self.reduced, *questions, *self.factors]
         self.slots = ["relevance_doubt", *(f"relevance_doubt {name}" for name in factors)]
         self.covariates = ["doubt", "other_mass", "doubt doubt", "other_mass other_mass", *questions]
         self.covariates += [f"doubt {q}" for q in questions]
@@ -117,10 +118,10 @@ class Contexts:
         # The full-depth pass goes first: attention is then read off the same pass.
         u, e = self.doubt(scene)
         scores = {scorer.name: scorer(scene).cpu() for scorer in self.scorers}
-        others = [score for name, score in scores.items() if self.aligned is None or name != self.aligned.name]
-        relevance = torch.stack(others).mean(0) if self.aligned is None else scores[self.aligned.name]
-        relevance = relevance / relevance.max().clamp_min(1e-6)
-        detail = self.detail(scene, u * relevance)
+        relevance = _relative(self.relevance.join(scores))
+        detail = self.detail(scene, u * relevance, scores)
+        readers = {reader.name for reader in self.relevance.readers}
+        others = [_relative(scores[name]) if name in readers else scores[name] for name in self.factors]
         question = self.question_code(scene.question_embeddings).cpu()
         asked = torch.cat([question.new_tensor([1.0, u]), question]).expand(len(relevance), -1)
         known = torch.cat([asked[:, :2], detail, asked[:, 2:], *(score[:, None] for score in others)], 1)
@@ -138,11 +139,13 @@ class Contexts:
         first, second = scene.glance_answer().float().exp().topk(2).values.tolist()
         return max(1.0 - (first - second), 0.0), max(1.0 - first, 0.0)
 
-    def detail(self, scene: Scene, worth: Tensor | None = None) -> Tensor:
+    def detail(
+        self, scene: Scene, worth: Tensor | None = None, scores: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
         """``[N, K-1]`` share of detail each reduced budget destroys, weighted by where the question looks.
 
         It is measured where ``worth [N]`` is at least `WORTHLESS` (everywhere by default), and else what is typical;
-        without pixels it is typical everywhere.
+        without pixels it is typical everywhere. ``scores`` are those of the scene, if they are known.
         """
         detail = self.typical.repeat(len(scene.patches), 1)
         rows = [i for i in range(len(detail)) if worth is None or worth[i] >= WORTHLESS]
@@ -156,13 +159,17 @@ class Contexts:
             glance_grids=[scene.glance_grids[i] for i in rows],
         )
         loss = scene_detail_loss(part)
-        if self.aligned is None:
+        if not self.relevance.readers:
             found = loss.per_patch
         else:
-            cells = self.aligned.cell_map(scene)
+            cells = self.relevance.cell_map(scene, scores)
             found = loss.attended([cells[i] / cells[i].sum().clamp_min(1e-9) for i in rows])
         detail[rows] = found[:, :-1].cpu()
         return detail
+
+
+def _relative(score: Tensor) -> Tensor:
+    return score / score.max().clamp_min(1e-6)
 
 
 class BlindPlanner:
@@ -174,6 +181,7 @@ class BlindPlanner:
         self.config, self.policy = config, policy
 
     def plan(self, scene: Scene) -> Plan:
+        """The policy's budgets under the limit; the scene is not looked at."""
         began = time.perf_counter()
         limit = resolve_limit(self.config.limit, scene.costs) if self.config.limit is not None else None
         decision = self.policy.select(costs=scene.costs, limit=limit)
@@ -197,10 +205,11 @@ class PolicyPlanner:
 
     def __init__(self, config: ArrCocConfig, contexts: Contexts, policy: Policy):
         self.config, self.contexts, self.policy = config, contexts, policy
-        self.balancer = Balancer(balance_config(config.tensions))
+        self.balancer = Balancer(balance_config(config.tensions), contexts.relevance.join)
         self.price, self.explore = config.price, False
 
     def plan(self, scene: Scene) -> Plan:
+        """Score the patches, set the terms, let the policy choose."""
         began = time.perf_counter()
         contexts, covariates, scores = self.contexts(scene)
         known = time.perf_counter()
@@ -245,6 +254,7 @@ class Recorder:
         self.scenes: list[Scene] = []
 
     def plan(self, scene: Scene) -> Plan:
+        """The planner's plan, kept on the way."""
         plan = self.planner.plan(scene)
         self.plans.append(plan)
         if self._keep:
@@ -262,22 +272,10 @@ def make_planner(config: ArrCocConfig, model: Any = None, processor: Any = None)
     Raises
     ------
     ValueError
-        If the policy or a scorer is unknown, "uniform" has no budget, or the method needs feedback per patch.
+        If a scorer or one of its options is unknown.
     """
-    names = wrappable_policies()
-    if config.policy in policy_names() and policy_class(config.policy).feedback == "semi":
-        raise ValueError(
-            f"policy={config.policy!r} learns from one reward per patch, but an answer gives one for all patches; "
-            f"use one that learns from the whole. {nearest('thompson', names)}"
-        )
-    if config.policy not in names:
-        raise ValueError(
-            f"policy={config.policy!r} can't plan; a given allocation goes to generate(allocation=...). "
-            + nearest(config.policy, names)
-        )
     if config.policy == "uniform":
-        if config.budget is None:
-            raise ValueError(f"policy='uniform' needs budget=, one of {config.budgets}")
+        assert config.budget is not None  # the configuration saw to that
         arm = config.budgets.index(config.budget)
         return BlindPlanner(config, make_policy("uniform", arm=arm, arms=len(config.budgets)))
     if config.policy == "random":
@@ -304,6 +302,5 @@ def build_policy(config: ArrCocConfig, contexts: Contexts, prior: bool = True) -
 
 
 def wrappable_policies() -> list[str]:
-    """Names of the policies that can be wrapped: those that look at nothing, the heuristic, and full-bandit ones."""
-    plain = ("uniform", "random", "heuristic")
-    return [name for name in policy_names() if name in plain or policy_class(name).feedback == "full"]
+    """Names of the policies that can be wrapped: the shipped ones, and registered ones that learn from the whole."""
+    return [name for name in policy_names() if name in POLICIES or policy_class(name).feedback == "full"]

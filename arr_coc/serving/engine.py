@@ -16,11 +16,12 @@ from allocator.logged.explore import Exploration, Explorer, Taken
 from ..asking.ask import answers, prepare
 from ..asking.models import model_identity
 from ..attending.planners import PolicyPlanner
+from ..wrapping.question import check_question
 from ..wrapping.saving import load_planner
 from .store import Served, resolve
 
 if TYPE_CHECKING:
-    from ..scene.contract import Allocation
+    from ..wrapping.record import Allocation
 
 _FIXED = ("budgets", "patch_side", "realizer", "positions")
 """What the attachment to the model depends on, so that a reload may not change it."""
@@ -104,9 +105,6 @@ class Engine:
         self._planner, self._explorer = self._prepare(planner)
         self.arr = wrap(model, processor, config, self._planner)
         self.identity = model_identity(model)
-        tokenizer = getattr(processor, "tokenizer", processor)
-        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-        self.control = {str(t) for t in added if t.special} | set(tokenizer.all_special_tokens)
 
     def _prepare(self, planner: Any) -> tuple[PolicyPlanner, Explorer]:
         if not isinstance(planner, PolicyPlanner):
@@ -131,11 +129,7 @@ class Engine:
         ValueError
             If it is empty, or spells one of the model's control tokens.
         """
-        if not text.strip():
-            raise ValueError("the question is empty; ask something about the image, in words")
-        for token in self.control:
-            if token and token in text:
-                raise ValueError(f"the question contains {token!r}, a control token of the model; leave it out")
+        check_question(self.processor, text)
 
     def answer(self, batch: Sequence[Question]) -> list[Answered | Exception]:
         """Answer a batch in one generate call; a question that can't be answered gets its own error."""

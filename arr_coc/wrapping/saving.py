@@ -183,14 +183,19 @@ def _folder(name: str | os.PathLike[str], revision: str | None) -> Path:
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    from .hub import hub_answers
 
     try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=[POLICY, CONFIG, CARD]))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        online = hub_answers(str(name))
+        files = [POLICY, CONFIG, CARD]
+        return Path(
+            snapshot_download(str(name), revision=revision, allow_patterns=files, local_files_only=not online)
+        )
+    except (ValueError, OSError) as error:
         raise FileNotFoundError(
-            f"{name} is neither a folder nor a repository that can be reached ({type(error).__name__}); give a folder "
-            "that save_pretrained wrote, or a hub name, online or in the local cache."
+            f"there is no saved policy {str(name)!r}: {str(error).splitlines()[0]}. Give a folder that "
+            "save_pretrained or arr-coc learn wrote (RUN/policy)."
         ) from error
 
 

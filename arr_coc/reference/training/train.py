@@ -232,8 +232,8 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True) -> Qwen2V
                     spawn(train_rank, arguments, nprocs=config.processes)
                 except (ProcessRaisedException, ProcessExitedException) as error:
                     raise RuntimeError(
-                        f"a training process ended early: {error}; start the same training again to go on from its "
-                        f"last checkpoint in {out}"
+                        f"a training process ended early: {error}; start the same training again to go on from "
+                        f"its last checkpoint in {out}"
                     ) from error
     return Qwen2VLForConditionalGeneration.from_pretrained(out / "model", local_files_only=True).eval()
 
