@@ -56,7 +56,9 @@ def test_poisoned_histories_promote_nothing_that_is_worse(
         store = make_store(folder, policy)
         write(folder / "log", decisions, POISONS[poison], seed=n)
         # Wider than the defaults, so that promotions happen at so few rounds.
-        report = retrain(folder / "log", store, RetrainConfig(additive=True, reference_margin=0.2, model=MODEL))
+        report = retrain(
+            folder / "log", store, RetrainConfig(additive=True, margin=0.05, reference_margin=0.2, model=MODEL)
+        )
         if report["promoted"]:
             promoted[poison] += 1
             new = Policy.load(store.folder(store.current) / POLICY)
