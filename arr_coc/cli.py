@@ -79,6 +79,9 @@ def ask(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")] = None,
     settings: Settings = None,
     device: Device = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="A model that a saved policy's scorers may load; again for each.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the image with its budgets drawn on.")] = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -125,7 +128,7 @@ def ask(
         vlm, processor = load_vlm(model, device=device)
         if model == REFERENCE and not given.keys() - FREE:
             given["policy"] = str(reference.policy_path())  # learned, where nothing else was asked for
-        arr = wrap_with(vlm, processor, given)
+        arr = wrap_with(vlm, processor, {**given, "allow": allow or ()})
     with arr:
         asked = ask_once(arr, picture, question, max_new_tokens)
     allocation = asked.allocation
@@ -379,6 +382,7 @@ def reference_draw(
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 12,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     split: Annotated[str, typer.Option(help="train, learn or eval; their pictures never meet.")] = "eval",
+    world: Annotated[str, typer.Option(help="reference (signs on patches) or pages (of print).")] = "reference",
     debug: Debug = False,
 ) -> None:
     """Draw reference VQA: single pictures with questions.jsonl, or one page with questions, answers and evidence.
@@ -387,19 +391,19 @@ def reference_draw(
 
     `arr-coc reference draw --out pictures -n 4`
 
-    `arr-coc reference draw --out page.png -n 12 --seed 3`
+    `arr-coc reference draw --out page.png -n 12 --seed 3 --world pages`
     """
     if out.suffix:
         from .reference.drawing import draw
 
         check_picture_path(out)
-        typer.echo(f"page: {draw(n, seed, split, out)}")
+        typer.echo(f"page: {draw(n, seed, split, out, world)}")
         return
     from .reference import generate
 
     check_folder(out)
     with (out / "questions.jsonl").open("w", encoding="utf-8") as lines:
-        for sample in generate(n, seed=seed, split=split):
+        for sample in generate(n, seed=seed, split=split, world=world):
             name = f"{sample['image_id']}.png"
             sample.pop("image").save(out / name)
             lines.write(json.dumps({**sample, "image": name}) + "\n")

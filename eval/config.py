@@ -14,6 +14,7 @@ from arr_coc.asking.models import load_vlm
 from arr_coc.config import ArrCocConfig
 from arr_coc.learning.settings import check_types, read_settings
 from arr_coc.learning.task_config import TaskConfig
+from arr_coc.reference import MODELS
 
 
 @dataclass(kw_only=True)
@@ -26,6 +27,8 @@ class EvalConfig:
         Run folder. An unfinished run in it is continued, a finished one is never overwritten.
     policy
         Folder of a learned policy (``ArrCoc.save_pretrained``), which the method "learned" needs.
+    allow
+        Names of models that the policy's scorers may load.
     model
         Arguments of `arr_coc.asking.models.load_vlm`: name, device, dtype.
     wrap
@@ -59,6 +62,7 @@ class EvalConfig:
 
     out: str = "runs/eval"
     policy: str | None = None
+    allow: list[str] = field(default_factory=list)
     model: dict[str, Any] = field(default_factory=dict)
     wrap: dict[str, Any] = field(default_factory=dict)
     task: TaskConfig = field(default_factory=TaskConfig)
@@ -120,7 +124,8 @@ def read_config(
     path
         The file.
     overrides
-        ``section.key=value``, e.g. ``task.limit=50`` or ``run.methods=[full,blind]``.
+        ``section.key=value``, e.g. ``task.limit=50`` or ``run.methods=[full,blind]``. ``model=pages`` (or another
+        model of ours) names the model and, as source of the questions, the world that it was trained on.
     overlays
         Files of the same form, laid over the first one key by key, in their order and before the overrides.
 
@@ -130,6 +135,13 @@ def read_config(
         For a missing or malformed file, an unknown key (naming the nearest one) or a value out of its range.
     """
     run = tuple(item.name for item in dataclasses.fields(EvalConfig) if item.name not in _SECTIONS)
+    overrides = [one for given in overrides for one in _expanded(given)]
     settings = read_settings(path, {**_SECTIONS, "run": run}, overrides, overlays)
     task = TaskConfig(**settings.pop("task"))
     return EvalConfig(task=task, **settings.pop("run"), **settings)
+
+
+def _expanded(override: str) -> list[str]:
+    """``model=pages`` as the settings that it stands for."""
+    key, _, name = override.partition("=")
+    return [f"model.name={name}", f"task.source={name}"] if key == "model" and name in MODELS else [override]

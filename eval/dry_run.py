@@ -8,6 +8,7 @@ from typing import Any
 
 from arr_coc.learning.rewards import check_reward, make_reward
 from arr_coc.learning.tasks import Task
+from arr_coc.reference import MODELS
 
 from .config import EvalConfig
 from .methods import Method, make_methods
@@ -97,13 +98,13 @@ def _model(config: EvalConfig, image: Any) -> str:
     from arr_coc.families import known_families
 
     name = config.model.get("name", "reference")
-    if name == "reference":
-        return "model: the reference model, which ships"
+    if name in MODELS:
+        return f"model: {name}, which comes with this package"
     try:
-        kind = AutoConfig.from_pretrained(name).model_type
+        kind = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
         if kind not in known_families():
             raise ValueError(f"{name} is a {kind!r} model, which is no supported family")
-        processor = AutoProcessor.from_pretrained(name)
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
         if image is None:
             return f"model: {name}, family {kind}"
         inputs = prepare(processor, [image], ["what is this ?"])

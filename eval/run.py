@@ -107,6 +107,8 @@ def run(
     finally:
         if own and arr is not None:
             arr.detach()
+        for held in filter(None, (folder, shard)):
+            held.close()
     folder.note("finished", seconds=time.perf_counter() - began)
     return metrics
 
@@ -118,7 +120,7 @@ def load(config: EvalConfig) -> ArrCoc:
 
     model, processor = load_vlm(**config.model)
     if config.policy is not None:
-        arr = ArrCoc.from_pretrained(config.policy, model, processor)
+        arr = ArrCoc.from_pretrained(config.policy, model, processor, allow=config.allow)
     else:
         arr = wrap(model, processor, ArrCocConfig.from_dict(config.wrap))
     arr.synchronize = True

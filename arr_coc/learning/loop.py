@@ -15,6 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from allocator import PriceTracker
+from allocator.locks import FolderLock
 from allocator.storage import replace_file
 
 from ..asking.ask import answers, prepare
@@ -95,8 +96,9 @@ def learn(
     Raises
     ------
     TypeError, ValueError
-        For a planner that can't learn, malformed samples, an unknown reward, a reward that is not finite (the
-        posterior is left as it was), too short an iterable, or a checkpoint of another run.
+        For a planner that can't learn, a folder in which another process learns, malformed samples, an unknown
+        reward, a reward that is not finite (the posterior is left as it was), too short an iterable, or a checkpoint
+        of another run.
     """
     planner = arr.planner
     if not isinstance(planner, PolicyPlanner) or planner.policy.feedback != "full":
@@ -115,7 +117,12 @@ def learn(
     if workers.size > 1:  # or all would draw the same
         planner.policy.generator = np.random.default_rng([arr.config.seed, workers.rank])
     store = None if out is None else _Store(Path(out), resume, workers)
-    log = [] if store is None else store.load(planner, tracker)
+    try:
+        log = [] if store is None else store.load(planner, tracker)
+    except BaseException:
+        if store is not None:
+            store.close()
+        raise
     samples = _samples(dataset, len(log), episodes)
     length = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     recorder, explored = Recorder(planner), planner.explore
@@ -154,6 +161,8 @@ def learn(
     finally:
         bar.close()
         arr.planner, planner.explore = planner, explored
+        if store is not None:
+            store.close()
     return log
 
 
@@ -248,7 +257,9 @@ class _Store:
         self.folder, self.log, self.state = folder, folder / "log.jsonl", folder / "state.json"
         self.workers = workers
         folder.mkdir(parents=True, exist_ok=True)
+        self.lock = FolderLock(folder) if workers.first else None
         if self.state.exists() and not resume:
+            self.close()
             raise ValueError(f"{folder} holds a run already; resume it, or choose another folder")
         if not self.state.exists() and workers.first:
             self.log.unlink(missing_ok=True)  # episodes before the first checkpoint are simply run again
@@ -284,6 +295,10 @@ class _Store:
         for record in records:
             record.pop("decision", None)
         return records
+
+    def close(self) -> None:
+        if self.lock is not None:
+            self.lock.close()
 
     def append(self, lines: Sequence[dict[str, Any]]) -> None:
         if not self.workers.first:

@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from allocator.locks import FolderLock
+
 from .settings import read_settings
 
 # Of the parameters of learn(), those that the command line sets itself.
@@ -75,11 +77,9 @@ def learn_run(
     Raises
     ------
     ValueError
-        For bad settings, or a folder that holds another run.
+        For bad settings, or a folder that holds another run, or in which another process works.
     """
-    from ..asking.models import load_vlm
     from ..config import ArrCocConfig
-    from ..wrapping.wrapper import wrap
     from .loop import learn
     from .rewards import check_reward
     from .tasks import learning_task
@@ -94,6 +94,22 @@ def learn_run(
     chosen.setdefault("max_new_tokens", settings["run"].get("max_new_tokens"))
     wrapping = ArrCocConfig.from_dict(settings["wrap"])
     workers = Workers.start()
+    lock = FolderLock(folder, ".run.lock") if workers.first else None  # its ".lock" is the learning loop's
+    try:
+        return _learn_in(folder, settings, questions, chosen, wrapping, workers, resume, progress)
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def _learn_in(
+    folder: Path, settings: dict[str, dict[str, Any]], questions: Any, chosen: dict[str, Any], wrapping: Any,
+    workers: Any, resume: bool, progress: bool,
+) -> list[dict[str, Any]]:  # fmt: skip
+    from ..asking.models import load_vlm
+    from ..wrapping.wrapper import wrap
+    from .loop import learn
+
     if workers.first:
         _keep_settings(folder / "settings.yaml", settings, resume)
     model, processor = load_vlm(**settings["model"])
@@ -149,4 +165,5 @@ def describe() -> dict[str, Any]:
         "scorers": list(scorer_names()),
         "realizers": sorted(k.name for k in kinds if issubclass(k, realizing.Realizer) and k.name),
         "reference model": str(reference.path()),
+        "pages model": str(reference.path("pages")),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..asking.images import load_image, to_rgb
+from ..asking.images import load_image
 from ..config import nearest
 from .task_config import FIELDS, TaskConfig
 
@@ -43,12 +42,14 @@ def checked(sample: Sample) -> Sample:
     return sample
 
 
-def _reference(config: TaskConfig) -> Iterator[Row]:
+def _drawn(config: TaskConfig) -> Iterator[Row]:
     from ..reference import generate
 
     grid: Any = tuple(config.grid) if config.grid else None
     count = config.skip + (config.limit or 0)
-    samples = generate(count, seed=config.seed, split=str(config.split), kinds=config.kinds, grid=grid)
+    samples = generate(
+        count, seed=config.seed, split=str(config.split), kinds=config.kinds, grid=grid, world=str(config.source)
+    )
     for sample in samples:
         yield sample["question_id"], partial(dict, sample)
 
@@ -149,7 +150,7 @@ class _Pictures:
         return self.table[self.rows[str(name)]]["image"]
 
 
-def _raw(data: Any, column: str) -> Any:
+def _raw(data: Any, column: str | None) -> Any:
     """The data with its pictures undecoded: one that is broken must cost one row, so the decoding is ours."""
     import datasets
 
@@ -199,15 +200,15 @@ def _image(value: Any, folder: Path) -> tuple[Image.Image, str]:
     if isinstance(value, Mapping):
         value = value["bytes"] if value.get("bytes") is not None else value["path"]
     if isinstance(value, str):
-        return load_image(folder / value), value
-    if isinstance(value, bytes):
-        with Image.open(io.BytesIO(value)) as image:
-            return to_rgb(image), hashlib.blake2b(value, digest_size=8).hexdigest()
-    return to_rgb(value), hashlib.blake2b(value.tobytes(), digest_size=8).hexdigest()
+        return load_image(value, folder=folder), value
+    image = load_image(value)
+    content = value if isinstance(value, bytes) else image.tobytes()
+    return image, hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 READERS: dict[str, Callable[[TaskConfig], Iterator[Row]]] = {
-    "reference": _reference,
+    "reference": _drawn,
+    "pages": _drawn,
     "dataset": _dataset,
     "vqa_json": _vqa_json,
     "jsonl": _jsonl,

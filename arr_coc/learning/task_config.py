@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..config import nearest
+from ..reference import MODELS
 from .settings import check_types
 
-SOURCES = ("reference", "dataset", "vqa_json", "jsonl", "rows")
+SOURCES = (*MODELS, "dataset", "vqa_json", "jsonl", "rows")
 FIELDS = ("image", "question", "answers", "answer", "kind", "image_id", "question_id")
 
 
@@ -18,10 +19,10 @@ class TaskConfig:
     Parameters
     ----------
     source
-        ``"reference"`` (drawn by the reference world), ``"dataset"`` (Hugging Face `datasets`: a hub name or a local
-        folder or file), ``"vqa_json"`` (the official pair of question and annotation files) or ``"jsonl"`` (one JSON
-        object a line), or ``"rows"`` (in memory, see `Task.of`). By default what ``path`` looks like; without a path
-        the reference world.
+        ``"reference"`` (drawn by the reference world), ``"pages"`` (by that of the second model), ``"dataset"``
+        (Hugging Face `datasets`: a hub name or a local folder or file), ``"vqa_json"`` (the official pair of question
+        and annotation files), ``"jsonl"`` (one JSON object a line), or ``"rows"`` (in memory, see `Task.of`). By
+        default what ``path`` looks like; without a path the reference world.
     name
         What the run calls it; the source by default.
     path
@@ -82,12 +83,12 @@ class TaskConfig:
             self.source = self._likely()
         if self.source not in SOURCES:
             raise ValueError(f"task.source={self.source!r} is unknown. {nearest(self.source, SOURCES)}")
-        if self.source == "reference":
+        if self.source in MODELS:
             for name in ("path", "annotations", "images", "subset", "image_subset"):
                 if getattr(self, name) is not None:
                     raise ValueError(
-                        f"task.{name}={getattr(self, name)!r} would be ignored: task.source='reference' draws its own "
-                        f"questions. Leave task.source out, or set it to one of {', '.join(SOURCES[1:4])}."
+                        f"task.{name}={getattr(self, name)!r} would be ignored: task.source={self.source!r} draws its "
+                        f"own questions. Leave task.source out, or set it to one of {', '.join(SOURCES[2:-1])}."
                     )
             self.split = self.split or "eval"
         for name, least in (("skip", 0), ("limit", 1)):

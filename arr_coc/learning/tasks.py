@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image
 
+from ..reference import MODELS
 from .sources import READERS, Row, Sample, checked, in_memory
 from .task_config import FIELDS, TaskConfig
 
@@ -69,7 +70,7 @@ class Task:
             Other fields of `TaskConfig`; without ``limit`` all questions.
         """
         if isinstance(questions, str | os.PathLike):
-            named = {} if questions == "reference" else {"path": os.fspath(questions), "limit": None}
+            named = {"source": questions} if questions in MODELS else {"path": os.fspath(questions), "limit": None}
             return cls(TaskConfig(**{**named, **settings}))
         return cls(TaskConfig(**{"limit": None, **settings, "source": "rows"}), questions)
 
@@ -80,7 +81,7 @@ class Task:
 
     def count(self) -> int | None:
         """Rows there are, at most ``limit``, without reading a picture; ``None`` for a stream, whose end is far."""
-        if self.config.streaming or self.config.source == "reference":
+        if self.config.streaming or self.config.source in MODELS:
             return self.config.limit
         return sum(1 for _ in itertools.islice(self._found(), self.config.limit))
 
@@ -127,9 +128,9 @@ def _check_paths(config: TaskConfig) -> None:
             raise ValueError(
                 f"task.columns has the key {ours!r}; it maps our names ({', '.join(FIELDS)}) to the data's."
             )
-    if config.source == "reference":
+    if config.source in MODELS:
         if config.limit is None:
-            raise ValueError("task.limit=null: the reference world is endless; give the number of questions.")
+            raise ValueError("task.limit=null: the reference worlds are endless; give the number of questions.")
         return
     if config.source == "rows":
         raise ValueError("task.source='rows' is for rows in memory, Task.of(rows); name a file or a dataset here.")
@@ -166,7 +167,7 @@ def learning_task(settings: Mapping[str, Any], episodes: int) -> Task:
         As `TaskConfig` and `Task`.
     """
     config = TaskConfig(**settings)
-    if config.source == "reference":
+    if config.source in MODELS:
         # How many episodes there may be is checked where they are learned.
         config = TaskConfig(**{"split": "learn", **settings, "limit": max(1, int(episodes))})
     return Task(config)

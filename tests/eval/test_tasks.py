@@ -153,7 +153,7 @@ def test_the_reference_world():
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"source": "reference", "limit": None}, "the reference world is endless"),
+        ({"source": "reference", "limit": None}, "the reference worlds are endless"),
         ({"source": "jsonl"}, "task.path is missing"),
         ({"source": "jsonl", "path": "nowhere.jsonl"}, "task.path='nowhere.jsonl' is no file"),
         ({"source": "vqa_json", "path": "q.json"}, "needs task.annotations"),
