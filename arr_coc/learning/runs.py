@@ -82,9 +82,11 @@ def learn_run(
     from ..config import ArrCocConfig
     from .loop import learn
     from .rewards import check_reward
+    from .task_config import expanded
     from .tasks import learning_task
     from .workers import Workers
 
+    overrides = [one for given in overrides for one in expanded(given)]
     settings = read_settings(config, learn_sections(), overrides, overlays)
     chosen = dict(settings["learn"])
     episodes = chosen.get("episodes", inspect.signature(learn).parameters["episodes"].default)

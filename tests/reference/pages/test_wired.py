@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from arr_coc import reference
-from arr_coc.learning.data import load_questions
-from eval.config import TaskConfig, read_config
-from eval.tasks import Task
+from arr_coc.learning.tasks import Task, TaskConfig, learning_task
+from eval.config import read_config
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -29,7 +28,7 @@ def test_a_task_of_pages_names_kinds_and_evidence():
 
 
 def test_learning_draws_pages():
-    (sample,) = load_questions("pages", n=1, seed=2)
+    (sample,) = learning_task({"source": "pages", "seed": 2}, 1)
     assert sample["image_id"] == "pages-learn-2-0"
 
 
