@@ -28,7 +28,7 @@ def test_a_task_of_pages_names_kinds_and_evidence():
 
 
 def test_learning_draws_pages():
-    (sample,) = learning_task({"source": "pages", "seed": 2}, 1)
+    (sample,) = learning_task({"source": "pages", "seed": 2}, episodes=1)
     assert sample["image_id"] == "pages-learn-2-0"
 
 
