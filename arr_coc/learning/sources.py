@@ -112,7 +112,7 @@ def _dataset(config: TaskConfig) -> Iterator[Row]:
         data = datasets.load_dataset(kind, data_files={split: str(path)}, split=split)
     else:
         data = _load(config, config.subset, split, config.streaming)
-    column = config.columns.get("image", "image")
+    column = config.columns.get("image") or "image"
     if column not in (data.column_names or [column]):
         raise ValueError(
             f"the data has no column {column!r} for the image, only {data.column_names}; set task.columns."
