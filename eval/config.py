@@ -16,7 +16,7 @@ from arr_coc.config import ArrCocConfig, nearest
 from arr_coc.learning.settings import read_settings
 from arr_coc.reference import MODELS
 
-SOURCES = (*MODELS, "dataset", "vqa_json", "jsonl")
+SOURCES = (*MODELS, "dataset", "vqa_json", "jsonl", "fields")
 
 
 @dataclass(kw_only=True)
@@ -27,8 +27,9 @@ class TaskConfig:
     ----------
     source
         ``"reference"`` (drawn by the reference world) or ``"pages"`` (by that of the second model), ``"dataset"`` (Hugging Face `datasets`: a hub name or a local
-        folder or file), ``"vqa_json"`` (the official pair of question and annotation files) or ``"jsonl"`` (one JSON
-        object a line).
+        folder or file), ``"vqa_json"`` (the official pair of question and annotation files), ``"jsonl"`` (one JSON
+        object a line) or ``"fields"`` (a folder of pictures, and one of JSON objects of the same names: every key is
+        asked for, as SROIE's receipts are).
     name
         What the run calls it; the source by default.
     path
@@ -36,7 +37,8 @@ class TaskConfig:
     subset, split
         Configuration and split of a dataset; the reference world's split ("learn", "eval").
     annotations, images
-        Annotation file of the official pair; folder against which image names are resolved.
+        Annotation file of the official pair, or folder of the objects (fields); folder against which image names are
+        resolved.
     image_name
         How the official pair names its files, e.g. ``"COCO_val2014_{image_id:012d}.jpg"``.
     image_subset
@@ -44,7 +46,8 @@ class TaskConfig:
         (GQA).
     columns
         From our names (image, question, answers, answer, kind, image_id, question_id) to the data's; a dot leads into
-        a mapping ("types.structural"), and null leaves out a column that the data has (an id that is not unique).
+        a mapping ("types.structural"), null leaves out a column that the data has (an id that is not unique), and
+        braces put a text together ("{directory}/{identifier}.png").
     prompt
         The text around the question, with ``{question}`` in it.
     reward

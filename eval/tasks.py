@@ -98,6 +98,12 @@ def _check_paths(config: TaskConfig) -> None:
         if config.limit is None:
             raise ValueError("task.limit=null: the reference worlds are endless; give the number of questions.")
         return
+    if config.source == "fields":
+        for name in ("images", "annotations"):
+            folder = getattr(config, name)
+            if folder is None or not Path(folder).is_dir():
+                raise ValueError(f"task.{name}={folder!r} is no folder; source 'fields' needs pictures and objects.")
+        return
     if config.path is None:
         raise ValueError(f"task.path is missing: source {config.source!r} needs to know where the questions are.")
     if config.source == "vqa_json" and (config.annotations is None or config.images is None):
@@ -105,6 +111,8 @@ def _check_paths(config: TaskConfig) -> None:
             "task.source=vqa_json needs task.annotations (file) and task.images (folder) beside task.path."
         )
     for name in ("path", "annotations"):
+        if config.source == "fields":
+            break
         file = getattr(config, name)
         if file is not None and (config.source != "dataset") and not Path(file).is_file():
             raise ValueError(f"task.{name}={file!r} is no file; check the path.")
@@ -182,6 +190,30 @@ def _vqa_json(config: TaskConfig) -> Iterator[Row]:
         yield f"question {question['question_id']}", partial(make, question)
 
 
+def _fields(config: TaskConfig) -> Iterator[Row]:
+    """Pictures, and beside each a JSON object whose keys are asked for."""
+    pictures = {file.stem: file for file in sorted(Path(str(config.images)).iterdir())}
+    for file in sorted(Path(str(config.annotations)).iterdir()):
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, OSError):
+            values = None
+        if not isinstance(values, dict):
+            yield file.name, partial(_unreadable, f"{file} is no JSON object")
+            continue
+        for key, value in values.items():
+            if file.stem not in pictures:
+                yield file.name, partial(_unreadable, f"no picture of this name in {config.images}")
+                break
+            row = {"image": pictures[file.stem].name, "question": key, "answer": value, "kind": key,
+                   "image_id": file.stem, "question_id": f"{file.stem} {key}"}  # fmt: skip
+            yield f"{file.name}, {key}", partial(_from_row, row, config, 0, Path(str(config.images)))
+
+
+def _unreadable(reason: str) -> Sample:
+    raise ValueError(reason)
+
+
 def _dataset(config: TaskConfig) -> Iterator[Row]:
     """A Hugging Face dataset: hub name, folder of files or saved dataset, or one CSV, JSON or Parquet file."""
     try:
@@ -248,6 +280,9 @@ def _from_row(
         theirs = config.columns.get(ours, ours)
         if theirs is None:
             continue
+        if "{" in theirs:
+            sample[ours] = theirs.format(**row)
+            continue
         first, _, rest = theirs.partition(".")
         if theirs in row:
             sample[ours] = row[theirs]
@@ -284,4 +319,5 @@ _SOURCES: dict[str, Callable[[TaskConfig], Iterator[Row]]] = {
     "dataset": _dataset,
     "vqa_json": _vqa_json,
     "jsonl": _jsonl,
+    "fields": _fields,
 }
