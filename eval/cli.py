@@ -103,14 +103,21 @@ def quickstart(
 
     A broken run is continued by naming its folder: `python -m eval quickstart --out FOLDER`.
     """
+    from arr_coc.commands.terminal import command_line
+
+    from .quickstart import first_question
     from .quickstart import quickstart as whole_loop
-    from .reporting.page import terminal_table
+    from .reporting.page import terminal_table, verdict
 
     folder = out or Path("runs") / f"quickstart-{datetime.now():%Y%m%d-%H%M%S}"
     metrics = whole_loop(folder, episodes, questions, seed)
     title = f"{metrics['questions']:,} held-out questions, policy learned from {episodes:,} answers"
     Console().print(terminal_table(metrics, title))
-    typer.echo(f"run folder: {folder} (report.md, pareto.png, overlays.png, learning.png, questions.jsonl)")
+    typer.echo(verdict(metrics).strip("*"))
+    typer.echo(f"\nreport, with its pictures in it: {folder / 'report.html'}")
+    question = ("--image", folder / "picture.png", "--question", first_question(seed)["question"])
+    typer.echo("ask with what was learned:")
+    typer.echo("  " + command_line("ask", *question, "--policy", folder / "policy", "--out", folder / "overlay.png"))
 
 
 @app.command()

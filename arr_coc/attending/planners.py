@@ -34,7 +34,7 @@ from allocator import Policy, make_policy, policy_names
 from allocator.registry import policy_class
 
 from ..balancing import Balance, Balancer, balance_config
-from ..config import ArrCocConfig, nearest, resolve_limit
+from ..config import POLICIES, ArrCocConfig, resolve_limit
 from ..knowing import Scorer, make_scorer
 from ..knowing.detail import scene_detail_loss
 from ..knowing.relevance import Relevance
@@ -272,22 +272,10 @@ def make_planner(config: ArrCocConfig, model: Any = None, processor: Any = None)
     Raises
     ------
     ValueError
-        If the policy or a scorer is unknown, "uniform" has no budget, or the method needs feedback per patch.
+        If a scorer or one of its options is unknown.
     """
-    names = wrappable_policies()
-    if config.policy in policy_names() and policy_class(config.policy).feedback == "semi":
-        raise ValueError(
-            f"policy={config.policy!r} learns from one reward per patch, but an answer gives one for all patches; "
-            f"use one that learns from the whole. {nearest('thompson', names)}"
-        )
-    if config.policy not in names:
-        raise ValueError(
-            f"policy={config.policy!r} can't plan; a given allocation goes to generate(allocation=...). "
-            + nearest(config.policy, names)
-        )
     if config.policy == "uniform":
-        if config.budget is None:
-            raise ValueError(f"policy='uniform' needs budget=, one of {config.budgets}")
+        assert config.budget is not None  # the configuration saw to that
         arm = config.budgets.index(config.budget)
         return BlindPlanner(config, make_policy("uniform", arm=arm, arms=len(config.budgets)))
     if config.policy == "random":
@@ -314,6 +302,5 @@ def build_policy(config: ArrCocConfig, contexts: Contexts, prior: bool = True) -
 
 
 def wrappable_policies() -> list[str]:
-    """Names of the policies that can be wrapped: those that look at nothing, the heuristic, and full-bandit ones."""
-    plain = ("uniform", "random", "heuristic")
-    return [name for name in policy_names() if name in plain or policy_class(name).feedback == "full"]
+    """Names of the policies that can be wrapped: the shipped ones, and registered ones that learn from the whole."""
+    return [name for name in policy_names() if name in POLICIES or policy_class(name).feedback == "full"]

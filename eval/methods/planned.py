@@ -16,9 +16,9 @@ from .base import Method, NotApplicable, register_method
 
 if TYPE_CHECKING:
     from arr_coc.knowing import Scorer
+    from arr_coc.learning.tasks import Sample
 
     from ..model.bench import Answer, Bench
-    from ..tasks import Sample
 
 
 class Within(PolicyPlanner):
@@ -122,7 +122,7 @@ class Heuristic(Planned):
 @register_method("saliency")
 @dataclass(kw_only=True)
 class Saliency(Planned):
-    """The same knapsack blind to the question: salience stands in for relevance (the shape of HiRED and
+    """The heuristic's knapsack, blind to the question: salience stands in for relevance (the shape of HiRED and
     GlobalCom2)."""
 
     scorers: list[Any] | None = dataclasses.field(default_factory=lambda: ["perspectival"])

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from arr_coc.learning.tasks import Task
 from eval.config import read_config
 from eval.mosaics import write_mosaics
-from eval.tasks import Task
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,19 @@ from typing import Any
 
 from .canvas import FONTS, SIZES, Box, Canvas, Span, ink_on, tone
 from .lexicon import (
-    CITIES, COLORS, DAYS, FIELDS, GAUGES, GOODS, MONTHS, NAMES, SIGNS, SUMS, TEAMS, TITLES, number,
+    CITIES,
+    COLORS,
+    DAYS,
+    FIELDS,
+    GAUGES,
+    GOODS,
+    MONTHS,
+    NAMES,
+    SIGNS,
+    SUMS,
+    TEAMS,
+    TITLES,
+    number,
 )  # fmt: skip
 
 LABEL_LEVELS = {64: 0.35, 128: 0.35, 256: 0.2, 400: 0.1}

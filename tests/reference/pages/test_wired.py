@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from arr_coc import reference
-from arr_coc.learning.data import load_questions
-from eval.config import TaskConfig, read_config
-from eval.tasks import Task
+from arr_coc.learning.tasks import Task, TaskConfig, learning_task
+from eval.config import read_config
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -29,7 +28,7 @@ def test_a_task_of_pages_names_kinds_and_evidence():
 
 
 def test_learning_draws_pages():
-    (sample,) = load_questions("pages", n=1, seed=2)
+    (sample,) = learning_task({"source": "pages", "seed": 2}, episodes=1)
     assert sample["image_id"] == "pages-learn-2-0"
 
 
@@ -42,9 +41,9 @@ def test_unknown_models_are_named():
 
 def test_the_demo_shows_pages_with_known_answers():
     pytest.importorskip("gradio")
-    from demo.gallery import gallery
+    from demo.gallery import PAGES, gallery
 
-    entries = gallery(reference=False, world="pages")
+    entries = gallery(PAGES)
     assert len(entries) == 6
     for entry in entries:
         assert entry.questions and all(q.answer and q.kind for q in entry.questions)

@@ -74,7 +74,8 @@ def evaluate(
         ``n``, ``seed``, ``split``, ``wording``, ``weights`` (SHA-256) and ``records``: one per row and allocation
         with ``right``, ``count``, ``accuracy``, ``low``, ``high`` (95 % Wilson interval) and ``share`` of full tokens.
     """
-    from arr_coc import ArrCocConfig, wrap
+    from ....config import ArrCocConfig
+    from ....wrapping.wrapper import wrap
 
     cells: dict[tuple[str, str], list[float]] = {}
     with wrap(model, processor, ArrCocConfig(policy="uniform", budget=400)) as arr:

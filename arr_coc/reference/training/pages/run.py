@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
 from ..checkpoints import load_optimizer, newest, read_state, replace_folder
-from safetensors.torch import load_file, save_file
 
 Loss = tuple[torch.Tensor, dict[str, tuple[float, int]]]
 

@@ -17,7 +17,6 @@ from ...pages.dense import crowded
 from ...pages.model import build_config, build_model
 from ...pages.page import draw_page
 from ...pages.tokenizer import ID, SIZE, build_backend
-
 from ..checkpoints import newest
 from .batches import collate, fill, page_prefix, text_prefix
 from .language import answer_loss

@@ -13,7 +13,6 @@ from torch import nn
 from ...pages.canvas import PATCH
 from ...pages.dense import HEADS, cell_labels
 from ...pages.lexicon import NUMBER_ID
-
 from .pool import Pool, distort
 from .vision import angles, encode, to_rows
 
