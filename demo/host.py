@@ -21,7 +21,7 @@ from arr_coc.learning.runs import describe
 from arr_coc.realizing import make_realizer
 
 from .explain import Explanation, explain
-from .gallery import SIGNS, Entry, gallery
+from .gallery import PAGES, SIGNS, Entry, gallery
 from .study import StudyPlanner
 from .turns import Turns
 
@@ -151,7 +151,7 @@ class Host:
         self.name, self.is_reference = model, model == REFERENCE
         self.folder = str(reference.policy_path()) if policy is None and self.is_reference else policy
         self.model, self.processor = load_vlm(model, device=device)
-        self.world = SIGNS if self.is_reference else None
+        self.world = {REFERENCE: SIGNS, PAGES: PAGES}.get(model)
         self.pictures: list[Entry] = gallery(self.world)
         self._turns = Turns()
         with self.wrapped({"policy": self.folder} if self.folder else {}) as arr:

@@ -79,14 +79,14 @@ class Planned:
         Patches, by index, whose features a glance has brought already.
     records
         One per sample.
-    alone
-        Per sample the call in which it was glanced at, or ``None``.
+    glances
+        Per sample its glance, or ``None``.
     """
 
     grids: list[Grid]
     known: dict[int, Features] = field(default_factory=dict)
     records: list[Allocation] = field(default_factory=list)
-    alone: list[Call | None] = field(default_factory=list)
+    glances: list[Glance | None] = field(default_factory=list)
 
 
 class SceneBuilder:
@@ -109,7 +109,15 @@ class SceneBuilder:
         self.scale = _scale(processor)
         self.special = _special_ids(model, self.tokenizer)
 
-    def build(self, call: Call, sample: int, text: str | None, planner: Planner | None, synchronize: bool) -> Observed:
+    def build(
+        self,
+        call: Call,
+        sample: int,
+        text: str | None,
+        planner: Planner | None,
+        synchronize: bool,
+        keep: bool = False,
+    ) -> Observed:
         """Look at one question, as far as the planner needs.
 
         Parameters
@@ -124,6 +132,8 @@ class SceneBuilder:
             Who will plan; ``None`` if the allocation is given.
         synchronize
             As in :class:`Stopwatch`.
+        keep
+            As in :class:`Glance`.
 
         Raises
         ------
@@ -151,7 +161,7 @@ class SceneBuilder:
         grids = [self.realizer.grid(self.family, patch, floor) for patch in alone.patches]
         if needs & {"glance", "answer"}:
             with watch("glance"):
-                glance = Glance(alone, self.realizer, grids, self.config.positions, deep="answer" in needs)
+                glance = Glance(alone, self.realizer, grids, self.config.positions, "answer" in needs, keep)
         with torch.no_grad():
             embeddings = self.model.get_input_embeddings()(ids[None])[0].float().cpu()
 
@@ -192,13 +202,14 @@ class SceneBuilder:
         planner: Planner,
         allocation: Sequence[Sequence[int]] | None,
         synchronize: bool,
+        keep: bool = False,
     ) -> Planned:
         """Look at every question of a call and bring what is planned, or given by ``allocation``, to grids."""
         planned = Planned([(patch.height, patch.width) for patch in call.patches])
         asked = planner if allocation is None else None
         for sample in range(call.batch):
             members = call.patches_of(sample)
-            observed = self.build(call, sample, texts[sample], asked, synchronize)
+            observed = self.build(call, sample, texts[sample], asked, synchronize, keep)
             if observed.scene is not None:
                 plan = self.plan(planner, observed.scene)
             else:
@@ -209,7 +220,7 @@ class SceneBuilder:
                     planned.known[index] = observed.glance.patch(place)
             grids = [planned.grids[i] for i in members]
             planned.records.append(observed.record(plan, [call.patches[i] for i in members], grids))
-            planned.alone.append(observed.glance.call if observed.glance is not None else None)
+            planned.glances.append(observed.glance)
         return planned
 
     def check_scorers(self, scorers: Sequence[Any]) -> None:

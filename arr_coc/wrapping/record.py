@@ -43,6 +43,8 @@ class Allocation:
         Seconds by stage, no second in two of them: glance, read (the language model's pass over it), knowing,
         balancing, attending, encode, splice, generate; and after ``generate`` the total. ``encode``, ``splice``,
         ``generate`` and ``total`` are those of the whole call, shared by all questions of the batch.
+    shared
+        Tokens of the prompt, words and images, that were taken over from the glance instead of being read again.
     """
 
     question: str
@@ -56,6 +58,7 @@ class Allocation:
     decision: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     newlines: int = 0
+    shared: int = 0
 
     def __repr__(self) -> str:
         return f"<Allocation: {self.summary()}>"

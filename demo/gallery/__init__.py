@@ -15,6 +15,8 @@ from . import documents
 
 SIGNS = "signs"
 """The world of the reference model: drawn signs, and a small vocabulary."""
+PAGES = "pages"
+"""The world of the second model: receipts, forms, tables, charts, labels and small screens."""
 DRAWN = (7, 11, 20, 23, 31, 42)
 """Seeds of the drawn pictures."""
 
@@ -89,12 +91,14 @@ def gallery(world: str | None = SIGNS) -> list[Entry]:
     Parameters
     ----------
     world
-        `SIGNS` for the reference model, which knows the words of its own world only; ``None`` for an ordinary model,
-        which is given a page, a receipt, a chart and photographs in their own sizes.
+        `SIGNS` for the reference model, which knows the words of its own world only; `PAGES` for the second model,
+        and ``None`` for an ordinary one, which is given a page, a receipt, a chart and photographs in their own sizes.
     """
     if world == SIGNS:
         drawn = [_signs(seed, number) for number, seed in enumerate(DRAWN, start=1)]
         return [*drawn, *_photographs(SIGN_QUESTIONS)]
+    if world == PAGES:
+        return [_page(seed, number) for number, seed in enumerate(DRAWN, start=1)]
     drawn = [
         Entry("page", documents.page(), PAGE), Entry("receipt", documents.receipt(), RECEIPT),
         Entry("chart", documents.chart(), CHART),
@@ -122,6 +126,23 @@ def _signs(seed: int, number: int) -> Entry:
             evidence = tuple(sorted({patch for patch, _ in found.evidence}))
             questions[found.text] = Asking(found.text, found.answer, found.kind, evidence)
     return Entry(f"signs {number}", Image.fromarray(picture.pixels), tuple(questions.values()))
+
+
+def _page(seed: int, number: int) -> Entry:
+    """A page of the evaluation split with some of its questions, each kind once before any twice."""
+    from arr_coc.reference.pages.page import draw_page, patches_of
+    from arr_coc.reference.pages.questions import ask
+
+    rng = random.Random(f"gallery/{seed}")
+    canvas, page = draw_page(rng, "eval", ((1, 2), (2, 2), (3, 3))[number % 3])
+    asked = {question.text: question for question in ask(rng, page, 24, "train")}
+    first = list({question.kind: question for question in asked.values()}.values())
+    rest = [question for question in asked.values() if question not in first]
+    questions = tuple(
+        Asking(q.text, q.answer, q.kind, tuple(patches_of(q.boxes, (canvas.rows, canvas.cols))))
+        for q in (*first, *rest)[:10]
+    )
+    return Entry(f"page {number}", canvas.image, questions)
 
 
 def _photographs(questions: tuple[str, ...]) -> list[Entry]:
