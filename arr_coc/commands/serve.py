@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -52,6 +53,9 @@ def serve(
     log_questions: Annotated[
         bool, typer.Option("--log-questions", help="Log the questions too; images never.")
     ] = False,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="A model that the policy's scorers may load; again for each.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Answer over HTTP: POST /answer, POST /reward, /healthz, /readyz, /metrics, /openapi.json.
@@ -80,7 +84,7 @@ def serve(
     )  # fmt: skip
     check_folder(log)
     if engine == "vllm":
-        _inside_vllm(model, policy, log, config, engine_args)
+        _inside_vllm(model, policy, log, config, engine_args, allow or ())
     if engine != "own" or engine_args:
         raise ValueError(f"engine={engine!r} must be 'own' or 'vllm', and only the latter takes --engine-args")
     try:
@@ -95,9 +99,9 @@ def serve(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     vlm, processor = load_vlm(model, device=device)
+    source = policy or reference.policy_path()
     answering = OwnEngine(
-        vlm, processor, policy or reference.policy_path(), config.exploration, config.max_new_tokens, config.queue,
-        config.timeout,
+        vlm, processor, source, config.exploration, config.max_new_tokens, config.queue, config.timeout, allow or (),
     )  # fmt: skip
     uvicorn.run(
         make_app(answering, config, log), host=host, port=port, access_log=False, log_config=None, server_header=False,
@@ -106,7 +110,9 @@ def serve(
     )  # fmt: skip
 
 
-def _inside_vllm(model: str, policy: Path | None, log: Path, config: Any, further: str) -> NoReturn:
+def _inside_vllm(
+    model: str, policy: Path | None, log: Path, config: Any, further: str, allow: Sequence[str]
+) -> NoReturn:
     """Become vLLM's server with the plugin."""
     from importlib.util import find_spec
 
@@ -122,7 +128,7 @@ def _inside_vllm(model: str, policy: Path | None, log: Path, config: Any, furthe
     source = policy or reference.policy_path()
     line = command(model, read_config(resolve(source).folder), config.host, config.port, shlex.split(further))
     settings = environment(
-        source, log, config, {**os.environ, **({"VLLM_API_KEY": config.token} if config.token else {})}
+        source, log, config, allow, {**os.environ, **({"VLLM_API_KEY": config.token} if config.token else {})}
     )  # fmt: skip
     os.execve(line[0], line, settings)
 
@@ -140,14 +146,22 @@ def retrain(
         bool, typer.Option("--additive", help="Trust that rewards add up over patches: narrower intervals.")
     ] = False,
     fewest: Annotated[int, typer.Option(help="Rounds that must judge.")] = 200,
-    last: Annotated[int | None, typer.Option(help="Only the most recent rounds of the log.")] = None,
+    last: Annotated[int, typer.Option(min=2, help="Only the most recent rounds of the log.")] = 200_000,
+    reference_margin: Annotated[
+        float, typer.Option(help="The same against the first version and against full detail.")
+    ] = 0.05,
+    client_share: Annotated[float, typer.Option(help="Largest share of the rounds that one client may give.")] = 0.1,
+    for_model: Annotated[
+        str | None, typer.Option(help="Only rounds that this model answered, as the log names it.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     debug: Debug = False,
 ) -> None:
     """Learn a new policy from the decision log, judge it against the incumbent off-policy, promote it or keep that.
 
-    It is promoted only if the lower bound of its net reward minus the incumbent's is not below -MARGIN. A report
-    (Markdown and JSON) is written to STORE/reports either way; a server that follows the store switches by itself.
+    It is promoted only if the lower bound of its net reward minus the incumbent's is not below -MARGIN, and that
+    against the first version and full detail not below -REFERENCE-MARGIN. A report (Markdown and JSON) is written to
+    STORE/reports either way; a server that follows the store switches by itself.
 
     Examples:
 
@@ -161,7 +175,15 @@ def retrain(
     from ..serving.store import Store
 
     config = RetrainConfig(
-        margin=margin, confidence=confidence, additive=additive, fewest=fewest, last=last, seed=seed
+        margin=margin,
+        confidence=confidence,
+        additive=additive,
+        fewest=fewest,
+        last=last,
+        seed=seed,
+        reference_margin=reference_margin,
+        client_share=client_share,
+        model=for_model,
     )
     if incumbent is None:
         versions = Store(store)
@@ -189,3 +211,39 @@ def rollback(
     versions = Store(store)
     before = versions.current
     typer.echo(f"version {before} -> {versions.roll_back(to)}")
+
+
+log_app = typer.Typer(help="Look after a decision log.", no_args_is_help=True)
+
+
+@log_app.command("prune")
+@clear_errors
+def prune_log(
+    folder: Annotated[Path, typer.Argument(help="Folder of the decision log.")],
+    keep_days: Annotated[
+        float | None, typer.Option(help="Delete what was last written longer ago than so many days.")
+    ] = None,
+    keep_gib: Annotated[
+        float | None, typer.Option(help="Delete the oldest until the rest has at most so many GiB.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Delete the oldest segments of a decision log, never one that a server writes, with their rewards.
+
+    Servers need not be stopped: each holds a lock on the segment that it writes. A reward that comes for a deleted
+    decision is refused as unknown.
+
+    Examples:
+
+    `arr-coc log prune runs/log --keep-days 30 --dry-run`
+
+    `arr-coc log prune runs/log --keep-days 30 --keep-gib 40`
+    """
+    from allocator.logged.log import prune
+
+    done = prune(folder, days=keep_days, size=None if keep_gib is None else int(keep_gib * 2**30), dry_run=dry_run)
+    for name in done.deleted:
+        typer.echo(name)
+    says = "would be deleted" if dry_run else "deleted"
+    typer.echo(f"{len(done.deleted)} segments {says}, {done.bytes / 2**20:,.1f} MiB; {len(done.in_use)} in use")

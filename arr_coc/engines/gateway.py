@@ -94,7 +94,7 @@ class Gateway:
             given = None if allocation is None else [list(allocation)]
             arr.builder.check_allocation(call, given)
             planned = arr.builder.plan_all(call, [None], arr.planner, given, False)
-            call.adopt(planned.alone)
+            call.adopt([glance.call if glance is not None else None for glance in planned.glances])
             realised = arr.realizer.realize(call, planned.grids, planned.known)
         if len(call.patches) != len(call.entries) or len(realised.streams) != 1:
             raise ValueError(

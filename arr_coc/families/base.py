@@ -104,6 +104,9 @@ class Family(ABC):
     compact_only
         Whether the language model can't take positions with gaps: its ``generate`` drops those that are passed, or it
         counts key slots by position.
+    causal
+        Whether no token of a prompt sees a later one. Where some do, an unchanged prompt is not read again, but a
+        changed one is read from its start.
     """
 
     can_rescale: bool = False
@@ -113,6 +116,7 @@ class Family(ABC):
     first_position: int = 0
     passed_on: tuple[str, ...] = ()
     compact_only: bool = False
+    causal: bool = True
 
     # ---------------------------------------------------------------- what a layout kind must say
 
@@ -133,6 +137,18 @@ class Family(ABC):
     def cut_multiple(self, model: PreTrainedModel) -> int:
         """Inner patch borders fall on multiples of this many visual tokens (windows of the tower)."""
         return 1
+
+    def tile(self, model: PreTrainedModel) -> tuple[int, int] | None:
+        """Rows and columns of visual tokens of the pictures that the tower takes; ``None`` if any size is taken."""
+        return None
+
+    def tower_tokens(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
+        """The tower's own tokens (ViT patches) in a call."""
+        patch = getattr(getattr(model.config, "vision_config", None), "patch_size", None) or 14
+        side = patch if isinstance(patch, int) else patch[0]
+        values = inputs["pixel_values"]
+        count = values.numel() if isinstance(values, torch.Tensor) else sum(part.numel() for part in values)
+        return int(count // (3 * side**2))
 
     def pixels(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], patches: Sequence[Patch], scale: tuple[Any, Any]

@@ -72,11 +72,14 @@ class Engine(Protocol):
     ----------
     policies
         The policy in use, and how it is replaced.
+    identity
+        What the log calls the model.
     inside
         Questions that it works on or keeps waiting now.
     """
 
     policies: Policies
+    identity: str
 
     @property
     def inside(self) -> int: ...

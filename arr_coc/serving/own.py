@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from PIL import Image
 from allocator.logged.explore import Exploration
 
 from ..asking.ask import answers, prepare
+from ..asking.models import model_identity
 from ..wrapping.question import check_question
 from .engine import Answered, Busy
 from .policy import Loaded, Policies
@@ -41,6 +43,8 @@ class OwnEngine:
         Questions inside at once.
     timeout
         Seconds after which a question is given up.
+    allow
+        As of :func:`arr_coc.wrapping.saving.load_planner`.
 
     Raises
     ------
@@ -57,12 +61,14 @@ class OwnEngine:
         max_new_tokens: int | None = None,
         places: int = 64,
         timeout: float = 30.0,
+        allow: Collection[str] = (),
     ) -> None:
         from ..wrapping.wrapper import wrap
 
         self.processor, self.places, self.timeout = processor, places, timeout
         self.lengths = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
-        self.policies = Policies(source, exploration, model, processor)
+        self.policies = Policies(source, exploration, model, processor, allow)
+        self.identity = model_identity(model)
         self.arr = wrap(model, processor, self.policies.config, self.policies.once())
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")  # its queue is the queue
         self._inside, self._seconds = 0, 0.1  # the latter per question, a running mean

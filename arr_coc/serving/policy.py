@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,6 +41,8 @@ class Policies:
         See `allocator.logged.explore`.
     model, processor
         As of :func:`arr_coc.wrap`; the model's weights are not looked at.
+    allow
+        As of :func:`arr_coc.wrapping.saving.load_planner`.
 
     Raises
     ------
@@ -47,10 +50,12 @@ class Policies:
         If there is no policy, or it can't be served or does not fit the model.
     """
 
-    def __init__(self, source: Path, exploration: Exploration, model: Any, processor: Any) -> None:
-        self.source, self.exploration, self._for = source, exploration, (model, processor)
+    def __init__(
+        self, source: Path, exploration: Exploration, model: Any, processor: Any, allow: Collection[str] = ()
+    ) -> None:
+        self.source, self.exploration, self._for, self._allow = source, exploration, (model, processor), allow
         served = resolve(source)
-        self.config, planner = load_planner(served.folder, model, processor)
+        self.config, planner = load_planner(served.folder, model, processor, allow=allow)
         self.loaded = self._explored(served, planner)
 
     @property
@@ -73,10 +78,10 @@ class Policies:
         Raises
         ------
         ValueError
-            If it can't be served by this attachment.
+            If it can't be served by this attachment, or can't choose.
         """
         served = resolve(self.source)
-        config, planner = load_planner(served.folder, *self._for)
+        config, planner = load_planner(served.folder, *self._for, allow=self._allow)
         for name in FIXED:
             mine, theirs = getattr(self.config, name), getattr(config, name)
             if mine != theirs:
@@ -86,7 +91,9 @@ class Policies:
     def _explored(self, served: Served, planner: Any) -> Loaded:
         if not isinstance(planner, PolicyPlanner):
             raise ValueError(f"{self.source} holds no learned policy, so there is nothing to serve; see arr-coc learn")
-        return Loaded(served, planner, Explorer(planner.policy, self.exploration))
+        explorer, budgets = Explorer(planner.policy, self.exploration), planner.config.budgets
+        explorer.rehearse(budgets, planner.price / (6 * budgets[-1]))
+        return Loaded(served, planner, explorer)
 
 
 class Once:

@@ -13,11 +13,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
-from allocator.logged.log import LogError
+from allocator.logged.log import Conflict, LogError
 
 from .engine import Busy
 from .schema import Answer, Problem, Reward, Rewarded, Status
-from .service import Conflict, Service, UnknownDecision
+from .service import Service, UnknownDecision
 
 logger = logging.getLogger(__name__)
 

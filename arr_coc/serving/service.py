@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import signal
 import time
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from allocator.logged.log import DecisionLog, find, read_records
+from allocator.logged.log import DecisionLog, acknowledged, find
 from allocator.logged.shift import ContextReference, Watch
 
 from ..asking.images import read_image
@@ -21,22 +19,13 @@ from ..learning.rewards import vqa_accuracy
 from .config import ServeConfig
 from .engine import Answered, Busy, Engine
 from .metrics import Metrics
-from .store import FACTS, resolve
+from .store import read_facts, resolve
 
 logger = logging.getLogger(__name__)
-
-REMEMBERED = 200_000
-"""Rewards that are known to be in without looking; older repetitions reach the log, where the first one counts."""
-SEGMENTS = 16
-"""Newest segments, a gigabyte, that a server reads them from when it starts: a log may hold months."""
 
 
 class UnknownDecision(LookupError):
     """No decision has that id."""
-
-
-class Conflict(ValueError):
-    """A decision has another reward already."""
 
 
 class Service:
@@ -57,7 +46,6 @@ class Service:
         self.log = DecisionLog(log, on_commit=self.metrics.committed)
         self.ready = False
         self._decoder = ThreadPoolExecutor(2, thread_name_prefix="decode")
-        self._rewards: OrderedDict[str, tuple[float, asyncio.Future[str] | None]] = OrderedDict()
         self._wake = asyncio.Event()
         self._watch = self._new_watch()
         self._tasks: list[asyncio.Task[None]] = []
@@ -65,10 +53,7 @@ class Service:
     # ---------------------------------------------------------------- life
 
     async def start(self) -> None:
-        """Read which rewards are in, then work."""
-        records = await asyncio.to_thread(lambda: list(read_records(self.log.folder, "reward", SEGMENTS)))
-        for record in sorted(records, key=lambda record: float(record["time"]))[-REMEMBERED:]:
-            self._rewards.setdefault(record["decision"], (record["reward"], None))
+        """Begin to work."""
         self.metrics.policy.info({"version": self.engine.policies.version})
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # no SIGHUP, or no main thread
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._wake.set)
@@ -138,7 +123,7 @@ class Service:
             If it can't be logged.
         """
         logged = time.perf_counter()
-        name = await asyncio.wrap_future(self.log.append("decision", self._record(answered, text)))
+        name = await acknowledged(self.log.append(self._record(answered, text)))
         now = time.perf_counter()
         stages = {**answered.timings, "log": now - logged, "total": now - came}
         self.metrics.answered(answered, stages)
@@ -151,6 +136,7 @@ class Service:
     def _record(self, answered: Answered, text: str) -> dict[str, Any]:
         return {
             "version": answered.version,
+            "model": self.engine.identity,
             "answer": answered.text,
             **({"question": text} if self.config.log_questions else {}),
             "tokens": answered.tokens,
@@ -180,24 +166,12 @@ class Service:
             if decision["answer"] is None:
                 raise ValueError("the answer was streamed and is not on the log; score it yourself and give reward")
             value = vqa_accuracy(decision["answer"], answers or [])
-        known = self._rewards.get(name)
-        if known is not None:
-            before, pending = known
-            if pending is not None:
-                await asyncio.shield(pending)  # what it repeats must be on the disk before this is acknowledged
-            if before != value:
-                raise Conflict(f"decision {name} has the reward {before} already, not {value}; the first one counts")
-            return before, True
-        future = asyncio.wrap_future(self.log.append("reward", {"decision": name, "reward": value}))
-        self._rewards[name] = value, future
         try:
-            await asyncio.shield(future)
-        except OSError:
-            self._rewards.pop(name, None)
-            raise
-        self._rewards[name] = value, None
-        while len(self._rewards) > REMEMBERED:
-            self._rewards.popitem(last=False)
+            given = await acknowledged(self.log.reward(name, value))
+        except LookupError as error:  # deleted meanwhile
+            raise UnknownDecision(str(error.args[0])) from error
+        if given.repeated:
+            return given.reward, True
         self.metrics.reward.observe(value)
         if self._watch.reward(value):
             self.metrics.alarms.labels("reward").inc()
@@ -233,6 +207,9 @@ class Service:
             logger.info("policy %s is served", self.engine.policies.version)
 
     def _new_watch(self) -> Watch:
-        facts = self.engine.policies.folder / FACTS
-        known = json.loads(facts.read_text(encoding="utf-8")).get("contexts") if facts.is_file() else None
-        return Watch(None if known is None else ContextReference.from_dict(known))
+        known = read_facts(self.engine.policies.folder).get("contexts")
+        try:
+            return Watch(None if known is None else ContextReference.from_dict(known))
+        except (ValueError, TypeError, KeyError) as error:
+            logger.warning("the policy's reference of contexts is damaged and not used: %s", error)
+            return Watch()

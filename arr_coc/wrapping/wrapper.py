@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -13,10 +14,11 @@ from weakref import WeakKeyDictionary
 import torch
 
 from ..config import ArrCocConfig
-from ..families import family_for
+from ..families import Family, family_for
 from ..families.compat import given_cache, innermost, output_cache, refuse_chunked_prefill, require_transformers
-from ..realizing import Call, Spliced, make_realizer, splice
+from ..realizing import Call, Realizer, make_realizer, splice
 from ..scene.contract import Planner
+from ..scene.patches import Patch
 from . import saving
 from .inputs import (
     cache_length,
@@ -28,6 +30,7 @@ from .inputs import (
     with_mask_for_gaps,
 )
 from .planning import SceneBuilder
+from .prefill import Prefill
 from .record import Allocation
 from .timing import Stopwatch
 from .turns import Turn
@@ -151,6 +154,10 @@ class ArrCoc:
         self.model, self.processor, self.config = innermost(model), processor, config
         self.family = family_for(self.model)
         self.realizer = make_realizer(config.realizer, self.family)
+        if not config.budgets:
+            config = self.config = config.resolved(_sizes(self.model, self.family, self.realizer, config.patch_side))
+        if config.scaled:
+            self.realizer.full = config.budgets[-1]
         if config.positions == "keep" and self.family.compact_only:
             raise ValueError(
                 f"positions='keep' can't be used with {type(self.model).__name__}: it numbers the tokens itself when "
@@ -242,9 +249,10 @@ class ArrCoc:
         model: PreTrainedModel,
         processor: Any = None,
         revision: str | None = None,
+        allow: Collection[str] = (),
     ) -> ArrCoc:
         """Wrap a model with a saved policy; see :func:`arr_coc.wrapping.saving.load_planner`."""
-        config, planner = saving.load_planner(name, model, processor, revision)
+        config, planner = saving.load_planner(name, model, processor, revision, allow)
         return wrap(model, processor, config, planner)
 
     def push_to_hub(self, repo_id: str, results: Mapping[str, Any] | None = None, **options: Any) -> str:
@@ -295,14 +303,16 @@ class ArrCoc:
             refuse_chunked_prefill()
         watch = Stopwatch(self.model, self.synchronize)
         with torch.no_grad():
-            call, spliced = self._prepare(kwargs, allocation, question, True, watch)
-        with watch("generate"):
-            output, copies = self._answer(inputs, generation_config, args, kwargs, spliced.inputs)
+            prefill = self._prepare(kwargs, allocation, question, True, watch)
+        with watch("generate"), prefill.answering(self.model):
+            output, copies = self._answer(inputs, generation_config, args, kwargs, prefill.spliced.inputs)
+        for record, shared in zip(self.last, prefill.shared, strict=False):
+            record.shared = shared
         watch.seconds["total"] = watch.since_start()
         self._record(watch)
         cache = output_cache(output) or cache
         if cache is not None and copies == 1:
-            self._turns[cache] = Turn.of(call, spliced)
+            self._turns[cache] = Turn.of(prefill.call, prefill.spliced)
         return output
 
     def _answer(
@@ -349,9 +359,9 @@ class ArrCoc:
             check_no_images(self.family.image_token(self.model), kwargs, allocation)
             return (), with_mask_for_gaps(kwargs)
         watch = Stopwatch(self.model, self.synchronize)
-        _, spliced = self._prepare(kwargs, allocation, question, False, watch)
+        prefill = self._prepare(kwargs, allocation, question, False, watch)
         self._record(watch)
-        return (), self.family.encode_videos(self.model, spliced.inputs)
+        return (), self.family.encode_videos(self.model, prefill.spliced.inputs)
 
     def _guard(self, base: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """No pixels may reach the model past the allocation: that would be full detail in silence."""
@@ -370,19 +380,19 @@ class ArrCoc:
         question: str | Sequence[str] | None,
         for_generate: bool,
         watch: Stopwatch,
-    ) -> tuple[Call, Spliced]:
+    ) -> Prefill:
         self.last, self.kept = [], []
         check_inputs(kwargs)
         inputs = with_mask(self.model, kwargs, for_generate)
         call = Call(self.model, self.family, inputs, self.config.patch_side)
         texts = question_texts(question, call.batch)
         self.builder.check_allocation(call, allocation)
-        planned = self.builder.plan_all(call, texts, self.planner, allocation, self.synchronize)
+        planned = self.builder.plan_all(call, texts, self.planner, allocation, self.synchronize, keep=for_generate)
 
         reuse = not torch.is_grad_enabled()  # a glance carries no gradient
         with watch("encode"):
             if reuse:
-                call.adopt(planned.alone)
+                call.adopt([glance.call if glance is not None else None for glance in planned.glances])
             realised = self.realizer.realize(call, planned.grids, planned.known if reuse else None)
         with watch("splice"):
             spliced = splice(call, realised, self.config.positions, for_generate)
@@ -391,8 +401,17 @@ class ArrCoc:
         for record, kept in zip(planned.records, call.per_sample(realised.keep), strict=True):
             record.newlines = kept - record.tokens
         self.last, self.kept = planned.records, spliced.kept
-        return call, spliced
+        readings = [glance.reading if glance is not None else None for glance in planned.glances]
+        return Prefill(call, realised, spliced, readings)
 
     def _record(self, watch: Stopwatch) -> None:
         for allocation in self.last:
             allocation.timings.update(watch.seconds)
+
+
+def _sizes(model: PreTrainedModel, family: Family, realizer: Realizer, side: int) -> list[int]:
+    """The tokens that a budget can buy on the family's own patch."""
+    tile = family.tile(model) or (side, side)
+    height, width = (-(-size // -(-size // side)) for size in tile)  # as an axis is cut into near-equal pieces
+    patch = Patch(0, 0, 0, height, 0, width)
+    return [math.prod(realizer.grid(family, patch, tokens)) for tokens in range(1, height * width + 1)]

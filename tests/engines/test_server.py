@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import shutil
@@ -69,6 +70,7 @@ def test_answers_budgets_and_the_log_are_the_wrappers(
     chats = [client.post("/v1/chat/completions", json=chat(q)).json() for q in questions]
     model, processor = reference.load()
     with arr_coc.ArrCoc.from_pretrained(reference.policy_path(), model, processor) as arr:
+        arr.planner.config = dataclasses.replace(arr.planner.config, direct=False)  # a server always looks
         for q, answer, completion in zip(questions, served, chats, strict=True):
             inputs = prepare(processor, [q["image"]], [q["question"]])
             (text,) = answers(processor, inputs["input_ids"], model.generate(**inputs, do_sample=False))

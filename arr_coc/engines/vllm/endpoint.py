@@ -4,6 +4,7 @@ Settings come from the environment, since vLLM's command line is vLLM's:
 
     ARR_COC_POLICY         folder of a saved policy, or of a store of versions that is followed
     ARR_COC_LOG            folder of the decision log
+    ARR_COC_ALLOW          models that the policy's scorers may load, separated by commas
     ARR_COC_EXPLORE        share of questions that may be explored
     ARR_COC_LOG_QUESTIONS  1 logs the questions too; images never
     ARR_COC_MAX_NEW_TOKENS longest answer of /answer
@@ -24,6 +25,7 @@ from PIL import Image
 
 from allocator.logged.explore import Exploration
 
+from ...asking.models import model_identity
 from ...serving.config import ServeConfig
 from ...serving.engine import Answered, Busy
 from ...serving.limits import Limits
@@ -115,7 +117,8 @@ class Plugin:
         processor = engine_client.renderer.get_mm_processor().info.get_hf_processor()
         hf_config = engine_client.model_config.hf_config
         describer = Describer(hf_config, processor)
-        policies = Policies(source, config.exploration, describer.model, processor)
+        allow = [name for name in os.environ.get("ARR_COC_ALLOW", "").split(",") if name]
+        policies = Policies(source, config.exploration, describer.model, processor, allow)
         require_same(hf_config, policies)
         describer.serve(policies.config)
         budgeter = Budgeter(engine_client, policies, describer)
@@ -147,6 +150,7 @@ class VllmEngine:
     def __init__(self, chat: BudgetedChat, budgeter: Budgeter, processor: Any, config: ServeConfig) -> None:
         self.chat, self.budgeter, self.config, self.processor = chat, budgeter, config, processor
         self.policies, self._inside = budgeter.policies, 0
+        self.identity = model_identity(budgeter.describer.model)  # its name and shapes; the weights are elsewhere
 
     @property
     def inside(self) -> int:

@@ -65,13 +65,17 @@ def command(
 
 
 def environment(
-    policy: Path, log: Path, config: ServeConfig, base: Mapping[str, str] = os.environ
+    policy: Path,
+    log: Path,
+    config: ServeConfig,
+    allow: Sequence[str] = (),
+    base: Mapping[str, str] = os.environ,
 ) -> dict[str, str]:
     """The environment of that command: the plugin by name, and its settings (see `endpoint`)."""
     plugins = [name for name in base.get("VLLM_PLUGINS", "").split(",") if name and name != PLUGIN]
     return {
         **base, "VLLM_PLUGINS": ",".join([*plugins, PLUGIN]),
-        "ARR_COC_POLICY": str(policy), "ARR_COC_LOG": str(log), "ARR_COC_EXPLORE": repr(config.exploration.share),
+        "ARR_COC_ALLOW": ",".join(allow), "ARR_COC_POLICY": str(policy), "ARR_COC_LOG": str(log), "ARR_COC_EXPLORE": repr(config.exploration.share),
         "ARR_COC_LOG_QUESTIONS": str(int(config.log_questions)), "ARR_COC_QUEUE": str(config.queue),
         "ARR_COC_MAX_NEW_TOKENS": str(config.max_new_tokens or ""), "ARR_COC_TIMEOUT": repr(config.timeout),
     }  # fmt: skip
