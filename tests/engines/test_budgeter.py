@@ -88,7 +88,7 @@ def test_without_a_glance_or_words_full_detail_is_given_and_the_log_says_so(
     assert isinstance(answered, Answered) and answered.taken is None
 
     async def note() -> None:
-        service = Service(Some(policies=made.policies, stop=nothing), ServeConfig(), tmp_path)
+        service = Service(Some(policies=made.policies, identity="m", stop=nothing), ServeConfig(), tmp_path)
         name, _, _ = await service.note(answered, "what ?", 0.0)
         await service.reward(name, 1.0, None)
         assert b"arr_coc_fallbacks_total 1.0" in service.metrics.page()

@@ -75,7 +75,8 @@ def environment(
     plugins = [name for name in base.get("VLLM_PLUGINS", "").split(",") if name and name != PLUGIN]
     return {
         **base, "VLLM_PLUGINS": ",".join([*plugins, PLUGIN]),
-        "ARR_COC_ALLOW": ",".join(allow), "ARR_COC_POLICY": str(policy), "ARR_COC_LOG": str(log), "ARR_COC_EXPLORE": repr(config.exploration.share),
+        "ARR_COC_ALLOW": ",".join(allow), "ARR_COC_POLICY": str(policy), "ARR_COC_LOG": str(log),
+        "ARR_COC_EXPLORE": repr(config.exploration.share),
         "ARR_COC_LOG_QUESTIONS": str(int(config.log_questions)), "ARR_COC_QUEUE": str(config.queue),
         "ARR_COC_MAX_NEW_TOKENS": str(config.max_new_tokens or ""), "ARR_COC_TIMEOUT": repr(config.timeout),
     }  # fmt: skip
