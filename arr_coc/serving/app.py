@@ -89,9 +89,11 @@ def make_app(engine: Engine, config: ServeConfig, log: Path) -> FastAPI:
         )
 
     @app.post("/reward", responses=_problems(400, 404, 408, 409, 413, 422, 429, 503))
-    async def reward(given: Reward) -> Rewarded:
+    async def reward(given: Reward, request: Request) -> Rewarded:
         """Take feedback for an answer. Repeating it is harmless; a different second value is refused."""
-        value, repeated = await service.reward(given.id, given.reward, given.answers)
+        value, repeated = await service.reward(
+            given.id, given.reward, given.answers, request.client.host if request.client else None
+        )
         return Rewarded(id=given.id, reward=value, repeated=repeated)
 
     @app.get("/healthz")

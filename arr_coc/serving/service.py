@@ -21,6 +21,7 @@ from .batching import Batcher
 from .config import ServeConfig, usual_batch_size
 from .engine import Answered, Engine, Question
 from .metrics import Metrics
+from .room import Room
 from .store import read_facts, resolve
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,8 @@ class Service:
         size = config.batch_size or usual_batch_size(engine.arr.model.device)
         self.batcher = Batcher(engine.answer, size, config.batch_wait, config.queue)
         self.ready = False
-        self._decoder = ThreadPoolExecutor(2, thread_name_prefix="decode")
+        self._decoder, self._decoding = ThreadPoolExecutor(2, thread_name_prefix="decode"), asyncio.Semaphore(2)
+        self._room = Room(config.waiting_bytes)
         self._wake = asyncio.Event()
         self._watch = self._new_watch()
         self._tasks: list[asyncio.Task[None]] = []
@@ -99,10 +101,17 @@ class Service:
         self.engine.check(text)
         async with self.batcher.place():
             loop = asyncio.get_running_loop()
-            image = await loop.run_in_executor(
-                self._decoder, lambda: read_image(upload, name="the upload", max_pixels=self.config.pixels)
-            )
-            answered = await self.batcher.answer(Question(image, text, came), self.config.timeout)
+            async with asyncio.timeout(self.config.timeout), self._decoding:
+                # Whoever is next at the decoder waits for room: no more than two pictures are beyond the bound.
+                image = await loop.run_in_executor(
+                    self._decoder, lambda: read_image(upload, name="the upload", max_pixels=self.config.pixels)
+                )
+                size = 3 * image.width * image.height
+                await self._room.enter(size)
+            try:
+                answered = await self.batcher.answer(Question(image, text, came), self.config.timeout)
+            finally:
+                await self._room.leave(size)
             logged = time.perf_counter()
             record = self._record(answered, text)
             name = await acknowledged(self.log.append(record))
@@ -130,8 +139,10 @@ class Service:
 
     # ---------------------------------------------------------------- rewards
 
-    async def reward(self, name: str, value: float | None, answers: list[str] | None) -> tuple[float, bool]:
-        """Take a reward; the same one may come again, another one may not.
+    async def reward(
+        self, name: str, value: float | None, answers: list[str] | None, address: str | None = None
+    ) -> tuple[float, bool]:
+        """Take a reward, from a client at that address; the same one may come again, another one may not.
 
         Returns
         -------
@@ -148,7 +159,8 @@ class Service:
         if value is None:
             value = vqa_accuracy(decision["answer"], answers or [])
         try:
-            given = await acknowledged(self.log.reward(name, value))
+            client = None if address is None else self.log.pseudonym(address)
+            given = await acknowledged(self.log.reward(name, value, client))
         except LookupError as error:  # deleted meanwhile
             raise UnknownDecision(str(error.args[0])) from error
         if given.repeated:
