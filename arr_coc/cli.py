@@ -265,8 +265,7 @@ def learn(
     for file in files:
         if not file.is_file():
             raise ValueError(f"the settings file {file} does not exist; the repository has one in configs/")
-    with quick_imports():
-        from .learning.runs import learn_run
+    from .learning.runs import learn_run
 
     folder = out or Path("runs") / (files[-1].stem if files else "learn")
     check_folder(folder)
