@@ -74,7 +74,7 @@ def make_app(engine: Engine, config: ServeConfig, log: Path) -> FastAPI:
         question: Annotated[str, Form(min_length=1, max_length=config.question_chars)],
     ) -> Answer:
         """Answer a question about an image."""
-        name, answered, stages = await service.answer(await image.read(), question)
+        name, answered, stages = await service.answer(image.read, question)
         allocation = answered.allocation
         return Answer(
             id=name,

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -80,8 +81,10 @@ class Service:
 
     # ---------------------------------------------------------------- answers
 
-    async def answer(self, upload: bytes, text: str) -> tuple[str, Answered, dict[str, float]]:
+    async def answer(self, upload: Callable[[], Awaitable[bytes]], text: str) -> tuple[str, Answered, dict[str, float]]:
         """Answer a question about an uploaded picture; returned only once the decision is on the disk.
+
+        The upload is read when its turn to be decoded has come: until then it lies where it arrived.
 
         Returns
         -------
@@ -103,9 +106,8 @@ class Service:
             loop = asyncio.get_running_loop()
             async with asyncio.timeout(self.config.timeout), self._decoding:
                 # Whoever is next at the decoder waits for room: no more than two pictures are beyond the bound.
-                image = await loop.run_in_executor(
-                    self._decoder, lambda: read_image(upload, name="the upload", max_pixels=self.config.pixels)
-                )
+                read = partial(read_image, await upload(), name="the upload", max_pixels=self.config.pixels)
+                image = await loop.run_in_executor(self._decoder, read)
                 size = 3 * image.width * image.height
                 await self._room.enter(size)
             try:
