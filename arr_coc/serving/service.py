@@ -81,7 +81,9 @@ class Service:
 
     # ---------------------------------------------------------------- answers
 
-    async def answer(self, upload: Callable[[], Awaitable[bytes]], text: str) -> tuple[str, Answered, dict[str, float]]:
+    async def answer(
+        self, upload: Callable[[], Awaitable[bytes]], text: str
+    ) -> tuple[str, Answered, dict[str, float]]:
         """Answer a question about an uploaded picture; returned only once the decision is on the disk.
 
         The upload is read when its turn to be decoded has come: until then it lies where it arrived.
