@@ -45,6 +45,30 @@ app.command()(serve)
 app.command()(retrain)
 app.command()(rollback)
 
+
+@app.callback()
+def main(
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plugin",
+            help="A module, or a path ending in .py, that registers scorers, policies, families or rewards of your "
+            "own; repeatable, before the command.",
+        ),
+    ] = None,
+) -> None:
+    """What stands before a command."""
+    if plugin:
+        _plugins(plugin)
+
+
+@clear_errors
+def _plugins(modules: list[str]) -> None:
+    from allocator.registry import load_plugins
+
+    load_plugins(modules)
+
+
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Settings = Annotated[
