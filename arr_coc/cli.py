@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .commands.serve import retrain, rollback, serve
+from .commands.serve import log_app, retrain, rollback, serve
 from .commands.terminal import (
     check_folder,
     check_picture_path,
@@ -44,6 +44,7 @@ app.add_typer(reference_app, name="reference")
 app.command()(serve)
 app.command()(retrain)
 app.command()(rollback)
+app.add_typer(log_app, name="log")
 
 
 @app.callback()
@@ -288,8 +289,7 @@ def learn(
     for file in files:
         if not file.is_file():
             raise ValueError(f"the settings file {file} does not exist; the repository has one in configs/")
-    with quick_imports():
-        from .learning.runs import learn_run
+    from .learning.runs import learn_run
 
     folder = out or Path("runs") / (files[-1].stem if files else "learn")
     check_folder(folder)

@@ -52,13 +52,14 @@ def run(
 
     Processes that `accelerate launch` started share the questions; see configs/accelerate-cpu.yaml.
     """
+    from .config import read_config
+
+    settings = read_config(config, overrides or (), overlay or ())
     from arr_coc.learning.workers import Workers
 
-    from .config import read_config
     from .reporting.page import terminal_table
     from .run import run as evaluate
 
-    settings = read_config(config, overrides or (), overlay or ())
     if dry:
         _rehearse(settings)
         return
@@ -196,6 +197,28 @@ def knowing(
     with arr_coc.wrap(model, processor, arr_coc.ArrCocConfig(policy="heuristic")) as arr:
         typer.echo(markdown(study(arr, samples, out, photographs or ())))
     typer.echo(f"record: {out}")
+
+
+@app.command()
+@clear_errors
+def mosaics(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the pictures and questions.")] = Path(
+        "runs/easy-vqa"
+    ),
+    count: Annotated[int, typer.Option("-n", min=1, help="Mosaics to train on, and as many to judge on.")] = 2000,
+    rows: Annotated[int, typer.Option(min=2, max=3)] = 2,
+    columns: Annotated[int, typer.Option(min=2, max=3)] = 2,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    debug: Debug = False,
+) -> None:
+    """Make mosaics of easy-VQA's pictures, a foreign world with known evidence. Needs `pip install easy-vqa`.
+
+    Example: `python -m eval mosaics -n 500`, then `--with configs/tasks/easy-vqa.yaml`
+    """
+    from .mosaics import write_mosaics
+
+    for file in write_mosaics(out, count, (rows, columns), seed):
+        typer.echo(file)
 
 
 @app.command()

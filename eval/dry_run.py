@@ -73,7 +73,8 @@ def rehearse(config: EvalConfig) -> Rehearsal:
     found.notes.append(_model(config, image))
     for number, ready in enumerate(passes(methods), start=1):
         for method in ready:
-            count = min(limit, method.questions or limit) + config.timed
+            count = min(limit, method.questions or limit)
+            count += min(config.timed, count)
             found.methods.append((number, method.label, count))
             found.answers += count
             found.full += count * _share(method, config)

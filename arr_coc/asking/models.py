@@ -46,7 +46,7 @@ def load_vlm(name: str = REFERENCE, *, device: str | None = None, dtype: str = "
         If there is no such model, if it is no vision-language model, or if its family is not supported.
     """
     here: dict[str, Any] = {"trust_remote_code": False}  # else transformers would ask on stdin
-    if name != REFERENCE:
+    if name not in SHIPPED:
         name = resolve(name)
         here["local_files_only"] = not (Path(name).is_dir() or _hub_answers(name))
     import torch
@@ -210,7 +210,7 @@ def check_model(name: str) -> None:
     ModelError
         If it is no folder with a model, nor a repository that can be had.
     """
-    if name != REFERENCE and not Path(resolve(name)).is_dir():
+    if name not in SHIPPED and not Path(resolve(name)).is_dir():
         _hub_answers(name)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class Task:
         ``{"row", "reason"}`` of each row that the last pass could not read.
     read
         Rows that the last pass looked at.
+    check
+        Refuses, by a ValueError, questions that a model can't be asked; such a row cannot be read either.
 
     Raises
     ------
@@ -53,6 +55,7 @@ class Task:
         self.name = config.name or str(config.source)
         self.unreadable: list[dict[str, str]] = []
         self.read = 0
+        self.check: Callable[[str], None] | None = None
         if rows is None:
             _check_paths(config)
 
@@ -94,6 +97,8 @@ class Task:
             self.read += 1
             try:
                 sample = checked(make())
+                if self.check is not None:
+                    self.check(sample["question"])
             except (ValueError, TypeError, KeyError, OSError, Image.DecompressionBombError) as error:
                 self.unreadable.append({"row": name, "reason": f"{type(error).__name__}: {error}"})
                 if self.read >= 20 or not self.config.max_unreadable:
@@ -134,6 +139,12 @@ def _check_paths(config: TaskConfig) -> None:
         return
     if config.source == "rows":
         raise ValueError("task.source='rows' is for rows in memory, Task.of(rows); name a file or a dataset here.")
+    if config.source == "fields":
+        for name in ("images", "annotations"):
+            folder = getattr(config, name)
+            if folder is None or not Path(folder).is_dir():
+                raise ValueError(f"task.{name}={folder!r} is no folder; source 'fields' needs pictures and objects.")
+        return
     if config.path is None:
         raise ValueError(f"task.path is missing: source {config.source!r} needs to know where the questions are.")
     if config.source == "vqa_json" and (config.annotations is None or config.images is None):

@@ -1,4 +1,4 @@
-"""The report as a reader meets it: a verdict first, every method explained, one colour each, names by their markers."""
+"""The report as a reader meets it: a verdict, every method explained, one colour each, names by their markers."""
 
 import re
 from pathlib import Path
@@ -52,7 +52,12 @@ def test_the_report_begins_with_a_verdict(finished):
 def told(value, low, high, wins=5, losses=5):
     """Metrics of a run in which the learned policy differs so much from full detail."""
     found = {"value": value, "low": low, "high": high, "p": 0.5, "mcnemar": 0.5, "wins": wins, "losses": losses}
-    method = {"accuracy": [0.9, 0.88, 0.92], "share": 0.25, "tokens": {"mean": 250}, "milliseconds": {"first token": 46}}
+    method = {
+        "accuracy": [0.9, 0.88, 0.92],
+        "share": 0.25,
+        "tokens": {"mean": 250},
+        "milliseconds": {"first token": 46},
+    }
     full = {**method, "tokens": {"mean": 1000}, "milliseconds": {"first token": 100}}
     return {
         "methods": {"learned": method, "uniform-400": full}, "uniform": ["uniform-400"], "images": 1000,
@@ -104,12 +109,26 @@ def test_pictured_mistakes_are_said_to_be_picked(finished):
     assert "mistakes, picked on purpose" in report and (folder / "overlays.png").is_file()
 
 
-LABELS = ["uniform-64", "uniform-400", "learned", "heuristic", "random", "oracle", "top-patch-400", "saliency", "router"]
+LABELS = [
+    "uniform-64",
+    "uniform-400",
+    "learned",
+    "heuristic",
+    "random",
+    "oracle",
+    "top-patch-400",
+    "saliency",
+    "router",
+]
 
 
-def crowded(rng, count=len(LABELS)):
+def crowded(rng):
     """Metrics with methods that nearly share a place."""
-    places = [(400, 0.65), (2400, 0.97), *((600 + rng.normal() * 60, 0.95 + rng.normal() * 0.02) for _ in range(count))]
+    places = [
+        (400, 0.65),
+        (2400, 0.97),
+        *((600 + rng.normal() * 60, 0.95 + rng.normal() * 0.02) for _ in range(len(LABELS))),
+    ]
     methods = {
         label: {"tokens": {"mean": x}, "accuracy": [y, y - 0.01, y + 0.01], "milliseconds": {},
                 "kinds": {k: {"questions": 9, "accuracy": [y, y - 0.01, y + 0.01], "tokens": x} for k in "ab"}}
@@ -125,10 +144,17 @@ def test_a_method_has_one_colour_in_all_figures(monkeypatch, tmp_path):
     plots.kinds(metrics, tmp_path / "b.png", ["learned", "heuristic", "oracle", "saliency"])
     styles = plots.styles(metrics)
     points = {c.get_label(): to_hex(c.lines[0].get_color()) for c in drawn[0].axes[0].containers}
-    bars = {c.get_label(): to_hex(c.patches[0].get_facecolor()) for c in drawn[1].axes[0].containers if hasattr(c, "patches")}
+    bars = {
+        c.get_label(): to_hex(c.patches[0].get_facecolor())
+        for c in drawn[1].axes[0].containers
+        if hasattr(c, "patches")
+    }
     assert bars == {label: styles[label][0].lower() for label in bars} and len(set(bars.values())) == 4
     assert points == {label: styles[label][0].lower() for label in LABELS}
-    assert plots.styles({**metrics, "methods": dict(reversed(metrics["methods"].items()))})["learned"] == styles["learned"]
+    assert (
+        plots.styles({**metrics, "methods": dict(reversed(metrics["methods"].items()))})["learned"]
+        == styles["learned"]
+    )
 
 
 @pytest.mark.parametrize("seed", range(8))
