@@ -13,12 +13,6 @@ from typing import Any
 
 import yaml
 
-<<<<<<< HEAD
-from allocator.locks import FolderLock
-from allocator.registry import load_installed_plugins
-
-=======
->>>>>>> main
 from .settings import read_settings
 
 LEARN = ("reward", "episodes", "batch_size", "max_new_tokens", "target", "checkpoint_every")
@@ -157,6 +151,7 @@ def describe() -> dict[str, Any]:
     import torch
 
     import arr_coc
+    from allocator.registry import load_installed_plugins
 
     from .. import realizing, reference
     from ..attending.planners import wrappable_policies

@@ -10,8 +10,6 @@ from typing import Any
 
 import yaml
 
-from allocator.registry import load_plugins
-
 from ..config import nearest
 
 
@@ -57,7 +55,7 @@ def read_settings(
     for override in overrides:
         name, equals, text = override.partition("=")
         if name == "plugins" and equals:
-            load_plugins(_yaml(override, text))
+            _load_plugins(_yaml(override, text))
             continue
         section, dot, key = name.partition(".")
         if not (equals and dot and key):
@@ -65,6 +63,13 @@ def read_settings(
         _check_key(f"override {override!r}", section, key, sections)
         settings[section][key] = _yaml(override, text)
     return settings
+
+
+def _load_plugins(modules: Any) -> None:
+    if modules:
+        from allocator.registry import load_plugins  # only here: it loads torch, and most files name none
+
+        load_plugins(modules)
 
 
 def _yaml(override: str, text: str) -> Any:
@@ -92,7 +97,7 @@ def _read_sections(file: Path, sections: Mapping[str, tuple[str, ...] | None]) -
         data = {}
     if not isinstance(data, dict):
         raise ValueError(f"{file} must hold the sections {', '.join(sections)}, not a {type(data).__name__}")
-    load_plugins(data.pop("plugins", None) or ())
+    _load_plugins(data.pop("plugins", None))
     settings: dict[str, dict[str, Any]] = {name: {} for name in sections}
     for section, values in data.items():
         if section not in sections:
