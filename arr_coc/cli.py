@@ -160,8 +160,7 @@ def ask(
     if out is not None:
         asked.plot().save(out)
     if as_json:
-        record = {"answer": asked.answer, "image": str(image), "grid": asked.grid, **allocation.to_dict()}
-        typer.echo(json.dumps(record))
+        typer.echo(json.dumps({"image": str(image), **asked.to_dict()}))
         return
     print_answer(asked.answer, allocation, asked.grid)
     if out is not None:

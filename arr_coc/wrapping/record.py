@@ -111,3 +111,34 @@ class Allocation:
         """The record as JSON-able data (not-a-number becomes ``None``)."""
         data: dict[str, Any] = plain(asdict(self), finite=True)
         return data
+
+
+@dataclass(repr=False, kw_only=True)
+class Answered:
+    """One answered question: what every way of asking keeps, and what each extends by what it needs besides.
+
+    Attributes
+    ----------
+    answer
+        The model's words.
+    allocation
+        What it was given and what it took; the question is in it.
+    grid
+        Rows and columns of patches, where every patch is an image entry of its own; else ``None``.
+    """
+
+    answer: str
+    allocation: Allocation
+    grid: tuple[int, int] | None = None
+
+    @property
+    def question(self) -> str:
+        """The question in words."""
+        return self.allocation.question
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.answer!r}, {self.allocation.summary()}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Answer, grid and the allocation's record as JSON-able data."""
+        return {"answer": self.answer, "grid": self.grid, **self.allocation.to_dict()}
