@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .commands.serve import retrain, rollback, serve
+from .commands.serve import log_app, retrain, rollback, serve
 from .commands.terminal import (
     check_folder,
     check_picture_path,
@@ -44,6 +44,7 @@ app.add_typer(reference_app, name="reference")
 app.command()(serve)
 app.command()(retrain)
 app.command()(rollback)
+app.add_typer(log_app, name="log")
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

@@ -199,6 +199,28 @@ def knowing(
 
 @app.command()
 @clear_errors
+def mosaics(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the pictures and questions.")] = Path(
+        "runs/easy-vqa"
+    ),
+    count: Annotated[int, typer.Option("-n", min=1, help="Mosaics to train on, and as many to judge on.")] = 2000,
+    rows: Annotated[int, typer.Option(min=2, max=3)] = 2,
+    columns: Annotated[int, typer.Option(min=2, max=3)] = 2,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    debug: Debug = False,
+) -> None:
+    """Make mosaics of easy-VQA's pictures, a foreign world with known evidence. Needs `pip install easy-vqa`.
+
+    Example: `python -m eval mosaics -n 500`, then `--with configs/tasks/easy-vqa.yaml`
+    """
+    from .mosaics import write_mosaics
+
+    for file in write_mosaics(out, count, (rows, columns), seed):
+        typer.echo(file)
+
+
+@app.command()
+@clear_errors
 def attention(
     models: Annotated[list[str] | None, typer.Argument(help="Of 'reference', 'pages'; by default both.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the record.")] = Path("runs/attention"),

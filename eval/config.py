@@ -13,8 +13,7 @@ from typing import Any
 from arr_coc.asking.models import load_vlm
 from arr_coc.config import ArrCocConfig
 from arr_coc.learning.settings import check_types, read_settings
-from arr_coc.learning.task_config import TaskConfig
-from arr_coc.reference import MODELS
+from arr_coc.learning.task_config import TaskConfig, expanded
 
 
 @dataclass(kw_only=True)
@@ -135,13 +134,7 @@ def read_config(
         For a missing or malformed file, an unknown key (naming the nearest one) or a value out of its range.
     """
     run = tuple(item.name for item in dataclasses.fields(EvalConfig) if item.name not in _SECTIONS)
-    overrides = [one for given in overrides for one in _expanded(given)]
+    overrides = [one for given in overrides for one in expanded(given)]
     settings = read_settings(path, {**_SECTIONS, "run": run}, overrides, overlays)
     task = TaskConfig(**settings.pop("task"))
     return EvalConfig(task=task, **settings.pop("run"), **settings)
-
-
-def _expanded(override: str) -> list[str]:
-    """``model=pages`` as the settings that it stands for."""
-    key, _, name = override.partition("=")
-    return [f"model.name={name}", f"task.source={name}"] if key == "model" and name in MODELS else [override]

@@ -8,7 +8,7 @@ from ..config import nearest
 from ..reference import MODELS
 from .settings import check_types
 
-SOURCES = (*MODELS, "dataset", "vqa_json", "jsonl", "rows")
+SOURCES = (*MODELS, "dataset", "vqa_json", "jsonl", "fields", "rows")
 FIELDS = ("image", "question", "answers", "answer", "kind", "image_id", "question_id")
 
 
@@ -21,8 +21,9 @@ class TaskConfig:
     source
         ``"reference"`` (drawn by the reference world), ``"pages"`` (by that of the second model), ``"dataset"``
         (Hugging Face `datasets`: a hub name or a local folder or file), ``"vqa_json"`` (the official pair of question
-        and annotation files), ``"jsonl"`` (one JSON object a line), or ``"rows"`` (in memory, see `Task.of`). By
-        default what ``path`` looks like; without a path the reference world.
+        and annotation files), ``"jsonl"`` (one JSON object a line), ``"fields"`` (a folder of pictures, and one of
+        JSON objects of the same names: every key is asked for, as of SROIE's receipts), or ``"rows"`` (in memory, see
+        `Task.of`). By default what ``path`` looks like; without a path the reference world.
     name
         What the run calls it; the source by default.
     path
@@ -31,7 +32,8 @@ class TaskConfig:
         Configuration and split of a dataset; the reference world's split ("learn" to learn from, "eval" to be judged
         on, by default). A dataset without splits has the one split "train", the default for local data.
     annotations, images
-        Annotation file of the official pair; folder against which image names are resolved.
+        Annotation file of the official pair, or folder of the objects (fields); folder against which image names are
+        resolved.
     image_name
         How the official pair names its files, e.g. ``"COCO_val2014_{image_id:012d}.jpg"``.
     image_subset
@@ -39,7 +41,8 @@ class TaskConfig:
         (GQA).
     columns
         From our names (image, question, answers, answer, kind, image_id, question_id) to the data's; a dot leads into
-        a mapping ("types.structural"), and null leaves out a column that the data has (an id that is not unique).
+        a mapping ("types.structural"), null leaves out a column that the data has (an id that is not unique), and
+        braces put a text together ("{directory}/{identifier}.png").
     prompt
         The text around the question, with ``{question}`` in it.
     reward
@@ -107,3 +110,8 @@ class TaskConfig:
         if self.annotations is not None:
             return "vqa_json"
         return "jsonl" if self.path.endswith(".jsonl") else "dataset"
+
+def expanded(override: str) -> list[str]:
+    """``model=pages`` as the settings that it stands for."""
+    key, _, name = override.partition("=")
+    return [f"model.name={name}", f"task.source={name}"] if key == "model" and name in MODELS else [override]

@@ -139,6 +139,12 @@ def _check_paths(config: TaskConfig) -> None:
         return
     if config.source == "rows":
         raise ValueError("task.source='rows' is for rows in memory, Task.of(rows); name a file or a dataset here.")
+    if config.source == "fields":
+        for name in ("images", "annotations"):
+            folder = getattr(config, name)
+            if folder is None or not Path(folder).is_dir():
+                raise ValueError(f"task.{name}={folder!r} is no folder; source 'fields' needs pictures and objects.")
+        return
     if config.path is None:
         raise ValueError(f"task.path is missing: source {config.source!r} needs to know where the questions are.")
     if config.source == "vqa_json" and (config.annotations is None or config.images is None):

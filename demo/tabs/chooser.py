@@ -154,7 +154,7 @@ class Chooser:
         ask(self.shelf.select(self._take, [self.current, self.wishes], asked, **QUIET))
         self.image.input(
             self._own, [self.current, self.wishes, self.suggestions, self.question], asked[1:], **QUIET
-        ).success(self._show_own, self.image, emptied, **QUIET).then(None, None, None, js=FRESH)
+        ).success(self._show_own, self.image, emptied, **QUIET_MODEL).then(None, None, None, js=FRESH)
         ask(self.suggestions.input(lambda text: text, self.suggestions, self.question, **QUIET))
         ask(self.model.input(self._switch, [self.model, self.current, self.wishes], changed, **QUIET_MODEL))
         where = gr.Textbox(visible="hidden", elem_id="where")
@@ -184,9 +184,8 @@ class Chooser:
         texts = for_uploads(self.models[model].world)
         typed = question if question.strip() and question != suggested else texts[0]
         chosen = typed if typed in texts else None
-        return {
-            self.suggestions: gr.update(choices=list(texts), value=chosen), self.question: typed, **self._empty(None)
-        }  # fmt: skip
+        changed = {} if typed == question else {self.question: typed}  # who goes on typing is not interrupted
+        return {self.suggestions: gr.update(choices=list(texts), value=chosen), **changed, **self._empty(None)}
 
     def _show_own(self, image: Image.Image | None) -> Any:
         return self._empty(image) if image is not None else gr.skip()

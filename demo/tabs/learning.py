@@ -10,11 +10,11 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from .. import charts
 from ..gallery import Asking
 from ..host import Host
 from ..lessons import STARTS, Pupil, lesson, saved, thumb, try_one
 from ..words import answer_card, download
+from . import charts
 from .ask import draw_map
 from .chooser import Chooser
 from .common import EXPECTED, MODEL, QUIET, friendly, message

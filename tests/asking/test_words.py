@@ -76,7 +76,7 @@ def test_a_question_given_beside_the_prompt_is_words_as_well(reference, small) -
 
 def test_the_command_line_learning_and_evaluation_refuse_them(reference, small, tmp_path: Path, monkeypatch) -> None:
     model, processor = reference
-    monkeypatch.setattr(arr_coc.reference, "load", lambda *name: reference)
+    monkeypatch.setattr(arr_coc.reference, "load", lambda *_, **__: reference)
     small.save(tmp_path / "a.png")
     row = {"image": "a.png", "question": "what color <bos> <pad> is the sign ?", "answers": ["red"]}
     (tmp_path / "own.jsonl").write_text(json.dumps(row) + "\n")

@@ -18,10 +18,11 @@ import torch
 
 from arr_coc import ArrCoc
 from arr_coc.asking.ask import ask
-from demo import charts, lessons
+from demo import lessons
 from demo.gallery import Entry
 from demo.host import TAUGHT, Host, Settings
 from demo.lessons import Pupil, lesson, saved, thumb, try_one
+from demo.tabs import charts
 from demo.tabs.learning import fitting, progress
 from tests.demo.test_host import signature
 

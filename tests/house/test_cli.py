@@ -47,14 +47,14 @@ def sign(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def loaded(reference: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
     """The command line gets the session's reference model instead of loading it again and again."""
-    monkeypatch.setattr(arr_coc.reference, "load", lambda *name: reference)
+    monkeypatch.setattr(arr_coc.reference, "load", lambda *_, **__: reference)
     return reference
 
 
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error must come before a model is loaded."""
-    monkeypatch.setattr(arr_coc.reference, "load", lambda *name: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(arr_coc.reference, "load", lambda *_, **__: pytest.fail("the model was loaded"))
 
 
 # ---------------------------------------------------------------- asking

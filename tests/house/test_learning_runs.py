@@ -23,7 +23,7 @@ KNOWN = {"wrap": ("price", "policy"), "learn": ("episodes", "target")}
 
 @pytest.fixture
 def loaded(reference: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arr_coc.reference, "load", lambda *name: reference)
+    monkeypatch.setattr(arr_coc.reference, "load", lambda *_, **__: reference)
 
 
 def test_overrides_lie_over_the_file(tmp_path: Path) -> None:

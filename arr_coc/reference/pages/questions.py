@@ -62,6 +62,10 @@ WORDINGS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "train": ("which is larger , {0} or {1} ?", "what is more , {0} or {1} ?", "{0} or {1} , which is more ?"),
         "eval": ("which has more , {0} or {1} ?",),
     },
+    "fill": {
+        "train": ("fill in the values .", "write all values .", "give the value of each ."),
+        "eval": ("fill in all values .",),
+    },
     "read": {
         "train": ("read the page .", "read everything .", "what does the page say ?", "read all lines ."),
         "eval": ("read the whole page .",),
@@ -69,7 +73,7 @@ WORDINGS: Mapping[str, Mapping[str, Sequence[str]]] = {
 }  # fmt: skip
 SPLIT_WORDINGS = {"train": "train", "learn": "train", "eval": "eval"}
 """Which wordings the splits ask in."""
-KINDS = tuple(kind for kind in WORDINGS if kind != "read")
+KINDS = tuple(kind for kind in WORDINGS if kind not in ("read", "fill"))
 FINE = ("field", "cell", "on", "larger")
 """Kinds that need print of the size at which it was set; the others are coarse."""
 NAMES_OF_THINGS = (*GOODS, *SUMS, *FIELDS, *MONTHS, *DAYS, *TEAMS, *GAUGES, *SIGNS)
@@ -164,6 +168,12 @@ def lines(page: Mapping[str, Any]) -> list[list[str]]:
         if row:
             out.append([s[0] for s in sorted(row, key=lambda s: s[1][0])])
     return out
+
+
+def entries(rng: random.Random, page: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values of a page in any order, as in a form to fill in: ("tea", "4.50"), ("mon north", "312")."""
+    told = [(" ".join(f["about"]), f["answer"]) for f in askable(page) if f["kind"] in ("field", "cell")]
+    return rng.sample(told, len(told))
 
 
 def transcript(page: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...pages.questions import WORDINGS, ask, transcript
+from ...pages.questions import WORDINGS, ask, entries, transcript
 from ...pages.tokenizer import ID
 
 IGNORE = -100
@@ -69,24 +69,36 @@ def text_prefix(rng: random.Random, page: Mapping[str, Any], encode: Encode) -> 
 def fill(
     rng: random.Random, page: Mapping[str, Any], prefix: tuple[list[int], np.ndarray, int], encode: Encode,
     room: int, reading: bool, kinds: Sequence[str] | None = None, wording: str = "train",
+    filling: float = 0.5,
 ) -> Sample:  # fmt: skip
-    """A page with blocks until ``room`` text tokens are used: the transcript first if ``reading``, then questions."""
+    """A page with blocks until ``room`` text tokens are used: the transcript first if ``reading``, then questions.
+
+    With probability ``filling`` they come after a form to fill in: names in any order, whose values are scored.
+    """
     ids, positions, start = prefix
     ids, labels, block, asked = list(ids), [IGNORE] * len(ids), [0] * len(ids), list[str]()
     places = [positions]
-    used = 0
+    used, line = 0, encode("\n")[0]
 
-    def add(kind: str, question: str, answer: str) -> bool:
+    def add(kind: str, question: str, *answer: str) -> bool:
+        """``answer`` is one text, or names (given, so not scored) and values in turn."""
         nonlocal used
-        prompt = [*encode(" " + question), ID["assistant"]]
-        reply = [*encode(" " + answer), ID["eos"]]
-        whole = prompt + reply
+        whole, scored = [*encode(" " + question), ID["assistant"]], [IGNORE] * (len(encode(" " + question)) + 1)
+        for i, text in enumerate(answer):
+            tokens = encode(f" {text}")
+            given = len(answer) > 1 and i % 2 == 0
+            if i and given:
+                whole.append(line)
+                scored.append(line)
+            whole += tokens
+            scored += [IGNORE] * len(tokens) if given else tokens
+        whole.append(ID["eos"])
+        scored.append(ID["eos"])
         if used + len(whole) > room:
             return False
         used += len(whole)
         ids.extend(whole)
-        # the label of a position is the token after it
-        labels.extend([IGNORE] * (len(prompt) - 1) + reply + [IGNORE])
+        labels.extend([*scored[1:], IGNORE])  # the label of a position is the token after it
         asked.append(kind)
         block.extend([len(asked)] * len(whole))
         places.append(np.arange(start, start + len(whole))[None].repeat(3, 0))
@@ -94,6 +106,9 @@ def fill(
 
     if reading and page["spans"]:
         add("read", rng.choice(WORDINGS["read"][wording]), transcript(page))
+    values = entries(rng, page)[:10]
+    if len(values) > 1 and rng.random() < filling:
+        add("fill", rng.choice(WORDINGS["fill"][wording]), *(text for pair in values for text in pair))
     for question in ask(rng, page, 24, wording, kinds):
         if not add(question.kind, question.text, question.answer):
             break

@@ -11,6 +11,10 @@ from .batches import IGNORE, Batch
 from .vision import attend, rotate
 
 
+DENSE = {"read": 1, "fill": 2}
+"""Blocks of many targets, scored token by token."""
+
+
 def hidden_states(model: Qwen2_5_VLForConditionalGeneration, embedded: torch.Tensor, batch: Batch) -> torch.Tensor:
     """The stock language model on packed rows, through its own modules in its own order: ``[B, L, width]``."""
     lm = model.model.language_model
@@ -42,7 +46,7 @@ def norm(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def answer_loss(model: Qwen2_5_VLForConditionalGeneration, batch: Batch, vision: torch.Tensor | None = None):
-    """Cross entropy of transcripts and answers, in equal parts, and exact answers by kind.
+    """Cross entropy of transcripts, forms and answers, in equal parts, and exact answers by kind.
 
     ``vision`` ``[image tokens, width]`` replaces the embeddings of image tokens.
     """
@@ -54,23 +58,21 @@ def answer_loss(model: Qwen2_5_VLForConditionalGeneration, batch: Batch, vision:
     labels = batch.labels[scored]
     logits = model.lm_head(hidden[scored]).float()
     each = F.cross_entropy(logits, labels, reduction="none")
-    reading = torch.tensor([[k == "read" for k in kinds] + [False] * 40 for kinds in _even(batch.kinds)])
+    sorts = torch.tensor([[DENSE.get(k, 0) for k in kinds] for kinds in _even(batch.kinds)])
     row, _ = scored.nonzero(as_tuple=True)
-    is_read = reading[row.cpu(), batch.block[scored].cpu() - 1].to(each.device)
-    parts = [each[is_read].mean()] if is_read.any() else []
-    if (~is_read).any():
-        parts.append(each[~is_read].mean())
-    loss = torch.stack(parts).mean()
+    sort = sorts[row.cpu(), batch.block[scored].cpu() - 1].to(each.device)
+    loss = torch.stack([each[sort == s].mean() for s in range(3) if (sort == s).any()]).mean()
     metrics: dict[str, tuple[float, int]] = {}
     right = logits.argmax(-1) == labels
-    if is_read.any():
-        metrics["read"] = (float(right[is_read].sum()), int(is_read.sum()))
+    for kind, s in DENSE.items():
+        if (sort == s).any():
+            metrics[kind] = (float(right[sort == s].sum()), int((sort == s).sum()))
     whole = torch.ones_like(batch.block, dtype=torch.bool)
     whole[scored] = right
     counts: dict[str, list[float]] = {}
     for i, kinds in enumerate(batch.kinds):
         for j, kind in enumerate(kinds, 1):
-            if kind != "read":
+            if kind not in DENSE:
                 counts.setdefault(kind, []).append(float(whole[i][batch.block[i] == j].all()))
     metrics |= {kind: (sum(v), len(v)) for kind, v in counts.items()}
     return loss, metrics

@@ -157,7 +157,7 @@ def document_batch(rng: random.Random, pool: Pool, encode, n: int):
     """Documents without pictures."""
     pages = [rng.choice(pool.facts) for _ in range(n)]
     return collate(
-        [fill(rng, p, text_prefix(rng, p, encode), encode, 150, rng.random() < 0.7, WRITTEN) for p in pages]
+        [fill(rng, p, text_prefix(rng, p, encode), encode, 150, rng.random() < 0.5, WRITTEN, filling=0.9) for p in pages]
     )
 
 
