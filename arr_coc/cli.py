@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .commands.serve import retrain, rollback, serve
+from .commands.serve import log_app, retrain, rollback, serve
 from .commands.terminal import (
     check_folder,
     check_picture_path,
@@ -44,6 +44,7 @@ app.add_typer(reference_app, name="reference")
 app.command()(serve)
 app.command()(retrain)
 app.command()(rollback)
+app.add_typer(log_app, name="log")
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -79,6 +80,9 @@ def ask(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")] = None,
     settings: Settings = None,
     device: Device = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="A model that a saved policy's scorers may load; again for each.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the image with its budgets drawn on.")] = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -125,7 +129,7 @@ def ask(
         vlm, processor = load_vlm(model, device=device)
         if model == REFERENCE and not given.keys() - FREE:
             given["policy"] = str(reference.policy_path())  # learned, where nothing else was asked for
-        arr = wrap_with(vlm, processor, given)
+        arr = wrap_with(vlm, processor, {**given, "allow": allow or ()})
     with arr:
         asked = ask_once(arr, picture, question, max_new_tokens)
     allocation = asked.allocation
@@ -220,9 +224,16 @@ def evaluate(
 @app.command()
 @clear_errors
 def learn(
-    config: Annotated[Path, typer.Argument(help="YAML file with the sections model, wrap, data and learn.")],
+    config: Annotated[
+        str | None,
+        typer.Argument(help="YAML file with the sections model, wrap, task and learn; without it, all defaults."),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings that replace the file's.")
+    ] = None,
+    overlay: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help="File laid over it, e.g. of configs/models or configs/tasks; repeatable."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Run folder; runs/NAME-OF-CONFIG by default.")
@@ -240,18 +251,26 @@ def learn(
 
     `arr-coc learn configs/learn.yaml --out runs/short --resume`
 
+    `arr-coc learn task.path=own.jsonl --out runs/own`
+
+    `arr-coc learn --with configs/models/qwen2.5-vl-3b.yaml --with configs/tasks/textvqa.yaml task.split=train`
+
     The run folder holds settings.yaml, log.jsonl (one line per episode), the checkpoint, and the learned policy, which
     `arr-coc ask --policy FOLDER/policy` takes.
     """
-    if not config.is_file():
-        raise ValueError(f"the settings file {config} does not exist; the repository has one in configs/")
-    with quick_imports():
-        from .learning.runs import learn_run
+    given = list(overrides or [])
+    if config is not None and "=" in config:  # no file, the first setting stands in its place
+        given, config = [config, *given], None
+    files = [*([] if config is None else [Path(config)]), *(overlay or [])]
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"the settings file {file} does not exist; the repository has one in configs/")
+    from .learning.runs import learn_run
 
-    folder = out or Path("runs") / config.stem
+    folder = out or Path("runs") / (files[-1].stem if files else "learn")
     check_folder(folder)
     began = time.monotonic()
-    log = learn_run(config, overrides or [], folder, resume=resume)
+    log = learn_run(config, given, folder, resume=resume, overlays=overlay or [])
     if os.environ.get("RANK", "0") != "0":  # one of several processes speaks for all
         return
     recent = log[-200:]
@@ -363,6 +382,7 @@ def reference_draw(
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 12,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     split: Annotated[str, typer.Option(help="train, learn or eval; their pictures never meet.")] = "eval",
+    world: Annotated[str, typer.Option(help="reference (signs on patches) or pages (of print).")] = "reference",
     debug: Debug = False,
 ) -> None:
     """Draw reference VQA: single pictures with questions.jsonl, or one page with questions, answers and evidence.
@@ -371,19 +391,19 @@ def reference_draw(
 
     `arr-coc reference draw --out pictures -n 4`
 
-    `arr-coc reference draw --out page.png -n 12 --seed 3`
+    `arr-coc reference draw --out page.png -n 12 --seed 3 --world pages`
     """
     if out.suffix:
         from .reference.drawing import draw
 
         check_picture_path(out)
-        typer.echo(f"page: {draw(n, seed, split, out)}")
+        typer.echo(f"page: {draw(n, seed, split, out, world)}")
         return
     from .reference import generate
 
     check_folder(out)
     with (out / "questions.jsonl").open("w", encoding="utf-8") as lines:
-        for sample in generate(n, seed=seed, split=split):
+        for sample in generate(n, seed=seed, split=split, world=world):
             name = f"{sample['image_id']}.png"
             sample.pop("image").save(out / name)
             lines.write(json.dumps({**sample, "image": name}) + "\n")

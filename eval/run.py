@@ -6,13 +6,16 @@ import itertools
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
 from arr_coc.learning.rewards import make_reward
+from arr_coc.learning.tasks import Sample, Task
 from arr_coc.learning.workers import Workers
+from arr_coc.wrapping.question import check_question
 
 from .config import EvalConfig
 from .methods import Method, NotApplicable, curve_members, make_methods
@@ -21,7 +24,6 @@ from .model.bench import Answer, Bench
 from .model.clock import Memory
 from .records import Record, RunFolder, read_journal
 from .reporting.summary import summarise
-from .tasks import Sample, Task
 
 if TYPE_CHECKING:
     from arr_coc.wrapping.wrapper import ArrCoc
@@ -72,6 +74,7 @@ def run(
     began = time.perf_counter()
     try:
         arr = load(config) if arr is None else arr
+        task.check = partial(check_question, arr.processor)
         learned = config.policy is not None or not own
         bench = Bench(
             arr, reward, config.max_new_tokens, config.seed, learned, folder=shard.path, shared=config.shared
@@ -107,6 +110,8 @@ def run(
     finally:
         if own and arr is not None:
             arr.detach()
+        for held in filter(None, (folder, shard)):
+            held.close()
     folder.note("finished", seconds=time.perf_counter() - began)
     return metrics
 
@@ -118,7 +123,7 @@ def load(config: EvalConfig) -> ArrCoc:
 
     model, processor = load_vlm(**config.model)
     if config.policy is not None:
-        arr = ArrCoc.from_pretrained(config.policy, model, processor)
+        arr = ArrCoc.from_pretrained(config.policy, model, processor, allow=config.allow)
     else:
         arr = wrap(model, processor, ArrCocConfig.from_dict(config.wrap))
     arr.synchronize = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,10 @@ if TYPE_CHECKING:
     from ..wrapping.wrapper import ArrCoc
 
 
-def prepare(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> Any:
+def prepare(processor: Any, images: Sequence[Any], questions: Sequence[str]) -> Any:
     """Inputs for ``generate``, one image and one question per row, left-padded.
+
+    Images may have any form that :func:`arr_coc.asking.images.load_image` reads.
 
     Goes through the processor's chat template, as every current VLM expects; a processor without one gets its image
     token in front of the question.
@@ -36,6 +37,7 @@ def prepare(processor: Any, images: Sequence[Image.Image], questions: Sequence[s
         raise ValueError(f"{len(images)} images for {len(questions)} questions; give one image for each question")
     for question in questions:
         check_question(processor, question)
+    images = [load_image(image) for image in images]
     if getattr(processor, "chat_template", None):
         messages = [
             [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
@@ -125,29 +127,28 @@ def seen_pixels(arr: ArrCoc, asked: Asked) -> list[torch.Tensor]:
     return arr.family.pixels(arr.model, asked.inputs, asked.allocation.patches, scale) or []
 
 
-def ask(
-    arr: ArrCoc, image: Image.Image | str | os.PathLike[str], question: str, max_new_tokens: int | None = None
-) -> Asked:
+def ask(arr: ArrCoc, image: Any, question: str, max_new_tokens: int | None = None) -> Asked:
     """Ask a wrapped model one question about one image.
 
     Parameters
     ----------
     arr
         The wrapped model.
-    image, question
-        What to ask about, a picture or the path of its file, and what.
+    image
+        In any form that :func:`arr_coc.asking.images.load_image` reads: a path, a PIL image, an array, ...
+    question
+        What to ask about it.
     max_new_tokens
         Longest answer; the model's own default otherwise.
 
     Raises
     ------
     ValueError
-        If the picture can't be read, or the question is empty or spells a control token.
+        If the question is empty or spells a control token, or the image can't be used.
     """
     from ..attending.planners import Recorder
 
-    if not isinstance(image, Image.Image):
-        image = load_image(image)
+    image = load_image(image)
     inputs = prepare(arr.processor, [image], [question]).to(arr.model.device)
     length = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     recorder = Recorder(arr.planner, scenes=True)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from ..wrapping.wrapper import ArrCoc
 
 REFERENCE = "reference"
+SHIPPED = (REFERENCE, "pages")
+"""Models of this package, by name (``arr_coc.reference.MODELS``)."""
 FREE = frozenset(("limit", "price", "realizer", "positions"))
 """Fields of a configuration that may differ from those a policy was saved with."""
 
@@ -26,12 +28,12 @@ def load_vlm(name: str = REFERENCE, *, device: str | None = None, dtype: str = "
     Parameters
     ----------
     name
-        ``"reference"`` for the model that ships with ARR-COC, else a local folder or a hub name. It is loaded by
-        ``AutoModelForImageTextToText``; code from the model's repository is never run.
+        ``"reference"`` for the model that ships with ARR-COC, ``"pages"`` for its second one, else a local folder or
+        a hub name. It is loaded by ``AutoModelForImageTextToText``; code from the model's repository is never run.
     device
         As torch names it ("cpu", "cuda", "cuda:1", ...); by default a GPU if there is one.
     dtype
-        Of the weights; "auto" takes what the checkpoint says. The reference model is always float32.
+        Of the weights; "auto" takes what the checkpoint says. The models of this package are always float32.
 
     Returns
     -------
@@ -43,10 +45,10 @@ def load_vlm(name: str = REFERENCE, *, device: str | None = None, dtype: str = "
     ModelError
         If there is no such model, if it is no vision-language model, or if its family is not supported.
     """
-    here: dict[str, Any] = {}
-    if name != REFERENCE:
+    here: dict[str, Any] = {"trust_remote_code": False}  # else transformers would ask on stdin
+    if name not in SHIPPED:
         name = resolve(name)
-        here = {} if Path(name).is_dir() or _hub_answers(name) else {"local_files_only": True}
+        here["local_files_only"] = not (Path(name).is_dir() or _hub_answers(name))
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -56,10 +58,10 @@ def load_vlm(name: str = REFERENCE, *, device: str | None = None, dtype: str = "
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"device {device!r} can't be used ({reason}); use cpu, or cuda if there is one") from error
-    if name == REFERENCE:
+    if name in SHIPPED:
         from .. import reference
 
-        model, processor = reference.load()
+        model, processor = reference.load(name)
     else:
         model, processor = _load_named(name, dtype, here)
     return model.to(target).eval(), processor
@@ -141,6 +143,29 @@ def _unloadable(name: str, error: Exception) -> ModelError:
     return ModelError(f"the model {name} can't be loaded: {text.splitlines()[0]}")
 
 
+def model_identity(model: Any) -> str:
+    """What a log calls a model: its name, and a digest of its weights that two checkpoints hardly share.
+
+    The digest is of every parameter's name and shape, and of 64 of its values as bfloat16, so that the type in which
+    it was loaded makes no difference; it takes milliseconds, whatever the size. A model whose weights are packed
+    (quantised) is another one.
+    """
+    import hashlib
+
+    import torch
+
+    seal = hashlib.blake2b(digest_size=6)
+    for name, weight in model.named_parameters():
+        seal.update(f"{name} {tuple(weight.shape)};".encode())
+        if weight.device.type != "meta":
+            flat = weight.detach().reshape(-1)
+            some = flat[:: max(1, flat.numel() // 64)][:64].float().cpu().to(torch.bfloat16)
+            seal.update(some.view(torch.int16).numpy().tobytes())
+    name = getattr(model.config, "_name_or_path", "") or model.config.model_type
+    base = Path(name).name if Path(name).is_absolute() else name  # a folder of this machine says nothing elsewhere
+    return f"{base}@{seal.hexdigest()}"
+
+
 def wrap_with(model: Any, processor: Any, given: Mapping[str, Any]) -> ArrCoc:
     """Wrap a model by configuration values, where ``policy`` may also be the folder of a saved policy.
 
@@ -150,7 +175,8 @@ def wrap_with(model: Any, processor: Any, given: Mapping[str, Any]) -> ArrCoc:
         As :func:`load_vlm` returns them.
     given
         Fields of :class:`arr_coc.ArrCocConfig`. Beside a saved policy, those of :data:`FREE` replace what was saved
-        with it; the others are part of what was learned.
+        with it; the others are part of what was learned. ``allow`` is as of
+        :func:`arr_coc.wrapping.saving.load_planner`.
 
     Raises
     ------
@@ -161,12 +187,12 @@ def wrap_with(model: Any, processor: Any, given: Mapping[str, Any]) -> ArrCoc:
     from ..wrapping.wrapper import ArrCoc, wrap
 
     if not is_saved_policy(given.get("policy")):
-        return wrap(model, processor, ArrCocConfig.from_dict(given))
-    changes = {key: value for key, value in given.items() if key != "policy"}
+        return wrap(model, processor, ArrCocConfig.from_dict({k: v for k, v in given.items() if k != "allow"}))
+    changes = {key: value for key, value in given.items() if key not in ("policy", "allow")}
     fixed = sorted(changes.keys() - FREE)
     if fixed:
         raise ValueError(f"{fixed[0]} is fixed by the saved policy; leave it out, or name a policy that is not saved")
-    arr = ArrCoc.from_pretrained(given["policy"], model, processor)
+    arr = ArrCoc.from_pretrained(given["policy"], model, processor, allow=given.get("allow", ()))
     if not changes:
         return arr
     arr.detach()
@@ -184,7 +210,7 @@ def check_model(name: str) -> None:
     ModelError
         If it is no folder with a model, nor a repository that can be had.
     """
-    if name != REFERENCE and not Path(resolve(name)).is_dir():
+    if name not in SHIPPED and not Path(resolve(name)).is_dir():
         _hub_answers(name)
 
 

@@ -8,12 +8,10 @@ by question, and intervals resample images.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from ..attending.planners import make_planner
 from ..config import nearest
 from .rewards import make_reward
 from .statistics import Difference, Estimate, mean_interval, paired_difference, verdict
+from .tasks import Task
 
 if TYPE_CHECKING:
     from ..wrapping.wrapper import ArrCoc
@@ -134,9 +133,8 @@ def evaluate(
     arr
         The wrapped model, attached; it is left as it was. Nothing is learned.
     rows
-        The questions: mappings with ``image``, ``question`` and ``answers`` or ``answer``, or what
-        :func:`arr_coc.learn` takes by name (a ``.jsonl`` file, ...); the format is described in
-        ``arr_coc/learning/DATA.md``.
+        The questions: a `Task`, or what `Task.of` takes: mappings with ``image``, ``question`` and ``answers`` or
+        ``answer``, a ``.jsonl`` file, a dataset's name.
     baselines
         What to compare with, the first being that of the verdict: ``"full"`` (the untouched model), ``"uniform-B"``
         (every patch at budget B), or a policy's name, such as ``"heuristic"`` or ``"random"``.
@@ -163,10 +161,11 @@ def evaluate(
     samples = read_rows(rows)
     own, records = arr.planner, []
     names = ["wrapped", *planners]
-    with tqdm(total=len(samples) * len(names), desc="evaluating", unit="answer", disable=not progress) as bar:
+    count = samples.count()
+    total = None if count is None else count * len(names)
+    with tqdm(total=total, desc="evaluating", unit="answer", disable=not progress) as bar:
         try:
-            for number in range(len(samples)):
-                sample = samples[number]
+            for number, sample in enumerate(samples):
                 turn = number % len(names)  # none always finds what another left in a cache
                 for method in [*names[turn:], *names[:turn]]:
                     arr.planner = own if method == "wrapped" else planners[method] or own
@@ -197,13 +196,12 @@ def make_baseline(arr: ArrCoc, name: str) -> Any:
     return make_planner(config, arr.model, arr.processor)
 
 
-def read_rows(rows: str | os.PathLike[str] | Iterable[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """The rows of :func:`evaluate` with their pictures, read one by one; refused as there."""
-    from .data import Questions, load_questions
-
-    if isinstance(rows, str | os.PathLike):
-        return load_questions(str(rows), n=1)  # type: ignore[return-value]
-    return Questions(rows if hasattr(rows, "__getitem__") else list(rows), folder=Path())
+def read_rows(rows: str | os.PathLike[str] | Iterable[Mapping[str, Any]]) -> Task:
+    """The rows of :func:`evaluate`, none of which may be unreadable."""
+    if isinstance(rows, Task):
+        return rows
+    kept = rows if isinstance(rows, str | os.PathLike) or hasattr(rows, "__len__") else list(rows)
+    return Task.of(kept, max_unreadable=0.0)
 
 
 def _answer(
@@ -223,18 +221,11 @@ def _answer(
     if not np.isfinite(value):
         raise ValueError(f"the reward of {text!r} for question {number} is {value}; rewards must be finite numbers")
     return {
-        "question_id": str(sample.get("question_id", number)), "image_id": _image_id(sample),
+        "question_id": sample["question_id"], "image_id": sample["image_id"],
         "question": sample["question"], "method": method, "answer": text, "score": value,
         "tokens": full if method == FULL else arr.last[0].tokens,
         "full_tokens": full if method == FULL else arr.last[0].full_tokens, "seconds": seconds,
     }  # fmt: skip
-
-
-def _image_id(sample: Mapping[str, Any]) -> str:
-    """Questions about one picture stand or fall together, so pictures without a name go by their content."""
-    if sample.get("image_id") is not None:
-        return str(sample["image_id"])
-    return hashlib.blake2b(sample["image"].tobytes(), digest_size=8).hexdigest()
 
 
 def _summed(

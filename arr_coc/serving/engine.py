@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from PIL import Image
 from allocator.logged.explore import Exploration, Explorer, Taken
 
 from ..asking.ask import answers, prepare
+from ..asking.models import model_identity
 from ..attending.planners import PolicyPlanner
 from ..wrapping.question import check_question
 from ..wrapping.saving import load_planner
@@ -82,6 +83,8 @@ class Engine:
         See `allocator.logged.explore`.
     max_new_tokens
         Longest answer.
+    allow
+        As of :func:`arr_coc.wrapping.saving.load_planner`.
 
     Raises
     ------
@@ -90,21 +93,25 @@ class Engine:
     """
 
     def __init__(
-        self, model: Any, processor: Any, source: Path, exploration: Exploration, max_new_tokens: int | None = None
-    ) -> None:
+        self, model: Any, processor: Any, source: Path, exploration: Exploration, max_new_tokens: int | None = None,
+        allow: Collection[str] = (),
+    ) -> None:  # fmt: skip
         from ..wrapping.wrapper import wrap
 
-        self.processor, self.source, self.exploration = processor, source, exploration
+        self.processor, self.source, self.exploration, self.allow = processor, source, exploration, allow
         self.lengths = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
         self.served = resolve(source)
-        config, planner = load_planner(self.served.folder, model, processor)
+        config, planner = load_planner(self.served.folder, model, processor, allow=allow)
         self._planner, self._explorer = self._prepare(planner)
         self.arr = wrap(model, processor, config, self._planner)
+        self.identity = model_identity(model)
 
     def _prepare(self, planner: Any) -> tuple[PolicyPlanner, Explorer]:
         if not isinstance(planner, PolicyPlanner):
             raise ValueError(f"{self.source} holds no learned policy, so there is nothing to serve; see arr-coc learn")
         explorer = Explorer(planner.policy, self.exploration)
+        budgets = planner.config.budgets
+        explorer.rehearse(budgets, planner.price / (6 * budgets[-1]))
         served: Any = planner
         served.policy, served.explore = explorer, True  # the explorer stands where the planner expects its policy
         return planner, explorer
@@ -157,7 +164,7 @@ class Engine:
             If it can't be served by this attachment.
         """
         served = resolve(self.source)
-        config, planner = load_planner(served.folder, self.arr.model, self.processor)
+        config, planner = load_planner(served.folder, self.arr.model, self.processor, allow=self.allow)
         for name in _FIXED:
             mine, theirs = getattr(self.arr.config, name), getattr(config, name)
             if mine != theirs:

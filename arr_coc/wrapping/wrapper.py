@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -249,9 +249,10 @@ class ArrCoc:
         model: PreTrainedModel,
         processor: Any = None,
         revision: str | None = None,
+        allow: Collection[str] = (),
     ) -> ArrCoc:
         """Wrap a model with a saved policy; see :func:`arr_coc.wrapping.saving.load_planner`."""
-        config, planner = saving.load_planner(name, model, processor, revision)
+        config, planner = saving.load_planner(name, model, processor, revision, allow)
         return wrap(model, processor, config, planner)
 
     def push_to_hub(self, repo_id: str, results: Mapping[str, Any] | None = None, **options: Any) -> str:

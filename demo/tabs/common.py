@@ -14,10 +14,14 @@ from PIL import Image
 from arr_coc.asking.images import ImageError, load_image
 from arr_coc.commands.terminal import EXPECTED
 
-MODEL = {"concurrency_id": "model", "concurrency_limit": 2}
-"""One question is in the model, the next one is being read: more would only wait for the lock."""
+MODEL = {"concurrency_id": "model", "concurrency_limit": 16}
+"""One question is in the model at a time; `demo.turns` decides whose turn is next, so that none waits outside."""
+MAX_PIXELS = 20_000_000
+"""Largest upload; as a server's."""
 QUIET = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
 """Listeners that only tidy the page."""
+STALE, FRESH = (f"() => {{ document.body.classList.{verb}('stale') }}" for verb in ("add", "remove"))
+"""The page says that what is shown was asked on other terms, and no longer says so."""
 
 
 def friendly(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,7 +59,7 @@ class Picture(gr.Image):
             raise message("upload the picture as a file", "This picture can't be used")
         name = payload.orig_name or "the picture"
         try:
-            return load_image(payload.path)
+            return load_image(payload.path, max_pixels=MAX_PIXELS)
         except ImageError as error:
             told = str(error).replace(str(Path(payload.path)), Path(name).name)
             raise message(told, "This picture can't be used") from error

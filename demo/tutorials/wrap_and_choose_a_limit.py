@@ -1,6 +1,7 @@
 """Wrap a model, and find the token limit at which its answers are still right."""
 
-# %% A model and its processor. Yours: AutoModelForImageTextToText.from_pretrained(NAME), AutoProcessor.from_pretrained(NAME)
+# %% A model and its processor.
+# Yours: AutoModelForImageTextToText.from_pretrained(NAME), AutoProcessor.from_pretrained(NAME)
 import arr_coc
 from arr_coc.asking.ask import answers, prepare
 
@@ -18,7 +19,8 @@ for limit in (0.2, 0.4, 0.7, None):
             (said,) = answers(processor, inputs["input_ids"], model.generate(**inputs, max_new_tokens=4))
             right += said == sample["answers"][0]
             spent, full = spent + arr.last[0].tokens, full + arr.last[0].full_tokens
-    print(f"limit {limit or 'none':>4}: {right} of {len(samples)} right with {100 * spent / full:.0f} % of the visual tokens")
+    share = 100 * spent / full
+    print(f"limit {limit or 'none':>4}: {right} of {len(samples)} right with {share:.0f} % of the visual tokens")
 
 # %% The limit is never exceeded, and without one the price of a token decides. What was done, question by question:
 print(samples[-1]["question"], "->", arr.last[0].budgets, f"= {arr.last[0].tokens} of {arr.last[0].full_tokens}")

@@ -12,8 +12,9 @@ from arr_coc.config import nearest
 from arr_coc.scene.contract import Planner
 
 if TYPE_CHECKING:
+    from arr_coc.learning.tasks import Sample
+
     from ..model.bench import Answer, Bench
-    from ..tasks import Sample
 
 M = TypeVar("M", bound="type[Method]")
 

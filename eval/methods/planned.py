@@ -16,9 +16,9 @@ from .base import Method, NotApplicable, register_method
 
 if TYPE_CHECKING:
     from arr_coc.knowing import Scorer
+    from arr_coc.learning.tasks import Sample
 
     from ..model.bench import Answer, Bench
-    from ..tasks import Sample
 
 
 class Within(PolicyPlanner):

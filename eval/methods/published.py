@@ -14,9 +14,9 @@ from .base import Method, register_method, wanted_share
 
 if TYPE_CHECKING:
     from arr_coc.knowing import Scorer
+    from arr_coc.learning.tasks import Sample
 
     from ..model.bench import Bench
-    from ..tasks import Sample
 
 
 class _Greedy:

@@ -28,10 +28,9 @@ from .question import CachedQuestion, Tokens, full_builder, reduced
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from arr_coc.learning.tasks import Sample
     from arr_coc.wrapping.planning import SceneBuilder
     from arr_coc.wrapping.wrapper import ArrCoc
-
-    from ..tasks import Sample
 
 SHARED_STAGES = ("encode", "splice", "prefill", "decode")
 """Stages that are timed for the whole call; here each question bears an equal part."""

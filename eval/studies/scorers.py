@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from allocator.storage import replace_file
 from arr_coc.asking.ask import Asked, ask
+from arr_coc.asking.images import load_image
 from arr_coc.attending.planners import PolicyPlanner
 from arr_coc.drawing import contact_sheet, draw_heat, patch_boxes, titled
 from arr_coc.knowing.detail import scene_detail_loss
@@ -87,7 +88,7 @@ def study(
     replace_file(out / "knowing.json", json.dumps(found, indent=1) + "\n")
     replace_file(out / "knowing.md", markdown(found))
     pictures = [(sample["image"], sample["question"]) for sample in samples[:3]]
-    pictures += [(Image.open(path).convert("RGB"), "is there a red sign ?") for path in photographs]
+    pictures += [(load_image(path), "is there a red sign ?") for path in photographs]
     pages = [page for image, question in pictures for page in maps(arr, image, question)]
     contact_sheet(pages, columns=len(pages) // len(pictures)).quantize(256).save(out / "maps.png")
     return found
