@@ -1,5 +1,5 @@
-"""The command line: ``arr-coc ask``, ``evaluate``, ``estimate``, ``learn``, ``serve``, ``retrain``, ``rollback``, ``reference``,
-``info``.
+"""The command line: ``arr-coc ask``, ``evaluate``, ``estimate``, ``learn``, ``serve``, ``retrain``, ``rollback``,
+``reference`` and ``info``.
 
 Commands import what they need when they run, so that ``--help`` is instant.
 """
