@@ -275,11 +275,11 @@ def resolve_limit(limit: float | None, costs: torch.Tensor) -> int:
         return full
     tokens = limit if isinstance(limit, int) else math.floor(limit * full + 1e-9)
     if below_floors(limit, costs):
-        # The same words each time, so that Python says them once.
+        # The same words from the same place each time, so that Python says them once.
         warnings.warn(
             f"limit={limit} is less than the floors of a picture's patches need; such a picture gets its floors, and "
             "arr.last says which did. A smaller first budget would allow less.",
-            stacklevel=2,
+            stacklevel=1,
         )
         return floors
     if tokens < floors:

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from arr_coc.asking.models import REFERENCE
 from arr_coc.config import nearest
@@ -41,10 +42,16 @@ class Models:
         self._loading = threading.Lock()
 
     @classmethod
-    def named(cls, names: list[str], policy: str | None = None, device: str | None = None) -> Models:
+    def named(
+        cls,
+        names: list[str],
+        policy: str | None = None,
+        device: str | None = None,
+        base: Mapping[str, Any] | None = None,
+    ) -> Models:
         """Models by name, as of `Host`; ``policy`` is the first one's."""
         return cls({
-            name: partial(Host, name, policy if number == 0 else None, device)
+            name: partial(Host, name, policy if number == 0 else None, device, base)
             for number, name in enumerate(dict.fromkeys(names))
         })  # fmt: skip
 

@@ -251,6 +251,21 @@ def attention(
 
 @app.command()
 @clear_errors
+def shares(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the record.")] = Path("runs/looking"),
+    debug: Debug = False,
+) -> None:
+    """What glance and look cost on published models, counted from their configurations; nothing is run.
+
+    Example: `python -m eval shares`
+    """
+    from .studies.shares import write
+
+    typer.echo(write(out))
+
+
+@app.command()
+@clear_errors
 def drift(
     logs: Annotated[list[Path], typer.Argument(help="log.jsonl of learners on one stream, see configs/drift.yaml.")],
     change: Annotated[int, typer.Option("--change", min=1, help="Episode of the first question of the new mix.")],

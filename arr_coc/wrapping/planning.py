@@ -172,7 +172,7 @@ class SceneBuilder:
 
         scene = Scene(
             patches=[call.patches[i] for i in members],
-            costs=realised_costs(alone.patches, self.config.budgets, partial(self.realizer.grid, self.family)),
+            costs=self.costs(alone.patches),
             pixels=pixels,
             glance=[glance.patch(i).streams[0].float().cpu() for i in range(len(members))] if glance else [],
             glance_grids=grids,
@@ -214,7 +214,8 @@ class SceneBuilder:
         asked = planner if allocation is None else None
         for sample in range(call.batch):
             members = call.patches_of(sample)
-            direct = self._directly(call, sample, asked)
+            asks = bool(members) and getattr(asked, "direct", False)
+            direct = self.directly(call.question(sample)) if asks else None
             observed = self.build(call, sample, texts[sample], None if direct else asked, synchronize, keep)
             why, way = "", "given" if members else ""
             if direct is not None:
@@ -250,20 +251,20 @@ class SceneBuilder:
             self._forecasts[key] = forecast(call, self.realizer, floors, self._operations)
         return self._forecasts[key]
 
-    def _directly(self, call: Call, sample: int, planner: Planner | None) -> tuple[int, str] | None:
-        """The one budget of a question that needs no glance, and why; ``None`` if it is to be looked at."""
-        members = call.patches_of(sample)
-        if not members or not getattr(planner, "direct", False):
-            return None
-        grid = partial(self.realizer.grid, self.family)
-        costs = realised_costs([call.patches[i] for i in members], self.config.budgets, grid)
+    def costs(self, patches: Sequence[Patch]) -> torch.Tensor:
+        """``[N, K]`` visual tokens that patches really spend at each budget."""
+        return realised_costs(patches, self.config.budgets, partial(self.realizer.grid, self.family))
+
+    def directly(self, call: Call) -> tuple[int, str] | None:
+        """The one budget of a single question that needs no glance, and why; ``None`` if it is to be looked at."""
+        costs = self.costs(call.patches)
         limit, full = resolve_limit(self.config.limit, costs), int(costs[:, -1].sum())
-        if len(members) == 1:
+        if len(call.patches) == 1:
             best = max(k for k in range(costs.shape[1]) if int(costs[0, k]) <= limit)
             return self.config.budgets[best], "one patch: there is nothing to choose between"
         if full > limit:
             return None
-        known = self.forecast(call.question(sample))
+        known = self.forecast(call)
         if known.pays:
             return None
         share = known.raised / known.untouched
