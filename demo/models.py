@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from arr_coc.asking.models import REFERENCE
+from arr_coc import reference
 from arr_coc.config import nearest
 from arr_coc.families import known_families
 
@@ -84,8 +84,8 @@ class Models:
 
 
 def shipped() -> list[str]:
-    """The models that come with ARR-COC."""
-    return [REFERENCE]
+    """The models that come with ARR-COC, those whose weights are there."""
+    return [name for name in reference.MODELS if (reference.path(name) / "model.safetensors").is_file()]
 
 
 def on_disk(cache: Path | None = None) -> list[str]:
