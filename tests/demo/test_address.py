@@ -34,7 +34,7 @@ def test_whatever_it_says_the_terms_can_be_kept(host: Host, address: Address) ->
     assert all(value is None or 0 <= value <= 1 for value in (terms.price, terms.limit))
     for name in ("price", "limit"):
         said, kept = getattr(address, name), getattr(terms, name)
-        assert (kept is None) == (not said or any(said in line for line in wrong if line.startswith(name)))
+        assert (kept is None) == (not said or any(repr(said) in line for line in wrong if line.startswith(name)))
 
 
 def test_terms_come_back_from_their_address(host: Host) -> None:
