@@ -98,9 +98,10 @@ def build(chooser: Chooser, first: Answered, full: Answered) -> Callable[..., No
         return perhaps
 
     @friendly
-    def answer(pupil: Pupil, image: Image.Image | None, question: str, *terms: Any) -> tuple[str, str, dict[str, Any]]:
+    def answer(
+        model: str, pupil: Pupil, image: Image.Image | None, question: str, *settings: Any
+    ) -> tuple[str, str, dict[str, Any]]:
         """What programs get: every question its answer, whatever else was asked meanwhile."""
-        *settings, model = terms
         check_asked(image, question)
         assert image is not None
         host, chosen = models[model], read_settings(*settings)
@@ -141,7 +142,7 @@ def build(chooser: Chooser, first: Answered, full: Answered) -> Callable[..., No
         changed.input(None, None, None, js=STALE)
     program = gr.Button(visible=False)
     program.click(
-        answer, [chooser.pupil, chooser.image, chooser.question, *chooser.settings, chooser.model],
+        answer, [chooser.current, chooser.pupil, chooser.image, chooser.question, *chooser.settings],
         [card, drawn, record], api_name="ask", **MODEL,
     )  # fmt: skip
     return after
