@@ -66,6 +66,12 @@ def text_prefix(rng: random.Random, page: Mapping[str, Any], encode: Encode) -> 
     return ids, np.concatenate([np.arange(3)[None].repeat(3, 0), doc, np.full((3, 1), after)], 1), after + 1
 
 
+def plain_prefix(page: Mapping[str, Any], encode: Encode) -> tuple[list[int], np.ndarray, int]:
+    """The print of a page as ordinary text, line by line."""
+    ids = [ID["bos"], ID["user"], ID["vision_start"], *encode(" " + transcript(page)), ID["vision_end"]]
+    return ids, np.arange(len(ids))[None].repeat(3, 0), len(ids)
+
+
 def fill(
     rng: random.Random, page: Mapping[str, Any], prefix: tuple[list[int], np.ndarray, int], encode: Encode,
     room: int, reading: bool, kinds: Sequence[str] | None = None, wording: str = "train",

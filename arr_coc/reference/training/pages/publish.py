@@ -17,7 +17,7 @@ from .evaluate import markdown_table
 from .stages import STAGES, load_stage, new_model
 
 MAX_BYTES = 30_000_000
-PICTURE_STAGES = tuple(STAGES)[2:]
+PICTURE_STAGES = tuple(STAGES)[3:]
 
 
 def latest(run: Path) -> tuple[str, Path]:

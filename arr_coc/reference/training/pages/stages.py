@@ -18,10 +18,11 @@ from ...pages.model import build_config, build_model
 from ...pages.page import draw_page
 from ...pages.tokenizer import ID, SIZE, build_backend
 from ..checkpoints import newest
-from .batches import collate, fill, page_prefix, text_prefix
+from .align import align_loss, token_tables
+from .batches import collate, fill, page_prefix, plain_prefix, text_prefix
 from .language import answer_loss
 from .pool import Pool, distort, draw_pool, open_pool
-from .run import run_stage
+from .run import Loss, run_stage
 from .tower import Heads, tower_batch, tower_loss
 from .vision import angles, project, to_rows, trunk
 
@@ -83,13 +84,28 @@ FIT = {64: (8, 8), 128: (12, 12), 256: (16, 16), 400: (20, 20)}
 BUDGETS = ((8, 8), (8, 16), (12, 12), (16, 16), (20, 20))
 
 
+def align(out: Path, accelerator: Accelerator, steps: int | None, lr: float | None) -> None:
+    """The projector: what a cell shows, in the embedding space that the language model learned from text."""
+    pools, model, backend = (dense_pool(out), page_pool(out, 1, 1, 12000)), new_model(), build_backend()
+    load_stage(model, out, "text")
+    for name, p in model.named_parameters():
+        p.requires_grad_("merger" in name)
+    tables = token_tables(lambda s: backend.encode(s).ids)
+
+    def loss(step: int, progress: float) -> Loss:
+        with torch.autocast("cpu", torch.bfloat16, enabled=MIXED):
+            return align_loss(model, tables, pools, step, progress)
+
+    run_stage("align", model, loss, out, steps or 400, lr or 3e-3, accelerator)
+
+
 @dataclass
 class Diet:
     """What a picture stage shows: (grid of patches, finest print) in shares, and how often at another scale."""
 
     pools: dict[tuple[int, int, int], float]
     unfit: float
-    tokens: int = 4600
+    tokens: int = 3200
     room: int = 150
     reading: float = 0.7
     documents: float = 0.0
@@ -141,7 +157,7 @@ def pictures(stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps
             rng = random.Random(f"{stage}/documents/{step}")
             with torch.autocast("cpu", torch.bfloat16, enabled=MIXED):
                 if rng.random() < diet.documents:
-                    return answer_loss(model, document_batch(rng, documents, encode, 28))
+                    return answer_loss(model, document_batch(rng, documents, encode, 18))
                 batch, states = picture_batch(model, pools, diet, step, encode, stage)
                 vision = project(model.model.visual, states).flatten(0, 1)
                 value, metrics = answer_loss(model, batch, vision.float())
@@ -154,11 +170,12 @@ def pictures(stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps
 
 
 def document_batch(rng: random.Random, pool: Pool, encode, n: int):
-    """Documents without pictures."""
-    pages = [rng.choice(pool.facts) for _ in range(n)]
-    return collate(
-        [fill(rng, p, text_prefix(rng, p, encode), encode, 150, rng.random() < 0.5, WRITTEN, filling=0.9) for p in pages]
-    )
+    """Documents without pictures: half of them plain text, half laid out in rows and columns."""
+    samples = []
+    for page in (rng.choice(pool.facts) for _ in range(n)):
+        prefix = plain_prefix(page, encode) if rng.random() < 0.5 else text_prefix(rng, page, encode)
+        samples.append(fill(rng, page, prefix, encode, 150, rng.random() < 0.5, WRITTEN, filling=0.9))
+    return collate(samples)
 
 
 def load_stage(model, out: Path, before: str) -> None:
@@ -168,17 +185,20 @@ def load_stage(model, out: Path, before: str) -> None:
         model.model.visual.load_state_dict({k[6:]: v for k, v in tower.items() if k.startswith("tower.")})
         words = load_file(newest(out / "text") / "model.safetensors")
         model.load_state_dict({k: v for k, v in words.items() if "visual" not in k}, strict=False)
-    else:
-        model.load_state_dict(load_file(newest(out / before) / "model.safetensors"), strict=False)
+        return
+    weights = load_file(newest(out / before) / "model.safetensors")
+    if before == "align":  # the language model that it was trained under may have read on since
+        words = load_file(newest(out / "text") / "model.safetensors")
+        weights = {k: v if "visual" in k else words[k] for k, v in weights.items()}
+    model.load_state_dict(weights, strict=False)
 
 
-PROJECTOR = Diet({(1, 1, 64): 0.4, (1, 1, 128): 0.4, (1, 1, 256): 0.2}, unfit=0.0, reading=0.9)
 SHORT = Diet(
     {
         (1, 1, 64): 0.15, (1, 1, 128): 0.2, (1, 1, 256): 0.2, (1, 1, 400): 0.2, (1, 2, 64): 0.1, (2, 1, 128): 0.1,
         (2, 2, 64): 0.05,
     },
-    unfit=0.12, documents=0.1, room=180,
+    unfit=0.12, documents=0.25, room=180,
 )  # fmt: skip
 QUESTIONS = Diet(
     {
@@ -190,7 +210,7 @@ QUESTIONS = Diet(
 STAGES: dict[str, Callable[[Path, Accelerator, int | None, float | None], None]] = {
     "tower": tower,
     "text": text,
-    "projector": pictures("projector", "text", PROJECTOR, ("visual.blocks", "patch_embed", "language_model"), 600, 2e-3),
-    "short": pictures("short", "projector", SHORT, ("visual.blocks", "patch_embed"), 4000, 1e-3),
+    "align": align,
+    "short": pictures("short", "align", SHORT, ("visual.blocks", "patch_embed"), 4000, 1e-3),
     "questions": pictures("questions", "short", QUESTIONS, (), 6000, 5e-4),
 }
