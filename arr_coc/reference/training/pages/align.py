@@ -19,6 +19,10 @@ from .tower import tower_batch
 from .vision import angles, project, trunk
 
 
+SHARPNESS = 8.0
+"""Logit of a visual token that equals the embedding of its word."""
+
+
 def token_tables(encode: Callable[[str], list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Token of every word label and of every character label (0 where there is none)."""
     words = [0, *(encode(" " + word)[0] for word in WORDS), 0]
@@ -30,7 +34,10 @@ def align_loss(
     model: Qwen2_5_VLForConditionalGeneration, tables: tuple[torch.Tensor, torch.Tensor], pools: tuple[Pool, Pool],
     step: int, progress: float, tokens: int = 4800,
 ) -> Loss:  # fmt: skip
-    """Distance of visual tokens to the embeddings of what their cells show, in units of the embeddings' own size."""
+    """Which word or digit a cell shows, among all tokens, and the distance of its visual token to their embedding.
+
+    The distance is in units of the embeddings' own size; cells that show nothing are to be zero.
+    """
     words, characters = tables
     rows, labels, grid, extent = tower_batch(*pools, 1, step, max(progress, 0.7), tokens)
     tower, table = model.model.visual, model.model.language_model.embed_tokens.weight.detach()
@@ -49,11 +56,15 @@ def align_loss(
     each = (seen - wanted).pow(2).mean(-1) / size
     shown = wanted.abs().sum(-1) > 0
     loss = each[known & shown].mean() + 0.5 * each[known & ~shown].mean()
+    single = known & (is_word | (is_number & (left > 0) & (right == 0)))
+    target = torch.where(is_word, words[word.clamp_min(0)], characters[left.clamp_min(0)])
+    scale = SHARPNESS / table[words[words > 0]].pow(2).sum(-1).mean()
+    loss = loss + F.cross_entropy(scale * (seen[single] @ table.T), target[single])
     near = (F.normalize(seen, dim=-1) @ F.normalize(table, dim=-1).T).argmax(-1)
     metrics = {}
-    for name, here, target in (
-        ("word", known & is_word, words[word.clamp_min(0)]),
-        ("digit", known & is_number & (left > 0) & (right == 0), characters[left.clamp_min(0)]),
+    for name, here in (
+        ("word", single & is_word),
+        ("digit", single & is_number),
     ):
         if here.any():
             metrics[f"{name}@{grid[0]}x{grid[1]}"] = (float((near[here] == target[here]).sum()), int(here.sum()))

@@ -19,7 +19,7 @@ from ...pages.page import draw_page
 from ...pages.tokenizer import ID, SIZE, build_backend
 from ..checkpoints import newest
 from .align import align_loss, token_tables
-from .batches import collate, fill, page_prefix, plain_prefix, text_prefix
+from .batches import collate, fill, page_prefix, plain_prefix, text_prefix, word_list
 from .language import answer_loss
 from .pool import Pool, distort, draw_pool, open_pool
 from .run import Loss, run_stage
@@ -170,11 +170,14 @@ def pictures(stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps
 
 
 def document_batch(rng: random.Random, pool: Pool, encode, n: int):
-    """Documents without pictures: half of them plain text, half laid out in rows and columns."""
+    """Documents without pictures: pages and lists, half of them plain text, half laid out in rows and columns."""
     samples = []
-    for page in (rng.choice(pool.facts) for _ in range(n)):
+    for _ in range(n):
+        listed = rng.random() < 0.6
+        page = word_list(rng) if listed else rng.choice(pool.facts)
         prefix = plain_prefix(page, encode) if rng.random() < 0.5 else text_prefix(rng, page, encode)
-        samples.append(fill(rng, page, prefix, encode, 150, rng.random() < 0.5, WRITTEN, filling=0.9))
+        reading, kinds = (0.15, ("field", "present")) if listed else (0.5, WRITTEN)
+        samples.append(fill(rng, page, prefix, encode, 150, rng.random() < reading, kinds, filling=0.9))
     return collate(samples)
 
 
