@@ -26,6 +26,8 @@ from .run import Loss, run_stage
 from .tower import Heads, tower_batch, tower_loss
 from .vision import angles, project, to_rows, trunk
 
+Stage = Callable[[Path, Accelerator, int | None, float | None], None]
+"""What runs a stage: run folder, accelerator, and steps and learning rate where they are not the stage's own."""
 WRITTEN = ("field", "cell", "title", "present", "larger", "most")
 """Kinds of question that a document without a picture can answer."""
 MIXED = True
@@ -72,7 +74,8 @@ def text(out: Path, accelerator: Accelerator, steps: int | None, lr: float | Non
         p.requires_grad_(False)
 
     def loss(step: int, progress: float):
-        batch = document_batch(random.Random(f"text/{step}"), pool, lambda s: backend.encode(s).ids, 28)
+        size = 20 // accelerator.num_processes
+        batch = document_batch(random.Random(f"text/{step}"), pool, lambda s: backend.encode(s).ids, size)
         with torch.autocast("cpu", torch.bfloat16, enabled=MIXED):
             return answer_loss(model, batch)
 
@@ -84,19 +87,23 @@ FIT = {64: (8, 8), 128: (12, 12), 256: (16, 16), 400: (20, 20)}
 BUDGETS = ((8, 8), (8, 16), (12, 12), (16, 16), (20, 20))
 
 
-def align(out: Path, accelerator: Accelerator, steps: int | None, lr: float | None) -> None:
-    """The projector: what a cell shows, in the embedding space that the language model learned from text."""
-    pools, model, backend = (dense_pool(out), page_pool(out, 1, 1, 12000)), new_model(), build_backend()
-    load_stage(model, out, "text")
-    for name, p in model.named_parameters():
-        p.requires_grad_("merger" in name)
-    tables = token_tables(lambda s: backend.encode(s).ids)
+def aligned(stage: str, before: str, part: str, steps: int, peak: float) -> Stage:
+    """What a cell shows, in the embedding space that the language model learned from text."""
 
-    def loss(step: int, progress: float) -> Loss:
-        with torch.autocast("cpu", torch.bfloat16, enabled=MIXED):
-            return align_loss(model, tables, pools, step, progress)
+    def run(out: Path, accelerator: Accelerator, own_steps: int | None, lr: float | None) -> None:
+        pools, model, backend = (dense_pool(out), page_pool(out, 1, 1, 12000)), new_model(), build_backend()
+        load_stage(model, out, before)
+        for name, p in model.named_parameters():
+            p.requires_grad_(part in name)
+        tables = token_tables(lambda s: backend.encode(s).ids)
 
-    run_stage("align", model, loss, out, steps or 400, lr or 3e-3, accelerator)
+        def loss(step: int, progress: float) -> Loss:
+            with torch.autocast("cpu", torch.bfloat16, enabled=MIXED):
+                return align_loss(model, tables, pools, step, progress)
+
+        run_stage(stage, model, loss, out, own_steps or steps, lr or peak, accelerator)
+
+    return run
 
 
 @dataclass
@@ -138,7 +145,7 @@ def picture_batch(model, pools: dict[tuple[int, int, int], Pool], diet: Diet, st
     return batch, states
 
 
-def pictures(stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps: int, peak: float):
+def pictures(stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps: int, peak: float) -> Stage:
     """A stage over the frozen tower: transcripts, questions and answers about pictures."""
 
     def run(out: Path, accelerator: Accelerator, own_steps: int | None, lr: float | None) -> None:
@@ -177,7 +184,7 @@ def document_batch(rng: random.Random, pool: Pool, encode, n: int):
         page = word_list(rng) if listed else rng.choice(pool.facts)
         prefix = plain_prefix(page, encode) if rng.random() < 0.5 else text_prefix(rng, page, encode)
         reading, kinds = (0.15, ("field", "present")) if listed else (0.5, WRITTEN)
-        samples.append(fill(rng, page, prefix, encode, 150, rng.random() < reading, kinds, filling=0.9))
+        samples.append(fill(rng, page, prefix, encode, 110, rng.random() < reading, kinds, filling=0.9))
     return collate(samples)
 
 
@@ -190,7 +197,7 @@ def load_stage(model, out: Path, before: str) -> None:
         model.load_state_dict({k: v for k, v in words.items() if "visual" not in k}, strict=False)
         return
     weights = load_file(newest(out / before) / "model.safetensors")
-    if before == "align":  # the language model that it was trained under may have read on since
+    if before in ("align", "words"):  # the language model that it was trained under may have read on since
         words = load_file(newest(out / "text") / "model.safetensors")
         weights = {k: v if "visual" in k else words[k] for k, v in weights.items()}
     model.load_state_dict(weights, strict=False)
@@ -210,10 +217,11 @@ QUESTIONS = Diet(
     },
     unfit=0.25, documents=0.05, room=240, reading=0.5,
 )  # fmt: skip
-STAGES: dict[str, Callable[[Path, Accelerator, int | None, float | None], None]] = {
+STAGES: dict[str, Stage] = {
     "tower": tower,
     "text": text,
-    "align": align,
-    "short": pictures("short", "align", SHORT, ("visual.blocks", "patch_embed"), 4000, 1e-3),
+    "align": aligned("align", "text", "merger", 700, 3e-3),
+    "words": aligned("words", "align", "visual", 700, 1e-3),
+    "short": pictures("short", "words", SHORT, ("visual.blocks", "patch_embed"), 4000, 1e-3),
     "questions": pictures("questions", "short", QUESTIONS, (), 6000, 5e-4),
 }
