@@ -170,6 +170,7 @@ STAGE_WORDS = {
     "glance": "a first glance", "read": "what the glance would answer", "knowing": "scoring the patches",
     "balancing": "weighing", "attending": "choosing budgets", "encode": "encoding at the budgets",
     "splice": "putting together", "generate": "answering", "prefill": "reading", "decode": "answering",
+    "total": "in all",
 }  # fmt: skip
 """What the model and the policy do in each stage of the record's timings."""
 
