@@ -240,9 +240,12 @@ class Bench:
         return question
 
     def _share(self, sample: Sample, planner: Planner) -> Answer:
-        """The answer to a planner's allocation, which another method may have had already."""
+        """The answer to a planner's allocation."""
+        return self.answer_plan(sample, self.cached(sample).plan(planner))
+
+    def answer_plan(self, sample: Sample, plan: Plan) -> Answer:
+        """The answer to an allocation, which another method may have had already; in shared runs."""
         question = self.cached(sample)
-        plan = question.plan(planner)
         scores = {name: [float(value) for value in values] for name, values in plan.scores.items()}
         key = sample["question_id"], tuple(plan.budgets)
         if key not in self._answers:
