@@ -57,7 +57,7 @@ class StudyContexts(Contexts):
         scorers = [_silenced(scorer) if scorer.name in off else scorer for scorer in contexts.scorers]
         super().__init__(
             contexts.budgets, scorers, confidence=contexts.confidence and "doubt" not in off, seed=contexts.seed,
-            detail=contexts.measured and "detail" not in off,
+            detail=contexts.measured and "detail" not in off, slots=contexts.kind,
         )  # fmt: skip
 
 

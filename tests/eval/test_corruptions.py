@@ -127,8 +127,8 @@ def test_learners_of_a_shared_run_learn_side_by_side_what_they_would_alone(arr, 
     def config(out, shared):
         learner = {"method": "learner", "episodes": 16, "grid": [2, 2], "corruption": {"name": "sink", "share": 0.97}}
         return EvalConfig(
-            out=str(tmp_path / out), task=TaskConfig(limit=2, grid=[2, 2]), batch_size=1, max_new_tokens=4, resamples=100,
-            overlays=0, baselines=["uniform-64"], shared=shared,
+            out=str(tmp_path / out), task=TaskConfig(limit=2, grid=[2, 2]), batch_size=1, max_new_tokens=4,
+            resamples=100, overlays=0, baselines=["uniform-64"], shared=shared,
             methods=[
                 "uniform-64",
                 {"method": "heuristic", "label": "broken", "corruption": {"name": "sink", "share": 0.97}},

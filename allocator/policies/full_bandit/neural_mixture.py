@@ -13,8 +13,9 @@ spread: a hedge.
 
 An ensemble carries the uncertainty: every member has a prior of its own and draws its own weight for every reward
 (bootstrap; Osband, Aslanides & Cassirer, "Randomized prior functions for deep reinforcement learning", NeurIPS 2018).
-Exploring plays one member at random (ensemble sampling; Lu & Van Roy, NeurIPS 2017), and probes the prior and the readings
-one by one. Without exploration the mean of the members plays, and only where they agree that it is better than the prior (see `allocator.policies.caution`).
+Exploring plays one member at random (ensemble sampling; Lu & Van Roy, NeurIPS 2017), and probes the prior and the
+readings one by one. Without exploration the mean of the members plays, and only where they agree that it is better
+than the prior (see `allocator.policies.caution`).
 """
 
 from __future__ import annotations
@@ -132,13 +133,9 @@ class NeuralMixture(Cautious, Policy):
         centre["level"][0], centre["step"][0] = -0.6, 1.2
         self.centre = {}
         for name in _HEADS:
-            noise = (
-                self.generator.standard_normal((self.members, *centre[name].shape))
-                * self.spread
-                * SCALES.get(name, 1.0)
-            )
+            noise = self.generator.standard_normal((self.members, *centre[name].shape))
             noise[0] = 0.0
-            self.centre[name] = centre[name] + tensor(noise)
+            self.centre[name] = centre[name] + self.spread * SCALES.get(name, 1.0) * tensor(noise)
         self.weights = {name: value.clone() for name, value in self.centre.items()}
         self.replay = []
 
