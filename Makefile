@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart demo test test-full test-oldest test-lmms lint wheel bench-peers clean hostile
+.PHONY: help install quickstart demo docs map test test-full test-oldest test-lmms lint wheel bench-peers clean hostile
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -29,6 +29,14 @@ quickstart: $(READY)  ## learn a policy on the shipped reference model, evaluate
 
 demo: $(READY)  ## serve the patch-budget demo, on this machine only
 	$(BIN)/python -m demo
+
+docs: $(READY)  ## build the API reference into build/docs; fails on a public name that is not documented
+	$(BIN)/python -m pytest -q tests/house/test_docs.py
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pdoc -d numpy -o build/docs allocator arr_coc '!arr_coc.asking.lmms' '!arr_coc.engines'
+	@echo "open build/docs/index.html"
+
+map: $(READY)  ## write the map of folders and files in arr_coc/README.md
+	$(BIN)/python tests/house/map.py
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .

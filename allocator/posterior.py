@@ -262,6 +262,13 @@ class Posterior:
         loaded = {name: floats(f"posterior state {name!r}", state[name], shape) for name, shape in shapes.items()}
         if loaded["precision"].min() <= 0:
             raise ValueError("posterior state 'precision' must be positive")
+        gram = loaded["gram"]
+        if not np.allclose(gram, gram.T, rtol=1e-6, atol=1e-9 * (1.0 + np.abs(gram).max())):
+            raise ValueError("posterior state 'gram' must be symmetric")
+        try:
+            cholesky(self._tensor(gram + np.diag(loaded["precision"])))
+        except ValueError:
+            raise ValueError("posterior state 'gram' plus 'precision' must be positive definite") from None
         for name, array in loaded.items():
             setattr(self, name, self._tensor(array))
         self.rounds = int(state["rounds"])

@@ -10,14 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import reference
+    from .asking.ask import ask
     from .config import ArrCocConfig
+    from .drawing import draw_allocation
+    from .learning.evaluate import evaluate
     from .learning.loop import learn
-    from .wrapping.wrapper import ArrCoc, wrap
+    from .wrapping.wrapper import ArrCoc, unwrap, wrap
 
 __version__ = "0.1.0"
-__all__ = ["ArrCoc", "ArrCocConfig", "__version__", "learn", "reference", "wrap"]
-
-_HOMES = {"ArrCoc": "wrapping.wrapper", "ArrCocConfig": "config", "learn": "learning.loop", "wrap": "wrapping.wrapper"}
+_HOMES = {
+    "ArrCoc": "wrapping.wrapper",
+    "ArrCocConfig": "config",
+    "ask": "asking.ask",
+    "draw_allocation": "drawing",
+    "evaluate": "learning.evaluate",
+    "learn": "learning.loop",
+    "unwrap": "wrapping.wrapper",
+    "wrap": "wrapping.wrapper",
+}
+__all__ = [
+    "ArrCoc", "ArrCocConfig", "__version__", "ask", "draw_allocation", "evaluate", "learn", "reference", "unwrap",
+    "wrap",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

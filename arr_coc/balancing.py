@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +145,10 @@ def novelty(scene: Scene, relevance: Tensor) -> Tensor:
     return (1 - (near * stronger).amax(1)).float()
 
 
+def _mean(scores: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack([score.float().cpu() for score in scores.values()]).mean(0)
+
+
 class Balancer:
     """The three tensions.
 
@@ -153,12 +157,14 @@ class Balancer:
     config
         Strengths.
     relevance
-        Name of the score that tells where the question looks; without it the mean of all scores does.
+        From the scores by name to ``[N]`` where the question looks, as `Relevance.join`; by default their mean.
     """
 
-    def __init__(self, config: BalanceConfig | None = None, relevance: str = "participatory") -> None:
+    def __init__(
+        self, config: BalanceConfig | None = None, relevance: Callable[[Mapping[str, Tensor]], Tensor] | None = None
+    ) -> None:
         self.config = config or BalanceConfig()
-        self.relevance = relevance
+        self.relevance = relevance or _mean
 
     def __call__(
         self, scene: Scene, scores: Mapping[str, Tensor], price: float, spent_ratio: float | None = None
@@ -196,8 +202,7 @@ class Balancer:
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name}={value!r} must be a finite number >= 0.")
         config = self.config
-        relevance = scores.get(self.relevance, torch.stack([s.float().cpu() for s in scores.values()]).mean(0))
-        relevance = relevance.float().cpu()
+        relevance = self.relevance(scores).float().cpu()
         fine, flat, apart = fineness(scene.question, config.fine_words), flatness(relevance), disagreement(scores)
         overspent = 0.0 if spent_ratio is None else math.tanh(math.log(max(spent_ratio, 1e-6)))
         compress = max(-1.0, min(1.0, overspent - fine / 2))

@@ -1,4 +1,5 @@
-"""The command line: ``arr-coc ask``, ``learn``, ``serve``, ``retrain``, ``rollback``, ``reference`` and ``info``.
+"""The command line: ``arr-coc ask``, ``evaluate``, ``learn``, ``serve``, ``retrain``, ``rollback``, ``reference``,
+``info``.
 
 Commands import what they need when they run, so that ``--help`` is instant.
 """
@@ -14,7 +15,15 @@ from typing import Annotated, Any
 import typer
 
 from .commands.serve import retrain, rollback, serve
-from .commands.terminal import check_folder, check_picture_path, clear_errors, parse_limit, print_answer
+from .commands.terminal import (
+    check_folder,
+    check_picture_path,
+    clear_errors,
+    parse_limit,
+    parse_settings,
+    print_answer,
+    quick_imports,
+)
 
 app = typer.Typer(
     name="arr-coc",
@@ -38,6 +47,12 @@ app.command()(rollback)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Any field of the configuration, as wrap.KEY=VALUE in YAML; repeatable. See ArrCocConfig."
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default a GPU if there is one.")]
 
 
@@ -62,7 +77,11 @@ def ask(
     realizer: Annotated[str | None, typer.Option(help="auto, rescale, pool or select.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the policy's random choices.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")] = None,
+    settings: Settings = None,
     device: Device = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="A model that a saved policy's scorers may load; again for each.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the image with its budgets drawn on.")] = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -78,6 +97,8 @@ def ask(
     `arr-coc ask -i photo.jpg -q "what shape is the blue sign ?" --policy uniform --budget 64 --json`
 
     `arr-coc ask -i chart.png -q "Which year was best?" -m Qwen/Qwen2.5-VL-3B-Instruct --max-new-tokens 20`
+
+    `arr-coc ask -i photo.jpg -q "is there a red sign ?" --set "wrap.scorers=[participatory]" --set wrap.detail=false`
     """
     if not question.strip():
         raise ValueError("the question is empty; ask something about the image, in words")
@@ -87,32 +108,32 @@ def ask(
         given["limit"] = parse_limit(limit)
     if budget is not None and policy != "uniform":
         raise ValueError(f"--budget {budget} is only for --policy uniform; bound the tokens by --limit instead")
+    given = {**parse_settings(settings), **given}
     if out is not None:
         check_picture_path(out)
 
-    from . import reference
-    from .asking.ask import ask as ask_once
-    from .asking.ask import seen_pixels
     from .asking.images import load_image
-    from .asking.models import FREE, REFERENCE, load_vlm, wrap_with
-    from .config import ArrCocConfig
+    from .asking.models import FREE, REFERENCE, check_model, check_policy, check_wrapping, load_vlm, wrap_with
 
-    ArrCocConfig.from_dict(given)  # a bad value is told before a model is loaded
+    # What is wrong is told before torch is imported, the rest of it before a model is loaded.
+    check_wrapping(given)
     picture = load_image(image)
-    vlm, processor = load_vlm(model, device=device)
-    if model == REFERENCE and not given.keys() - FREE:
-        given["policy"] = str(reference.policy_path())  # learned, where nothing else was asked for
-    with wrap_with(vlm, processor, given) as arr:
+    check_model(model)
+    if (saved := given.get("policy")) is not None:
+        check_policy(saved)
+    with quick_imports():
+        from . import reference
+        from .asking.ask import ask as ask_once
+
+        vlm, processor = load_vlm(model, device=device)
+        if model == REFERENCE and not given.keys() - FREE:
+            given["policy"] = str(reference.policy_path())  # learned, where nothing else was asked for
+        arr = wrap_with(vlm, processor, {**given, "allow": allow or ()})
+    with arr:
         asked = ask_once(arr, picture, question, max_new_tokens)
     allocation = asked.allocation
     if out is not None:
-        from .drawing import draw_allocation, draw_views
-
-        if asked.several_views:
-            overlay = draw_views(seen_pixels(arr, asked), allocation, asked.answer, arr.config.budgets)
-        else:
-            overlay = draw_allocation(picture, allocation, asked.grid, asked.answer, levels=arr.config.budgets)
-        overlay.save(out)
+        asked.plot().save(out)
     if as_json:
         record = {"answer": asked.answer, "image": str(image), "grid": asked.grid, **allocation.to_dict()}
         typer.echo(json.dumps(record))
@@ -124,10 +145,94 @@ def ask(
 
 @app.command()
 @clear_errors
+def evaluate(
+    questions: Annotated[
+        str, typer.Argument(help="JSON Lines of image, question and answers; or another source that `learn` takes.")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Local folder or hub name of a VLM, or 'reference'.")
+    ] = "reference",
+    policy: Annotated[
+        str | None,
+        typer.Option("--policy", "-p", help="A policy's name (see `arr-coc info`), or a saved one's folder."),
+    ] = None,
+    baselines: Annotated[
+        str, typer.Option("--baselines", help="What to compare with: full, uniform-B, or names of policies.")
+    ] = "full,uniform-64",
+    reward: Annotated[str, typer.Option(help="How answers are judged; see `arr-coc info`.")] = "vqa_accuracy",
+    limit: Annotated[
+        str | None,
+        typer.Option("--limit", "-l", help="At most so many visual tokens: 600, or 0.4 of full detail, or none."),
+    ] = None,
+    price: Annotated[float | None, typer.Option(help="Reward units that a full-detail image costs.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 32,
+    settings: Settings = None,
+    device: Device = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write every answer there, one JSON object a line.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Judge budgets on questions of your own, beside the untouched model and other baselines.
+
+    A line of the file reads `{"image": "a.jpg", "question": "what is the total ?", "answers": ["12.50"]}`; the picture
+    lies beside the file.
+
+    Examples:
+
+    `arr-coc evaluate own.jsonl --model Qwen/Qwen2.5-VL-3B-Instruct --limit 0.6`
+
+    `arr-coc evaluate own.jsonl --policy runs/mine/policy --baselines full,uniform-64,heuristic --out answers.jsonl`
+    """
+    given: dict[str, Any] = {"price": price, "policy": policy}
+    given = {key: value for key, value in given.items() if value is not None}
+    if limit is not None:
+        given["limit"] = parse_limit(limit)
+    given = {**parse_settings(settings), **given}
+    if out is not None:
+        check_folder(out.parent)
+
+    from .asking.models import FREE, REFERENCE, check_model, check_policy, check_wrapping, load_vlm, wrap_with
+
+    check_wrapping(given)
+    check_model(model)
+    if (saved := given.get("policy")) is not None:
+        check_policy(saved)
+    with quick_imports():
+        from . import reference
+        from .learning.evaluate import evaluate as judge
+        from .learning.evaluate import read_rows
+        from .learning.rewards import make_reward
+
+        make_reward(reward)
+        rows = read_rows(questions)
+        vlm, processor = load_vlm(model, device=device)
+    if model == REFERENCE and not given.keys() - FREE:
+        given["policy"] = str(reference.policy_path())
+    with wrap_with(vlm, processor, given) as arr:
+        names = [name.strip() for name in baselines.split(",") if name.strip()]
+        found = judge(arr, rows, names, reward=reward, max_new_tokens=max_new_tokens)
+    if out is not None:
+        from allocator.storage import replace_file
+
+        replace_file(out, "".join(json.dumps(record) + "\n" for record in found.records))
+    typer.echo(json.dumps(found.to_dict()) if as_json else str(found))
+
+
+@app.command()
+@clear_errors
 def learn(
-    config: Annotated[Path, typer.Argument(help="YAML file with the sections model, wrap, data and learn.")],
+    config: Annotated[
+        str | None,
+        typer.Argument(help="YAML file with the sections model, wrap, task and learn; without it, all defaults."),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings that replace the file's.")
+    ] = None,
+    overlay: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help="File laid over it, e.g. of configs/models or configs/tasks; repeatable."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Run folder; runs/NAME-OF-CONFIG by default.")
@@ -145,15 +250,27 @@ def learn(
 
     `arr-coc learn configs/learn.yaml --out runs/short --resume`
 
+    `arr-coc learn task.path=own.jsonl --out runs/own`
+
+    `arr-coc learn --with configs/models/qwen2.5-vl-3b.yaml --with configs/tasks/textvqa.yaml task.split=train`
+
     The run folder holds settings.yaml, log.jsonl (one line per episode), the checkpoint, and the learned policy, which
     `arr-coc ask --policy FOLDER/policy` takes.
     """
-    from .learning.runs import learn_run
+    given = list(overrides or [])
+    if config is not None and "=" in config:  # no file, the first setting stands in its place
+        given, config = [config, *given], None
+    files = [*([] if config is None else [Path(config)]), *(overlay or [])]
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"the settings file {file} does not exist; the repository has one in configs/")
+    with quick_imports():
+        from .learning.runs import learn_run
 
-    folder = out or Path("runs") / config.stem
+    folder = out or Path("runs") / (files[-1].stem if files else "learn")
     check_folder(folder)
     began = time.monotonic()
-    log = learn_run(config, overrides or [], folder, resume=resume)
+    log = learn_run(config, given, folder, resume=resume, overlays=overlay or [])
     if os.environ.get("RANK", "0") != "0":  # one of several processes speaks for all
         return
     recent = log[-200:]

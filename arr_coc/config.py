@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import itertools
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
+T = TypeVar("T")
+POLICIES = (
+    "boltzmann", "epsilon_greedy", "explore_then_commit", "heuristic", "neural_linear", "neural_linucb",
+    "neural_mixture", "random",
+    "thompson", "ucb", "uniform",
+)  # fmt: skip
+"""The shipped policies that a model can be wrapped with; named here, so that a wrong name is told without torch."""
 POSITIONS = ("auto", "keep", "compact")
 TENSIONS = ("price", "temperature", "coverage")
 SLOTS = ("free", "gated")
@@ -37,6 +47,25 @@ def nearest(name: object, known: Iterable[str]) -> str:
     return (f"Did you mean {close[0]!r}? " if close else "") + "Known: " + ", ".join(names) + "."
 
 
+def named_fields(cls: type[T]) -> type[T]:
+    """Class decorator of a dataclass: an argument that is no field is refused with the nearest one."""
+    made = cls.__init__
+    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+
+    @functools.wraps(made)
+    def __init__(self: Any, *args: Any, **values: Any) -> None:
+        if args:
+            raise TypeError(f"{cls.__name__} takes its fields by name, as in {cls.__name__}({known[0]}=...).")
+        for key in values:
+            if key not in known:
+                raise TypeError(f"{cls.__name__} has no field {key!r}. {nearest(key, known)}")
+        made(self, **values)
+
+    cls.__init__ = __init__  # type: ignore[method-assign]
+    return cls
+
+
+@named_fields
 @dataclass(kw_only=True)
 class ArrCocConfig:
     """Everything that can be chosen when a model is wrapped.
@@ -125,6 +154,9 @@ class ArrCocConfig:
         for name in ("confidence", "detail"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}={getattr(self, name)!r} must be True or False.")
+        _check_policy(self.policy)
+        if self.policy == "uniform" and self.budget is None:
+            raise ValueError(f"policy='uniform' needs budget=, one of {self.budgets}")
         if self.budget is not None and self.budget not in self.budgets:
             raise ValueError(f"budget={self.budget!r} must be one of the budgets {self.budgets}.")
         if self.positions not in POSITIONS:
@@ -223,6 +255,25 @@ def resolve_limit(limit: float | None, costs: torch.Tensor) -> int:
             f"use at most {full}, a share in (0, 1], or None for no limit."
         )
     return tokens
+
+
+def _check_policy(name: str) -> None:
+    if name in POLICIES:
+        return
+    # One that is not ours is known if somebody registered it, and who did has the registry loaded.
+    registry: Any = sys.modules.get("allocator.registry")
+    others = registry.policy_names() if registry is not None else []
+    feedback = registry.policy_class(name).feedback if name in others else None
+    if feedback == "full":
+        return
+    if feedback == "semi":
+        raise ValueError(
+            f"policy={name!r} learns from one reward per patch, but an answer gives one for all patches; use one that "
+            f"learns from the whole. {nearest('thompson', POLICIES)}"
+        )
+    raise ValueError(
+        f"policy={name!r} can't plan; a given allocation goes to generate(allocation=...). {nearest(name, POLICIES)}"
+    )
 
 
 def _is_int(value: object) -> bool:

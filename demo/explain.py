@@ -77,6 +77,8 @@ class Explanation:
         Reward units that a full-detail image costs; ``None`` without a policy.
     shadow_price
         What a token costs on top because of the limit, in the same units; 0 where the limit does not bind.
+    readers
+        Names of the scorers that read the question.
     """
 
     budgets: tuple[int, ...]
@@ -84,6 +86,7 @@ class Explanation:
     looks: list[np.ndarray]
     price: float | None
     shadow_price: float
+    readers: tuple[str, ...] = ()
 
 
 def explain(asked: Asked, planner: Planner, budgets: tuple[int, ...]) -> Explanation:
@@ -102,8 +105,10 @@ def explain(asked: Asked, planner: Planner, budgets: tuple[int, ...]) -> Explana
     contexts = planner.contexts if isinstance(planner, PolicyPlanner) else None
     detail = scene_detail_loss(scene).per_patch.tolist() if scene.pixels is not None else None
     looks: list[np.ndarray] = []
-    if contexts is not None and contexts.aligned is not None:
-        cells = contexts.aligned.cell_map(scene)
+    readers: tuple[str, ...] = ()
+    if contexts is not None and contexts.relevance.readers:
+        cells = contexts.relevance.cell_map(scene)
+        readers = tuple(reader.name for reader in contexts.relevance.readers)
         looks = [
             cell.float().cpu().numpy().reshape(grid) for cell, grid in zip(cells, scene.glance_grids, strict=True)
         ]
@@ -118,9 +123,9 @@ def explain(asked: Asked, planner: Planner, budgets: tuple[int, ...]) -> Explana
             report.context = dict(zip(contexts.slots, decision.contexts[i].tolist(), strict=True))
         reports.append(report)
     if decision is None or contexts is None:
-        return Explanation(tuple(budgets), reports, looks, None, 0.0)
+        return Explanation(tuple(budgets), reports, looks, None, 0.0, readers)
     price, shadow = (float(p) * allocation.full_tokens for p in (decision.price, decision.shadow_price))
-    return Explanation(tuple(budgets), reports, looks, price, shadow)
+    return Explanation(tuple(budgets), reports, looks, price, shadow, readers)
 
 
 def _value(report: PatchReport, net: np.ndarray, price: float, budgets: tuple[int, ...]) -> None:

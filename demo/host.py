@@ -25,7 +25,7 @@ from .study import StudyPlanner
 
 if TYPE_CHECKING:
     from allocator import Decision
-    from arr_coc.scene.contract import Allocation
+    from arr_coc.wrapping.record import Allocation
     from arr_coc.wrapping.wrapper import ArrCoc
 
 LEARNED = "learned"

@@ -10,10 +10,9 @@ from typing import Any
 from PIL import Image
 
 from arr_coc.drawing import contact_sheet
-from eval.config import TaskConfig
+from arr_coc.learning.tasks import Task, TaskConfig
 from eval.records import Record, has_questions, read_metrics, read_run
 from eval.reporting.page import draw_record
-from eval.tasks import Task
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = (ROOT / "eval" / "records", ROOT / "runs")

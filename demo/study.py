@@ -11,7 +11,6 @@ from torch import Tensor
 from arr_coc.attending.planners import Contexts, PolicyPlanner
 from arr_coc.balancing import Balance, Balancer, balance_config
 from arr_coc.knowing import Scorer
-from arr_coc.knowing.participatory import Participatory
 from arr_coc.scene.contract import Scene
 
 from .explain import EXCLUDED
@@ -42,12 +41,14 @@ class Silent(Scorer):
         return torch.zeros(len(scene.patches))
 
 
-class Everywhere(Participatory):
+class Everywhere(Silent):
     """A look that rests on all cells alike: as if the question did not say where."""
 
-    def cell_map(self, scene: Scene) -> list[Tensor]:
-        sizes = [rows * columns for rows, columns in scene.glance_grids]
-        return [torch.full((size,), 1 / sum(sizes)) for size in sizes]
+    reads_question = True
+
+    def score(self, scene: Scene) -> Tensor:
+        sizes = torch.tensor([rows * columns for rows, columns in scene.glance_grids])
+        return sizes / sizes.sum()
 
 
 class StudyContexts(Contexts):
@@ -94,7 +95,7 @@ class StudyPlanner(PolicyPlanner):
         if not self.allowed:
             raise ValueError(f"none of the budgets {self.config.budgets} is allowed; allow at least one")
         if tensions is not None:
-            self.balancer = Balancer(balance_config(tensions))
+            self.balancer = Balancer(balance_config(tensions), self.contexts.relevance.join)
 
     def terms(self, scene: Scene, balance: Balance) -> dict[str, Any]:
         open_ = scene.costs[:, self.allowed]
@@ -105,4 +106,4 @@ class StudyPlanner(PolicyPlanner):
 
 
 def _silenced(scorer: Scorer) -> Scorer:
-    return Everywhere() if isinstance(scorer, Participatory) else Silent(scorer.name)
+    return Everywhere(scorer.name) if scorer.reads_question else Silent(scorer.name)

@@ -6,12 +6,14 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
+from arr_coc.learning.rewards import check_reward, make_reward
+from arr_coc.learning.tasks import Task
+
 from .config import EvalConfig
 from .methods import Method, make_methods
 from .methods.fixed import Uniform
 from .methods.unmodified import Blind
 from .run import passes
-from .tasks import Task
 
 OVERHEAD, FLOPS = 0.3, 1e14
 """Seconds of an answer on a GPU besides prefill (preprocessing, a dozen decoded tokens), and what a data-centre GPU
@@ -54,16 +56,20 @@ def rehearse(config: EvalConfig) -> Rehearsal:
     """
     found = Rehearsal()
     methods = make_methods(config.methods, config.baselines)
+    make_reward(config.task.reward)
+    for method in methods:
+        check_reward(getattr(method, "reward", None))
     task, image = Task(config.task), None
+    limit = config.task.limit or 1000
     try:
         first = list(itertools.islice(task, 2))
         image = first[0]["image"]
+        limit = task.count() or limit
         found.notes.append(f"data: {task.name}, for instance {first[0]['question']!r} on {image.size[0]} x "
                            f"{image.size[1]} pixels, answer {first[0]['answers'][0]!r}")  # fmt: skip
     except Exception as error:  # whatever a hub or a foreign file provokes
         found.notes.append(f"data: could not be read here ({_line(error)})")
     found.notes.append(_model(config, image))
-    limit = config.task.limit or 1000
     for number, ready in enumerate(passes(methods), start=1):
         for method in ready:
             count = min(limit, method.questions or limit) + config.timed
@@ -94,10 +100,10 @@ def _model(config: EvalConfig, image: Any) -> str:
     if name == "reference":
         return "model: the reference model, which ships"
     try:
-        kind = AutoConfig.from_pretrained(name).model_type
+        kind = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
         if kind not in known_families():
             raise ValueError(f"{name} is a {kind!r} model, which is no supported family")
-        processor = AutoProcessor.from_pretrained(name)
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
         if image is None:
             return f"model: {name}, family {kind}"
         inputs = prepare(processor, [image], ["what is this ?"])

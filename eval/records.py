@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from allocator.locks import FolderLock
 from allocator.storage import replace_file
 
 PACKAGES = ("torch", "torchvision", "transformers", "tokenizers", "numpy", "scipy", "pillow", "datasets", "timm")
@@ -40,7 +41,8 @@ class RunFolder:
     Raises
     ------
     ValueError
-        If the folder holds a finished run, or an unfinished one with another configuration, or cannot be written.
+        If another process works in the folder, it holds a finished run, or an unfinished one with another
+        configuration, or cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
@@ -52,12 +54,17 @@ class RunFolder:
             _same_config(self.path, yaml.safe_load(known.read_text(encoding="utf-8")), json.loads(json.dumps(config)))
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self.lock = FolderLock(self.path)
             replace_file(known, yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
         except OSError as error:
             raise ValueError(
                 f"the run folder {self.path} cannot be written ({error}); choose another run.out"
             ) from error
         self.records = list(read_journal(self.path / "journal.jsonl"))
+
+    def close(self) -> None:
+        """Let another process work in the folder."""
+        self.lock.close()
 
     def append(self, records: Iterable[Record]) -> None:
         """Add a batch to the journal and force it to the disk."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from arr_coc.learning.rewards import make_reward
+from arr_coc.learning.tasks import Sample, Task
 from arr_coc.learning.workers import Workers
 
 from .config import EvalConfig
@@ -22,7 +23,6 @@ from .model.bench import Answer, Bench
 from .model.clock import Memory
 from .records import Record, RunFolder, read_journal
 from .reporting.summary import summarise
-from .tasks import Sample, Task
 
 if TYPE_CHECKING:
     from arr_coc.wrapping.wrapper import ArrCoc
@@ -94,6 +94,7 @@ def run(
             "uniform": uniform,
             "budgets": list(bench.budgets),
             "skipped": skipped,
+            "about": {method.label: method.about for method in methods},
             "data": {"task": task.name, "rows read": task.read, "unreadable": task.unreadable},
         }
         report.write(folder.path, metrics, folder.records, config.to_dict(), task)
@@ -107,6 +108,8 @@ def run(
     finally:
         if own and arr is not None:
             arr.detach()
+        for held in filter(None, (folder, shard)):
+            held.close()
     folder.note("finished", seconds=time.perf_counter() - began)
     return metrics
 
@@ -118,7 +121,7 @@ def load(config: EvalConfig) -> ArrCoc:
 
     model, processor = load_vlm(**config.model)
     if config.policy is not None:
-        arr = ArrCoc.from_pretrained(config.policy, model, processor)
+        arr = ArrCoc.from_pretrained(config.policy, model, processor, allow=config.allow)
     else:
         arr = wrap(model, processor, ArrCocConfig.from_dict(config.wrap))
     arr.synchronize = True

@@ -217,6 +217,34 @@ class Explorer:
         self.taken.append(taken)
         return taken.decision
 
+    def rehearse(self, costs: Any, price: float) -> None:
+        """Choose for made-up questions, greedily, exploring and under a limit, on a copy with a seed of its own.
+
+        Parameters
+        ----------
+        costs
+            ``[K]`` tokens of the arms, rising.
+        price
+            Reward units per token.
+
+        Raises
+        ------
+        ValueError
+            If the policy can't, or finds values that are no numbers: it must not be served.
+        """
+        number("price", price, low=0.0)
+        rng, trial = np.random.default_rng(0), Explorer(self.policy, replace(self.exploration, share=0.5), seed=0)
+        table = np.tile(np.asarray(costs, dtype=np.int64), (6, 1))
+        try:
+            for limit in (None, int(table.mean(axis=1).sum())):
+                contexts, covariates = rng.random((6, self.policy.dim or 0)), rng.random(self.policy.covariates)
+                for share in (0.0, 1.0):
+                    decision = trial.select(contexts, covariates, table, limit, price, explore=share > 0)
+                    if not np.isfinite(decision.values).all() or not np.isfinite(decision.log_propensity or 0.0):
+                        raise ValueError("it values an allocation at NaN or infinity")
+        except Exception as error:  # whatever a file that loads can make of a policy
+            raise ValueError(f"the policy can't choose for a made-up question: {error}") from error
+
     def _explore(self, certain: Taken, tau: float) -> Taken:
         greedy, costs, limit = certain.decision, certain.costs, certain.limit
         share, uniform = self.exploration.share, self.exploration.uniform

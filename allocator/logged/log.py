@@ -4,8 +4,14 @@ JSON Lines in segments. Whoever appends waits until the line is on the disk (fsy
 arrived meanwhile (group commit), so waiting costs latency but no throughput. Each process writes segments of its own
 and never opens an old one again: what a kill leaves torn is a last line without its newline, which no reader takes.
 
-A record's id says where it lies (writer, segment, byte offset) and carries a random part that cannot be guessed, so a
-late reward finds its decision without an index, after a restart, and from another replica that shares the folder.
+A decision's id says where it lies (writer, segment, byte offset) and carries a random part that cannot be guessed, so
+a late reward finds its decision without an index, after a restart, and from another replica that shares the folder.
+
+    20261124t093000123456-1f3a9c-000001.jsonl      decisions of one writer; it holds a lock on the file while it writes
+    20261124t093000123456-1f3a9c-000001.rewards    their rewards, whoever they came to, under a lock
+
+One decision, one reward, however late and at whichever replica: all rewards of a segment are in one file, and who
+appends to it holds its lock and has read what is there. The first one counts, whatever any clock says.
 """
 
 from __future__ import annotations
@@ -13,38 +19,60 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
-import re
 import secrets
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-Record = dict[str, Any]
+from ..locks import locked, same_file, try_lock
+from .commit import PATIENCE, GroupCommit, LogError, acknowledged
+from .segments import (
+    Damage,
+    Record,
+    find,
+    parse,
+    prune,
+    read_records,
+    reward_file,
+    segment_of,
+    segments,
+)
+
+__all__ = [
+    "Conflict", "Damage", "DecisionLog", "LogError", "Record", "Rewarded", "acknowledged", "find", "prune",
+    "read_records", "segments",
+]  # fmt: skip
 
 SEGMENT_BYTES = 64 * 2**20
-_GROUP = 1024  # lines of one fsync at most
-_ID = re.compile(r"(\d{8}t\d{12}-[0-9a-f]{6})-(\d{6})-(\d{1,12})-[0-9a-f]{16}", re.ASCII)
-_SEGMENT = re.compile(r"\d{8}t\d{12}-[0-9a-f]{6}-\d{6}\.jsonl", re.ASCII)
+SEGMENT_SECONDS = 86400.0
+_REMEMBERED = 200_000  # rewards that are kept in memory, beside the file they are in
 
 
-class LogError(OSError):
-    """The log could not be written; what was to be acknowledged must not be."""
+class Conflict(ValueError):
+    """A decision has another reward already; it is named."""
+
+
+@dataclass(frozen=True)
+class Rewarded:
+    """The reward that counts for a decision, and whether it was there already."""
+
+    reward: float
+    repeated: bool
 
 
 class DecisionLog:
-    """The writing side: one thread, one open segment.
+    """The writing side: one open segment, a thread for decisions and one for rewards.
 
     Parameters
     ----------
     folder
-        Made if missing. Several processes may share it.
-    segment_bytes
-        Size from which a new segment is begun.
+        Made if missing. Several processes may share it; its file system must have locks (`flock`).
+    segment_bytes, segment_seconds
+        Size and age from which a new segment is begun.
     on_commit
         Told (seconds, lines) of every group commit, for metrics.
     token
@@ -53,7 +81,7 @@ class DecisionLog:
     Raises
     ------
     OSError
-        If the folder can't be made or written.
+        If the folder can't be made, written or locked.
     """
 
     def __init__(
@@ -62,102 +90,139 @@ class DecisionLog:
         segment_bytes: int = SEGMENT_BYTES,
         on_commit: Callable[[float, int], None] = lambda seconds, lines: None,
         token: Callable[[int], str] = secrets.token_hex,
+        segment_seconds: float = SEGMENT_SECONDS,
     ) -> None:
-        self.folder, self.segment_bytes, self.on_commit = Path(folder), segment_bytes, on_commit
-        self.token = token
+        self.folder, self.on_commit, self.token = Path(folder), on_commit, token
+        self.segment_bytes, self.segment_seconds = segment_bytes, segment_seconds
         self.folder.mkdir(parents=True, exist_ok=True)
         self.writer = f"{datetime.now(UTC):%Y%m%dt%H%M%S%f}-{secrets.token_hex(3)}"
-        self.failure: Exception | None = None
-        self._number, self._offset, self._file = 0, 0, -1
+        self._number, self._offset, self._file, self._path, self._begun = 0, 0, -1, self.folder, 0.0
         self._open_segment()
-        self._lines: queue.SimpleQueue[tuple[str, str, Future[str]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
-        self._thread.start()
+        self._rewards = _Rewards(self.folder)
+        where = f"the decision log in {self.folder}"
+        self._decisions: GroupCommit[str, str] = GroupCommit(where, self._commit, self._look)
+        self._feedback: GroupCommit[_Reward, Rewarded] = GroupCommit(where, self._commit_rewards, self._look_at_folder)
 
-    def append(self, kind: str, record: Record) -> Future[str]:
-        """Put a record on the log.
+    @property
+    def failure(self) -> str | None:
+        """Why decisions or rewards can't be written now, or None; looked at every few seconds when nothing comes."""
+        return self._decisions.failure or self._feedback.failure
+
+    def append(self, record: Record) -> Future[str]:
+        """Put a decision on the log.
 
         Parameters
         ----------
-        kind
-            "decision" or "reward".
         record
             Plain data; ``kind``, ``id`` and ``time`` are added.
 
         Returns
         -------
         Future
-            Resolved with the record's id once it is on the disk; raises LogError if it can't get there.
+            Resolved with the decision's id once it is on the disk; raises LogError if it can't get there.
 
         Raises
         ------
         ValueError
             If the record is no JSON, NaN and infinity included.
         """
-        body = json.dumps({"time": time.time(), **record}, allow_nan=False)
-        future: Future[str] = Future()
-        self._lines.put((kind, body, future))
-        return future
+        return self._decisions.put(json.dumps({"time": time.time(), **record}, allow_nan=False))
+
+    def reward(self, decision: str, value: float, client: str | None = None) -> Future[Rewarded]:
+        """Put the reward of a decision on the log, unless it has one.
+
+        Parameters
+        ----------
+        decision
+            Its id.
+        value
+            In [0, 1].
+        client
+            Whoever gave it, as far as that is known; `arr_coc.serving.nightly` bounds what one can do.
+
+        Returns
+        -------
+        Future
+            Resolved once the reward is on the disk, this one or the same one that came before. Raises Conflict if
+            another one came before, LookupError if the decision is not on the log, LogError if it can't get there.
+
+        Raises
+        ------
+        ValueError
+            If the id is none, or the value lies outside [0, 1].
+        """
+        place = segment_of(self.folder, decision)
+        if place is None:
+            raise ValueError(f"{decision!r} is no decision's id")
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"the reward {value!r} lies outside [0, 1]")
+        return self._feedback.put(_Reward(place[0], decision, float(value), client))
 
     def close(self) -> None:
         """Commit what is waiting and close the segment."""
-        self._lines.put(None)
-        self._thread.join()
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._decisions.close()
+        self._feedback.close()
+        self._leave_segment()
 
-    def _run(self) -> None:
-        while (first := self._lines.get()) is not None:
-            group, last = [first], False
-            with contextlib.suppress(queue.Empty):
-                while len(group) < _GROUP and not last:
-                    line = self._lines.get_nowait()
-                    last = line is None
-                    group += [] if line is None else [line]
-            self._commit(group)
-            if last:
-                return
-
-    def _commit(self, group: list[tuple[str, str, Future[str]]]) -> None:
+    def _commit(self, bodies: Sequence[str]) -> list[str]:
         began = time.perf_counter()
         try:
-            if self._file < 0 or self._offset >= self.segment_bytes:
+            old = time.monotonic() - self._begun > self.segment_seconds
+            if self._file < 0 or self._offset >= self.segment_bytes or (old and self._offset):
                 self._open_segment()
-            ids, data = [], bytearray()
-            for kind, body, _ in group:
-                name = f"{self.writer}-{self._number:06d}-{self._offset + len(data)}-{self.token(8)}"
-                data += f'{{"kind": "{kind}", "id": "{name}", {body[1:]}\n'.encode()
-                ids.append(name)
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self._file, rest) :]
-            os.fsync(self._file)
-        except Exception as error:  # of whatever kind: nobody may wait for ever
-            self.failure = error
+            names = self._write(bodies)
+            if not same_file(self._file, self._path):  # somebody has deleted or renamed it: nobody would read this
+                self._open_segment()
+                names = self._write(bodies)
+                if not same_file(self._file, self._path):
+                    raise OSError(f"{self._path} is deleted while it is written")
+        except Exception:
             self._abandon()
-            for *_, future in group:
-                future.set_exception(LogError(f"the decision log in {self.folder} can't be written: {error}"))
-            return
-        self.failure = None
+            raise
+        self.on_commit(time.perf_counter() - began, len(names))
+        return names
+
+    def _write(self, bodies: Sequence[str]) -> list[str]:
+        names, data = [], bytearray()
+        for body in bodies:
+            name = f"{self.writer}-{self._number:06d}-{self._offset + len(data)}-{self.token(8)}"
+            data += f'{{"kind": "decision", "id": "{name}", {body[1:]}\n'.encode()
+            names.append(name)
+        _write_all(self._file, data)
         self._offset += len(data)
-        for name, (*_, future) in zip(ids, group, strict=True):
-            future.set_result(name)
-        self.on_commit(time.perf_counter() - began, len(group))
+        return names
+
+    def _commit_rewards(self, rewards: Sequence[_Reward]) -> list[Rewarded | Exception]:
+        began = time.perf_counter()
+        results = self._rewards.commit(rewards)
+        self.on_commit(time.perf_counter() - began, len(rewards))
+        return results
+
+    def _look(self) -> None:
+        """Heal what can be healed while nobody waits, and find out whether the disk can be written again."""
+        if self._file < 0 or not same_file(self._file, self._path):
+            self._open_segment()
+        os.fsync(self._file)
+
+    def _look_at_folder(self) -> None:
+        os.stat(self.folder)
 
     def _open_segment(self) -> None:
+        self._leave_segment()
+        self._number += 1
+        self._path = self.folder / f"{self.writer}-{self._number:06d}.jsonl"
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
+        try_lock(self._file)  # `prune` asks for it
+        self._offset, self._begun = 0, time.monotonic()
+        _sync_folder(self.folder)
+
+    def _leave_segment(self) -> None:
         if self._file >= 0:
+            with contextlib.suppress(OSError):
+                if not self._offset and same_file(self._file, self._path):
+                    self._path.unlink()  # nothing was ever in it
             os.close(self._file)
             self._file = -1
-        self._number += 1
-        path = self.folder / f"{self.writer}-{self._number:06d}.jsonl"
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
-        self._offset = 0
-        directory = os.open(self.folder, os.O_RDONLY)  # the new name must survive a power cut too
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
     def _abandon(self) -> None:
         """Leave a segment that may hold half a line; the next commit begins another one."""
@@ -169,61 +234,121 @@ class DecisionLog:
             self._file = -1
 
 
-def segments(folder: str | os.PathLike[str]) -> list[Path]:
-    """The segments of a log, the oldest writer first."""
-    return sorted(path for path in Path(folder).glob("*.jsonl") if _SEGMENT.fullmatch(path.name))
+@dataclass(frozen=True)
+class _Reward:
+    segment: Path
+    decision: str
+    value: float
+    client: str | None
 
 
-def read_records(
-    folder: str | os.PathLike[str], kind: str | None = None, newest: int | None = None
-) -> Iterator[Record]:
-    """Every whole record of a log, segment by segment, in the order of writing within one.
+@dataclass
+class _Known:
+    """What was read of a reward file: which file, how far, and the rewards."""
 
-    Parameters
-    ----------
-    folder
-        The log.
-    kind
-        Only records of this kind; the other lines are not even parsed.
-    newest
-        Only so many segments, those that were written last.
+    inode: int
+    offset: int
+    rewards: dict[str, float]
 
-    Raises
-    ------
-    ValueError
-        If a line that was completed is no record: the disk or somebody changed it.
-    """
-    start, paths = b'{"kind": "' + (kind or "").encode(), segments(folder)
-    if newest is not None:
-        paths = sorted(paths, key=lambda path: path.stat().st_mtime_ns)[-newest:]
-    for path in paths:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
-                    break  # torn by a kill, or being written right now: never acknowledged
-                if not line.startswith(start):
-                    if not line.startswith(b'{"kind": "'):
-                        raise ValueError(f"{path}, line {number} is no log record; move that segment away")
-                    continue
+
+class _Rewards:
+    """The reward files of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._known: OrderedDict[Path, _Known] = OrderedDict()
+
+    def commit(self, rewards: Sequence[_Reward]) -> list[Rewarded | Exception]:
+        results: list[Rewarded | Exception] = [LogError("not written")] * len(rewards)
+        by_segment: dict[Path, list[int]] = defaultdict(list)
+        for k, reward in enumerate(rewards):
+            by_segment[reward.segment].append(k)
+        for segment, rows in by_segment.items():
+            try:
+                found: Sequence[Rewarded | Exception] = self._commit(segment, [rewards[k] for k in rows])
+            except Exception as error:
+                self._known.pop(reward_file(segment), None)
+                reason = LogError(f"the rewards in {self.folder} can't be written: {error}")
+                found = [reason] * len(rows)
+            for k, result in zip(rows, found, strict=True):
+                results[k] = result
+        return results
+
+    def _commit(self, segment: Path, rewards: Sequence[_Reward]) -> list[Rewarded | Exception]:
+        if not segment.is_file():
+            return [LookupError(f"no decision has the id {r.decision!r}") for r in rewards]
+        path = reward_file(segment)
+        with locked(path, PATIENCE, os.O_RDWR | os.O_CREAT | os.O_APPEND) as file:
+            if not segment.is_file():  # pruned while we waited
+                path.unlink(missing_ok=True)
+                return [LookupError(f"no decision has the id {r.decision!r}") for r in rewards]
+            known, foreign = self._read(path, file)
+            results: list[Rewarded | Exception] = []
+            data = bytearray()
+            for r in rewards:
+                before = known.rewards.get(r.decision)
+                if before is None:
+                    known.rewards[r.decision] = r.value
+                    more = {} if r.client is None else {"client": r.client}
+                    line = {"kind": "reward", "decision": r.decision, "reward": r.value, "time": time.time(), **more}
+                    data += json.dumps(line, allow_nan=False).encode() + b"\n"
+                    results.append(Rewarded(r.value, False))
+                elif before == r.value:
+                    results.append(Rewarded(before, True))
+                else:
+                    reason = f"decision {r.decision} has the reward {before} already, not {r.value}"
+                    results.append(Conflict(f"{reason}; the first one counts"))
+            if data or foreign:  # what another process wrote may not be on the disk yet, and is repeated here
                 try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise ValueError(f"{path}, line {number} is damaged ({error}); move that segment away") from error
+                    _write_all(file, data)
+                except BaseException:
+                    with contextlib.suppress(OSError):
+                        os.ftruncate(file, known.offset)
+                    raise
+                if not known.offset:
+                    _sync_folder(self.folder)
+            known.offset += len(data)
+        self._known[path] = known
+        self._known.move_to_end(path)
+        while len(self._known) > 1 and sum(len(k.rewards) for k in self._known.values()) > _REMEMBERED:
+            self._known.popitem(last=False)
+        return results
+
+    def _read(self, path: Path, file: int) -> tuple[_Known, bool]:
+        """What the file holds, and whether others have added to it; half a line at its end is cut off."""
+        inode, size = os.fstat(file).st_ino, os.fstat(file).st_size
+        known = self._known.get(path)
+        if known is None or known.inode != inode or known.offset > size:
+            known = _Known(inode, 0, {})
+        if size == known.offset:
+            return known, False
+        data = bytearray()
+        while len(data) < size - known.offset:
+            part = os.pread(file, size - known.offset - len(data), known.offset + len(data))
+            if not part:
+                break
+            data += part
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            os.ftruncate(file, known.offset + whole)  # torn by a kill; its lock is ours, so nobody is writing it
+        for line in bytes(data[:whole]).split(b"\n")[:-1]:
+            with contextlib.suppress(ValueError):
+                record = parse(line, "reward")
+                known.rewards.setdefault(record["decision"], float(record["reward"]))
+        known.offset += whole
+        return known, True
 
 
-def find(folder: str | os.PathLike[str], name: str) -> Record | None:
-    """The decision with that id, or None. An id is no path: only its own digits reach the file system."""
-    match = _ID.fullmatch(name)
-    if match is None:
-        return None
-    path = Path(folder) / f"{match[1]}-{match[2]}.jsonl"
+def _write_all(descriptor: int, data: bytearray) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+    os.fsync(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    directory = os.open(folder, os.O_RDONLY)  # a new name must survive a power cut too
     try:
-        with path.open("rb") as file:
-            file.seek(int(match[3]))
-            line = file.readline()
-    except OSError:
-        return None
-    if not line.endswith(b"\n") or not line.startswith(f'{{"kind": "decision", "id": "{name}"'.encode()):
-        return None
-    record: Record = json.loads(line)
-    return record
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 
 from .explore import Taken
-from .log import read_records
+from .segments import Damage, read_rewards, read_segment, segments
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,18 @@ class Round(Taken):
         Of the decision; its policy's version; seconds since the epoch.
     reward
         Of the answer, in [0, 1]; tokens are not charged in it.
+    model
+        Which model answered, or None where the log doesn't say.
+    client
+        Who gave the reward, or None where the log doesn't say.
     """
 
     id: str
     version: str
     time: float
     reward: float
+    model: str | None = None
+    client: str | None = None
 
 
 @dataclass
@@ -36,21 +43,27 @@ class Joined:
     rounds
         In the order of time.
     decisions
-        How many there were, rewarded or not.
+        How many there were in what was read, rewarded or not.
     orphans
-        Rewards whose decision is not on the log (any more).
-    repeated
-        Rewards beyond a decision's first.
+        Rewards whose decision can't be read.
+    damage
+        Lines that are no records, decisions that make no sense, and second rewards for one decision.
+    models
+        How many rounds each model answered.
     """
 
     rounds: list[Round] = field(default_factory=list)
     decisions: int = 0
     orphans: int = 0
-    repeated: int = 0
+    damage: Damage = field(default_factory=Damage)
+    models: Counter[str | None] = field(default_factory=Counter)
 
 
 def read_rounds(folder: str | os.PathLike[str], last: int | None = None) -> Joined:
     """Join a log's decisions with their rewards, however late these came and from whichever replica.
+
+    What can't be used is passed over and counted. Segment by segment, the one written last first; with `last` no more
+    segments are read than it takes, so that memory and time don't grow with the log.
 
     Parameters
     ----------
@@ -62,31 +75,38 @@ def read_rounds(folder: str | os.PathLike[str], last: int | None = None) -> Join
     Raises
     ------
     ValueError
-        If there is no log, or a record is damaged.
+        If there is no log.
     """
     joined = Joined()
-    rewards: dict[str, float] = {}
-    for record in sorted(read_records(folder, "reward"), key=lambda record: float(record["time"])):
-        joined.repeated += record["decision"] in rewards
-        rewards.setdefault(record["decision"], float(record["reward"]))
-    for record in read_records(folder, "decision"):
-        joined.decisions += 1
-        reward = rewards.pop(record["id"], None)
-        if reward is None:
-            continue
-        try:
-            when = float(record["time"])
-            found = Round.from_dict(record, id=record["id"], version=record["version"], time=when, reward=reward)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"decision {record['id']} can't be used: {error}") from error
-        joined.rounds.append(found)
-        if last is not None and len(joined.rounds) >= 2 * last:  # the log may be larger than the memory
-            joined.rounds.sort(key=lambda r: r.time)
-            del joined.rounds[:-last]
-    joined.orphans = len(rewards)
+    for segment in reversed(segments(folder)):
+        rewards = read_rewards(segment, joined.damage)
+        for number, record in enumerate(read_segment(segment, "decision", joined.damage), 1):
+            joined.decisions += 1
+            reward = rewards.get(record["id"])
+            if reward is None:
+                continue
+            try:
+                joined.rounds.append(
+                    Round.from_dict(
+                        record, id=record["id"], version=str(record["version"]), time=float(record["time"]),
+                        reward=float(reward["reward"]), model=_text(record.get("model")),
+                        client=_text(reward.get("client")),
+                    )  # fmt: skip
+                )
+                del rewards[record["id"]]
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                joined.damage.add(segment, number, f"the decision can't be used: {error}")
+        joined.orphans += len(rewards)
+        if last is not None and len(joined.rounds) >= last:
+            break
     joined.rounds.sort(key=lambda r: r.time)
     if not joined.decisions:
         raise ValueError(f"{os.fspath(folder)} holds no decision; name the --log folder of arr-coc serve")
     if last is not None:
         del joined.rounds[:-last]
+    joined.models.update(r.model for r in joined.rounds)
     return joined
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)[:200]

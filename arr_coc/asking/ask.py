@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,14 +11,19 @@ from PIL import Image
 
 from ..config import nearest
 from ..scene.patches import by_view
+from ..wrapping.question import check_question
+from .images import load_image
 
 if TYPE_CHECKING:
-    from ..scene.contract import Allocation, Plan, Scene
+    from ..scene.contract import Plan, Scene
+    from ..wrapping.record import Allocation
     from ..wrapping.wrapper import ArrCoc
 
 
-def prepare(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> Any:
+def prepare(processor: Any, images: Sequence[Any], questions: Sequence[str]) -> Any:
     """Inputs for ``generate``, one image and one question per row, left-padded.
+
+    Images may have any form that :func:`arr_coc.asking.images.load_image` reads.
 
     Goes through the processor's chat template, as every current VLM expects; a processor without one gets its image
     token in front of the question.
@@ -26,13 +31,13 @@ def prepare(processor: Any, images: Sequence[Image.Image], questions: Sequence[s
     Raises
     ------
     ValueError
-        If the counts differ, a question is empty, or there is nothing to ask.
+        If the counts differ, a question is empty or spells a control token, or there is nothing to ask.
     """
     if len(images) != len(questions) or not questions:
         raise ValueError(f"{len(images)} images for {len(questions)} questions; give one image for each question")
     for question in questions:
-        if not isinstance(question, str) or not question.strip():
-            raise ValueError(f"the question {question!r} is empty; write one, such as 'what color is the sign ?'")
+        check_question(processor, question)
+    images = [load_image(image) for image in images]
     if getattr(processor, "chat_template", None):
         messages = [
             [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
@@ -65,7 +70,7 @@ def answers(processor: Any, prompt_ids: torch.Tensor, sequences: torch.Tensor) -
     return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
 
 
-@dataclass
+@dataclass(repr=False)
 class Asked:
     """One question about one image, answered: what is printed, drawn and explained afterwards.
 
@@ -83,6 +88,10 @@ class Asked:
         The planner's plan and what it saw.
     inputs
         What the processor made of image and question.
+    levels
+        The budgets that could be chosen.
+    views
+        Per patch what the model saw of the image, ``[3, H, W]`` RGB in [0, 1], where it was given several views of it.
     """
 
     image: Image.Image
@@ -92,6 +101,19 @@ class Asked:
     plan: Plan
     scene: Scene
     inputs: Any
+    levels: tuple[int, ...] = ()
+    views: list[torch.Tensor] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"<Asked: {self.answer!r}, {self.allocation.summary()}>"
+
+    def plot(self) -> Image.Image:
+        """The image with its budgets and the answer; of a model that is given several views, those as it sees them."""
+        from ..drawing import draw_allocation, draw_views
+
+        if self.several_views:
+            return draw_views(self.views, self.allocation, self.answer, self.levels)
+        return draw_allocation(self.image, self.allocation, self.grid, self.answer, levels=self.levels)
 
     @property
     def several_views(self) -> bool:
@@ -105,25 +127,28 @@ def seen_pixels(arr: ArrCoc, asked: Asked) -> list[torch.Tensor]:
     return arr.family.pixels(arr.model, asked.inputs, asked.allocation.patches, scale) or []
 
 
-def ask(arr: ArrCoc, image: Image.Image, question: str, max_new_tokens: int | None = None) -> Asked:
+def ask(arr: ArrCoc, image: Any, question: str, max_new_tokens: int | None = None) -> Asked:
     """Ask a wrapped model one question about one image.
 
     Parameters
     ----------
     arr
         The wrapped model.
-    image, question
-        What to ask about, and what.
+    image
+        In any form that :func:`arr_coc.asking.images.load_image` reads: a path, a PIL image, an array, ...
+    question
+        What to ask about it.
     max_new_tokens
         Longest answer; the model's own default otherwise.
 
     Raises
     ------
     ValueError
-        If the question is empty.
+        If the question is empty or spells a control token, or the image can't be used.
     """
     from ..attending.planners import Recorder
 
+    image = load_image(image)
     inputs = prepare(arr.processor, [image], [question]).to(arr.model.device)
     length = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     recorder = Recorder(arr.planner, scenes=True)
@@ -134,4 +159,9 @@ def ask(arr: ArrCoc, image: Image.Image, question: str, max_new_tokens: int | No
         arr.planner = recorder.planner
     (answer,), (allocation,) = answers(arr.processor, inputs["input_ids"], sequences), arr.last
     grid = arr.processor.patch_grid(image) if hasattr(arr.processor, "patch_grid") else None
-    return Asked(image, answer, allocation, grid, recorder.plans[0], recorder.scenes[0], inputs)
+    asked = Asked(
+        image, answer, allocation, grid, recorder.plans[0], recorder.scenes[0], inputs, arr.config.budgets
+    )
+    if asked.several_views:
+        asked.views = seen_pixels(arr, asked)
+    return asked

@@ -86,7 +86,7 @@ class ArrCocModel(lmms):  # type: ignore[misc, unused-ignore]
                     f"Question {doc_id} of task {task!r} shows {len(shown)} images or a video; arr_coc answers "
                     "questions about one image. Choose a task of that kind."
                 )
-            images.append(shown[0].convert("RGB"))
+            images.append(shown[0])
             texts.append(context.replace("<image>", " ").strip())
         options = dict(batch[0][1])
         if any(dict(other[1]) != options for other in batch):

@@ -43,6 +43,10 @@ def load_vlm(name: str = REFERENCE, *, device: str | None = None, dtype: str = "
     ModelError
         If there is no such model, if it is no vision-language model, or if its family is not supported.
     """
+    here: dict[str, Any] = {"trust_remote_code": False}  # else transformers would ask on stdin
+    if name != REFERENCE:
+        name = resolve(name)
+        here["local_files_only"] = not (Path(name).is_dir() or _hub_answers(name))
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -57,20 +61,19 @@ def load_vlm(name: str = REFERENCE, *, device: str | None = None, dtype: str = "
 
         model, processor = reference.load()
     else:
-        model, processor = _load_named(name, dtype)
+        model, processor = _load_named(name, dtype, here)
     return model.to(target).eval(), processor
 
 
-def _load_named(name: str, dtype: str) -> tuple[Any, Any]:
+def _load_named(name: str, dtype: str, here: Mapping[str, Any]) -> tuple[Any, Any]:
     """Load a folder or hub name; everything that can be known from its configuration is checked before the weights."""
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
     from ..config import nearest
     from ..families import known_families
 
-    name = _resolve(name)
     try:
-        model_type = AutoConfig.from_pretrained(name).model_type
+        model_type = AutoConfig.from_pretrained(name, **here).model_type
     except Exception as error:  # whatever a foreign config.json provokes
         raise _unloadable(name, error) from error
     if model_type not in known_families():
@@ -79,8 +82,8 @@ def _load_named(name: str, dtype: str) -> tuple[Any, Any]:
             f"{nearest(model_type, known_families())} Another family joins by arr_coc.families.register_family."
         )
     try:
-        processor = (_own_processor(name) or AutoProcessor).from_pretrained(name)
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
+        processor = (_own_processor(name) or AutoProcessor).from_pretrained(name, **here)
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **here)
     except Exception as error:  # missing, truncated or foreign files surface as many types
         raise _unloadable(name, error) from error
     if not hasattr(processor, "image_processor"):
@@ -101,8 +104,23 @@ def _own_processor(name: str) -> Any:
     return None
 
 
-def _resolve(name: str) -> str:
-    """The folder or hub name to load; what is meant as a path and is no model folder is refused."""
+def _hub_answers(name: str) -> bool:
+    from ..wrapping.hub import hub_answers
+
+    try:
+        return hub_answers(name)
+    except ValueError as error:
+        raise ModelError(f"the model {error}") from error
+
+
+def resolve(name: str) -> str:
+    """The folder or hub name to load; what is meant as a path and is no model folder is refused, before any import.
+
+    Raises
+    ------
+    ModelError
+        For an empty name, a file, a folder without a model, or a path where nothing is.
+    """
     if not name.strip():
         raise ModelError(f"the model name is empty; use {REFERENCE!r}, a local folder or a hub name like org/model")
     folder = Path(name).expanduser()
@@ -118,14 +136,32 @@ def _resolve(name: str) -> str:
 
 
 def _unloadable(name: str, error: Exception) -> ModelError:
-    """The first line of a loading error, with the remedy for the commonest cause."""
+    """The first line of a loading error."""
     text = str(error).strip() or type(error).__name__
-    if "couldn't connect" in text or "offline" in text.lower():
-        return ModelError(
-            f"{name} is no local folder, and the model hub can't be reached or HF_HUB_OFFLINE=1 is set; "
-            "give a folder, or download it first: hf download ORG/MODEL"
-        )
     return ModelError(f"the model {name} can't be loaded: {text.splitlines()[0]}")
+
+
+def model_identity(model: Any) -> str:
+    """What a log calls a model: its name, and a digest of its weights that two checkpoints hardly share.
+
+    The digest is of every parameter's name and shape, and of 64 of its values as bfloat16, so that the type in which
+    it was loaded makes no difference; it takes milliseconds, whatever the size. A model whose weights are packed
+    (quantised) is another one.
+    """
+    import hashlib
+
+    import torch
+
+    seal = hashlib.blake2b(digest_size=6)
+    for name, weight in model.named_parameters():
+        seal.update(f"{name} {tuple(weight.shape)};".encode())
+        if weight.device.type != "meta":
+            flat = weight.detach().reshape(-1)
+            some = flat[:: max(1, flat.numel() // 64)][:64].float().cpu().to(torch.bfloat16)
+            seal.update(some.view(torch.int16).numpy().tobytes())
+    name = getattr(model.config, "_name_or_path", "") or model.config.model_type
+    base = Path(name).name if Path(name).is_absolute() else name  # a folder of this machine says nothing elsewhere
+    return f"{base}@{seal.hexdigest()}"
 
 
 def wrap_with(model: Any, processor: Any, given: Mapping[str, Any]) -> ArrCoc:
@@ -137,7 +173,8 @@ def wrap_with(model: Any, processor: Any, given: Mapping[str, Any]) -> ArrCoc:
         As :func:`load_vlm` returns them.
     given
         Fields of :class:`arr_coc.ArrCocConfig`. Beside a saved policy, those of :data:`FREE` replace what was saved
-        with it; the others are part of what was learned.
+        with it; the others are part of what was learned. ``allow`` is as of
+        :func:`arr_coc.wrapping.saving.load_planner`.
 
     Raises
     ------
@@ -148,12 +185,12 @@ def wrap_with(model: Any, processor: Any, given: Mapping[str, Any]) -> ArrCoc:
     from ..wrapping.wrapper import ArrCoc, wrap
 
     if not is_saved_policy(given.get("policy")):
-        return wrap(model, processor, ArrCocConfig.from_dict(given))
-    changes = {key: value for key, value in given.items() if key != "policy"}
+        return wrap(model, processor, ArrCocConfig.from_dict({k: v for k, v in given.items() if k != "allow"}))
+    changes = {key: value for key, value in given.items() if key not in ("policy", "allow")}
     fixed = sorted(changes.keys() - FREE)
     if fixed:
         raise ValueError(f"{fixed[0]} is fixed by the saved policy; leave it out, or name a policy that is not saved")
-    arr = ArrCoc.from_pretrained(given["policy"], model, processor)
+    arr = ArrCoc.from_pretrained(given["policy"], model, processor, allow=given.get("allow", ()))
     if not changes:
         return arr
     arr.detach()
@@ -161,6 +198,57 @@ def wrap_with(model: Any, processor: Any, given: Mapping[str, Any]) -> ArrCoc:
     planner.config = dataclasses.replace(arr.config, **changes)
     planner.price = changes.get("price", planner.price)
     return wrap(model, processor, planner.config, planner)
+
+
+def check_model(name: str) -> None:
+    """Refuse a model that isn't there, without torch; see `load_vlm`.
+
+    Raises
+    ------
+    ModelError
+        If it is no folder with a model, nor a repository that can be had.
+    """
+    if name != REFERENCE and not Path(resolve(name)).is_dir():
+        _hub_answers(name)
+
+
+def check_wrapping(given: Mapping[str, Any]) -> None:
+    """Refuse configuration values that can't be right, without torch and before a model is loaded; see `wrap_with`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `ArrCocConfig` does.
+    """
+    from ..config import ArrCocConfig
+
+    saved = is_saved_policy(given.get("policy"))
+    ArrCocConfig.from_dict({key: value for key, value in given.items() if not (saved and key == "policy")})
+
+
+def check_policy(name: str) -> None:
+    """Refuse a saved policy that isn't there, before a model is loaded; a registered policy's name passes.
+
+    Raises
+    ------
+    ValueError
+        If it is no folder that holds one, nor a repository on the hub.
+    """
+    if not is_saved_policy(name):
+        return
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            inner = [place for place in ("policy", "current") if (folder / place).is_dir()]
+            hint = f"did you mean {folder / inner[0]}?" if inner else "name one that arr-coc learn wrote (RUN/policy)"
+            raise ValueError(f"{name} holds no saved policy (no config.json); {hint}")
+        return
+    from ..wrapping.hub import hub_answers
+
+    try:
+        hub_answers(name)
+    except ValueError as error:
+        raise ValueError(f"there is no saved policy {name!r}: {error}") from error
 
 
 def is_saved_policy(policy: str | None) -> bool:

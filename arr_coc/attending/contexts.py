@@ -3,13 +3,14 @@
 The vectors (``Contexts.slots`` names every entry) are bounded by construction, so they need no running statistics.
 Value means gain over the floor. A patch can only gain if the question is about it and the glance has not already
 answered it, so the first slots are multiples of ``relevance_doubt``: the relevance ``r`` of the patch relative to the
-most relevant one (its participatory score) times the model's doubt ``u`` about the answer its glance gives. With
+most relevant one (see `Relevance`) times the model's doubt ``u`` about the answer its glance gives. With
 ``loss_b`` the detail that budget ``b`` destroys *where the question looks* and ``q`` a random projection of the
 question, they are ``r u`` times
 
-    loss_b, 1, u, q, each other score
+    loss_b, 1, u, q, each score that is blind to the question
 
-The score heuristic "worth of a budget = relevance times doubt times the detail it restores" is linear in them; it is
+and, where several scorers read the question, the relative score of each, so that a learner may trust one more. The
+score heuristic "worth of a budget = relevance times doubt times the detail it restores" is linear in them; it is
 the prior mean of the learners and, frozen, the baseline they must beat.
 
 Where relevance or doubt is wrong, no weight on such a product can say so. The ``free`` slots, whose prior mean is
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +38,8 @@ from torch import Tensor
 from ..balancing import flatness
 from ..knowing import Scorer
 from ..knowing.detail import scene_detail_loss
-from ..knowing.participatory import Participatory, word_map
+from ..knowing.participatory import word_map
+from ..knowing.relevance import Relevance
 
 if TYPE_CHECKING:
     from ..scene.contract import Scene
@@ -97,20 +99,20 @@ class Contexts:
         detail: bool = True,
         slots: str = "free",
     ):
-        if not scorers:
-            raise ValueError("a policy that looks at the image needs at least one scorer; name one in scorers=")
         self.scorers, self.confidence, self.seed, self.measured = list(scorers), confidence, seed, detail
         self.typical = torch.tensor([TYPICAL_LOSS * (1 - math.sqrt(b / budgets[-1])) for b in budgets[:-1]])
         self.budgets, self.reduced, self.kind = tuple(budgets), [f"loss_{b}" for b in budgets[:-1]], slots
         questions = [f"q{i}" for i in range(QUESTION_WIDTH)]
-        self.aligned = next((s for s in scorers if isinstance(s, Participatory)), None)
-        others = [s.name for s in scorers if s is not self.aligned]
-        factors = ["doubt", *self.reduced, *questions, *others]
+        self.relevance = Relevance(scorers)
+        single = len(self.relevance.readers) == 1
+        self.factors = [s.name for s in scorers if not (single and s.reads_question)]
+        factors = ["doubt", *self.reduced, *questions, *self.factors]
         self.slots = ["relevance_doubt", *(f"relevance_doubt {name}" for name in factors)]
         self.covariates = ["doubt", "other_mass", "doubt doubt", "other_mass other_mass", *questions]
         self.covariates += [f"doubt {q}" for q in questions]
         self.free = len(self.slots)
-        self._shares = ["relevance", "words", f"relevance {self.reduced[0]}", "irrelevance", *others, self.reduced[0]]
+        lost = self.reduced[0]
+        self._shares = ["relevance", "words", f"relevance {lost}", "irrelevance", *self.factors, lost]
         if slots == "free":
             self.slots += [f"share {name}" for name in [*self._shares, "even"]]
             self.slots += [*self.reduced, f"{self.reduced[0]} everywhere"]
@@ -166,20 +168,20 @@ class Contexts:
         # The full-depth pass goes first: attention is then read off the same pass.
         u, e = self.doubt(scene)
         scores = {scorer.name: scorer(scene).cpu() for scorer in self.scorers}
-        others = {name: s for name, s in scores.items() if self.aligned is None or name != self.aligned.name}
-        first = torch.stack(list(others.values())).mean(0) if self.aligned is None else scores[self.aligned.name]
-        relevance = first / first.max().clamp_min(1e-6)
+        relevance = _relative(self.relevance.join(scores))
+        readers = {reader.name for reader in self.relevance.readers}
+        others = [_relative(scores[name]) if name in readers else scores[name] for name in self.factors]
         worth = u * relevance if self.kind == "gated" else torch.full_like(relevance, u)
-        looked, everywhere = self.losses(scene, worth)
+        looked, everywhere = self.losses(scene, worth, scores)
         question = self.question_code(scene.question_embeddings).cpu()
         asked = torch.cat([question.new_tensor([1.0, u]), question]).expand(len(relevance), -1)
-        known = torch.cat([asked[:, :2], looked, asked[:, 2:], *(s[:, None] for s in others.values())], 1)
+        known = torch.cat([asked[:, :2], looked, asked[:, 2:], *(score[:, None] for score in others)], 1)
         contexts = u * relevance[:, None] * known
         covariates = torch.cat([question.new_tensor([u, e, u * u, e * e]), question, u * question])
         if self.kind == "gated":
             return contexts, covariates, scores
         readings = [
-            relevance, self.words(scene), relevance * looked[:, 0], 1 - relevance, *others.values(), everywhere[:, 0],
+            relevance, self.words(scene), relevance * looked[:, 0], 1 - relevance, *others, everywhere[:, 0],
             torch.ones_like(relevance),
         ]  # fmt: skip
         shares = torch.stack([_shares(reading) for reading in readings], 1)
@@ -215,15 +217,19 @@ class Contexts:
         sizes = [len(tokens) for tokens in scene.glance]
         return torch.stack([part.topk(min(4, len(part))).values.sum() for part in cells.split(sizes)])
 
-    def detail(self, scene: Scene, worth: Tensor | None = None) -> Tensor:
+    def detail(
+        self, scene: Scene, worth: Tensor | None = None, scores: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
         """``[N, K-1]`` share of detail each reduced budget destroys, weighted by where the question looks.
 
         It is measured where ``worth [N]`` is at least `WORTHLESS` (everywhere by default), and else what is typical;
-        without pixels it is typical everywhere.
+        without pixels it is typical everywhere. ``scores`` are those of the scene, if they are known.
         """
-        return self.losses(scene, worth)[0]
+        return self.losses(scene, worth, scores)[0]
 
-    def losses(self, scene: Scene, worth: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, scene: Scene, worth: Tensor | None = None, scores: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Twice ``[N, K-1]``: as `detail`, and over all of the patch alike."""
         looked = self.typical.repeat(len(scene.patches), 1)
         everywhere = looked.clone()
@@ -239,11 +245,15 @@ class Contexts:
         )
         loss = scene_detail_loss(part)
         found = loss.per_patch
-        if self.aligned is not None:
-            cells = self.aligned.cell_map(scene)
+        if self.relevance.readers:
+            cells = self.relevance.cell_map(scene, scores)
             found = loss.attended([cells[i] / cells[i].sum().clamp_min(1e-9) for i in rows])
         looked[rows], everywhere[rows] = found[:, :-1].cpu(), loss.per_patch[:, :-1].cpu()
         return looked, everywhere
+
+
+def _relative(score: Tensor) -> Tensor:
+    return score / score.max().clamp_min(1e-6)
 
 
 def _shares(scores: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from allocator.policies.caution import Cautious
 from allocator.registry import policy_class
 
 from ..balancing import Balance, Balancer, balance_config
-from ..config import ArrCocConfig, nearest, resolve_limit
+from ..config import POLICIES, ArrCocConfig, resolve_limit
 from ..knowing import make_scorer
 from ..scene.contract import Plan, Planner
 from .contexts import PRIOR_PRECISION, Contexts
@@ -35,6 +35,7 @@ class BlindPlanner:
         self.config, self.policy = config, policy
 
     def plan(self, scene: Scene) -> Plan:
+        """The policy's budgets under the limit; the scene is not looked at."""
         began = time.perf_counter()
         limit = resolve_limit(self.config.limit, scene.costs) if self.config.limit is not None else None
         decision = self.policy.select(costs=scene.costs, limit=limit)
@@ -58,10 +59,11 @@ class PolicyPlanner:
 
     def __init__(self, config: ArrCocConfig, contexts: Contexts, policy: Policy):
         self.config, self.contexts, self.policy = config, contexts, policy
-        self.balancer = Balancer(balance_config(config.tensions))
+        self.balancer = Balancer(balance_config(config.tensions), contexts.relevance.join)
         self.price, self.explore = config.price, False
 
     def plan(self, scene: Scene) -> Plan:
+        """Score the patches, set the terms, let the policy choose."""
         began = time.perf_counter()
         contexts, covariates, scores = self.contexts(scene)
         known = time.perf_counter()
@@ -106,6 +108,7 @@ class Recorder:
         self.scenes: list[Scene] = []
 
     def plan(self, scene: Scene) -> Plan:
+        """The planner's plan, kept on the way."""
         plan = self.planner.plan(scene)
         self.plans.append(plan)
         if self._keep:
@@ -123,22 +126,10 @@ def make_planner(config: ArrCocConfig, model: Any = None, processor: Any = None)
     Raises
     ------
     ValueError
-        If the policy or a scorer is unknown, "uniform" has no budget, or the method needs feedback per patch.
+        If a scorer or one of its options is unknown.
     """
-    names = wrappable_policies()
-    if config.policy in policy_names() and policy_class(config.policy).feedback == "semi":
-        raise ValueError(
-            f"policy={config.policy!r} learns from one reward per patch, but an answer gives one for all patches; "
-            f"use one that learns from the whole. {nearest('thompson', names)}"
-        )
-    if config.policy not in names:
-        raise ValueError(
-            f"policy={config.policy!r} can't plan; a given allocation goes to generate(allocation=...). "
-            + nearest(config.policy, names)
-        )
     if config.policy == "uniform":
-        if config.budget is None:
-            raise ValueError(f"policy='uniform' needs budget=, one of {config.budgets}")
+        assert config.budget is not None  # the configuration saw to that
         arm = config.budgets.index(config.budget)
         return BlindPlanner(config, make_policy("uniform", arm=arm, arms=len(config.budgets)))
     if config.policy == "random":
@@ -173,6 +164,5 @@ def build_policy(config: ArrCocConfig, contexts: Contexts, prior: bool = True) -
 
 
 def wrappable_policies() -> list[str]:
-    """Names of the policies that can be wrapped: those that look at nothing, the heuristic, and full-bandit ones."""
-    plain = ("uniform", "random", "heuristic")
-    return [name for name in policy_names() if name in plain or policy_class(name).feedback == "full"]
+    """Names of the policies that can be wrapped: the shipped ones, and registered ones that learn from the whole."""
+    return [name for name in policy_names() if name in POLICIES or policy_class(name).feedback == "full"]

@@ -48,6 +48,9 @@ def serve(
     log_questions: Annotated[
         bool, typer.Option("--log-questions", help="Log the questions too; images never.")
     ] = False,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="A model that the policy's scorers may load; again for each.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Answer over HTTP: POST /answer, POST /reward, /healthz, /readyz, /metrics, /openapi.json.
@@ -86,7 +89,8 @@ def serve(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     vlm, processor = load_vlm(model, device=device)
-    engine = Engine(vlm, processor, policy or reference.policy_path(), config.exploration, config.max_new_tokens)
+    source = policy or reference.policy_path()
+    engine = Engine(vlm, processor, source, config.exploration, config.max_new_tokens, allow or ())
     uvicorn.run(
         make_app(engine, config, log), host=host, port=port, access_log=False, log_config=None, server_header=False,
         timeout_keep_alive=15, timeout_graceful_shutdown=30, h11_max_incomplete_event_size=32768,
@@ -107,14 +111,22 @@ def retrain(
         bool, typer.Option("--additive", help="Trust that rewards add up over patches: narrower intervals.")
     ] = False,
     fewest: Annotated[int, typer.Option(help="Rounds that must judge.")] = 200,
-    last: Annotated[int | None, typer.Option(help="Only the most recent rounds of the log.")] = None,
+    last: Annotated[int, typer.Option(min=2, help="Only the most recent rounds of the log.")] = 200_000,
+    reference_margin: Annotated[
+        float, typer.Option(help="The same against the first version and against full detail.")
+    ] = 0.05,
+    client_share: Annotated[float, typer.Option(help="Largest share of the rounds that one client may give.")] = 0.1,
+    for_model: Annotated[
+        str | None, typer.Option(help="Only rounds that this model answered, as the log names it.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     debug: Debug = False,
 ) -> None:
     """Learn a new policy from the decision log, judge it against the incumbent off-policy, promote it or keep that.
 
-    It is promoted only if the lower bound of its net reward minus the incumbent's is not below -MARGIN. A report
-    (Markdown and JSON) is written to STORE/reports either way; a server that follows the store switches by itself.
+    It is promoted only if the lower bound of its net reward minus the incumbent's is not below -MARGIN, and that
+    against the first version and full detail not below -REFERENCE-MARGIN. A report (Markdown and JSON) is written to
+    STORE/reports either way; a server that follows the store switches by itself.
 
     Examples:
 
@@ -128,7 +140,8 @@ def retrain(
     from ..serving.store import Store
 
     config = RetrainConfig(
-        margin=margin, confidence=confidence, additive=additive, fewest=fewest, last=last, seed=seed
+        margin=margin, confidence=confidence, additive=additive, fewest=fewest, last=last, seed=seed,
+        reference_margin=reference_margin, client_share=client_share, model=for_model,
     )
     if incumbent is None:
         versions = Store(store)

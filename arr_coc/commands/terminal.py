@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from ..scene.contract import Allocation
     from ..scene.patches import Patch
+    from ..wrapping.record import Allocation
 
 EXPECTED = (ValueError, TypeError, OSError, ImportError, NotImplementedError, FloatingPointError)
 """What our own checks raise, and what foreign files and models provoke. Anything else is a defect: a traceback."""
@@ -69,6 +71,50 @@ def parse_limit(text: str) -> int | float | None:
         raise ValueError(
             f"--limit {text!r} must be a number, 600 for tokens or 0.4 for a share of full detail, or none"
         ) from error
+
+
+def parse_settings(values: Sequence[str] | None) -> dict[str, Any]:
+    """``--set``: fields of the configuration from ``wrap.KEY=VALUE`` (or ``KEY=VALUE``), the value read as YAML.
+
+    Raises
+    ------
+    ValueError
+        For another form, an unknown field (naming the nearest one) or a value that is no YAML.
+    """
+    import dataclasses
+
+    import yaml
+
+    from ..config import ArrCocConfig, nearest
+
+    known = [field.name for field in dataclasses.fields(ArrCocConfig)]
+    settings = {}
+    for value in values or ():
+        name, equals, text = value.partition("=")
+        key = name.removeprefix("wrap.")
+        if not equals:
+            raise ValueError(f"--set {value!r} must read wrap.KEY=VALUE, for example wrap.limit=0.5")
+        if key not in known:
+            raise ValueError(f"--set {value!r}: there is no field {key!r}. {nearest(key, known)}")
+        try:
+            settings[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {value!r}: {text!r} is no YAML value; quote it") from error
+    return settings
+
+
+@contextlib.contextmanager
+def quick_imports() -> Iterator[None]:
+    """Import without the garbage collector, which finds nothing in thousands of new modules and takes a fifth of the
+    time; what was imported is then left out of later collections."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+        gc.freeze()
 
 
 def check_picture_path(path: Path) -> None:

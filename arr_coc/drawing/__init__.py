@@ -4,13 +4,12 @@ Plain Pillow and HTML, no plotting library and no web framework: the command lin
 the same functions.
 """
 
-
 from .boxes import Box, grid_boxes, patch_boxes
 from .heat import draw_heat
 from .overlay import draw_allocation, draw_budgets, draw_seen, seen_grids
 from .page import contact_sheet, stack, titled
 from .style import contrast, font, palette, shade
-from .views import draw_views, spread_views
+from .views import draw_plain, draw_views, spread_views
 
 __all__ = [
     "Box",
@@ -19,6 +18,7 @@ __all__ = [
     "draw_allocation",
     "draw_budgets",
     "draw_heat",
+    "draw_plain",
     "draw_seen",
     "draw_views",
     "font",

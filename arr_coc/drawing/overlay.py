@@ -13,7 +13,7 @@ from .page import stack, text_strip
 from .style import FAINT, INK, PAPER, Color, contrast, font, palette
 
 if TYPE_CHECKING:
-    from ..scene.contract import Allocation
+    from ..wrapping.record import Allocation
 
 
 def draw_allocation(

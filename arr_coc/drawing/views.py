@@ -18,7 +18,7 @@ from .page import stack
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..scene.contract import Allocation
+    from ..wrapping.record import Allocation
 
 
 def spread_views(pixels: Sequence[Tensor], patches: Sequence[Patch]) -> tuple[Image.Image, list[Box]]:
@@ -69,4 +69,32 @@ def draw_views(
     return draw_budgets(
         sheet, boxes, allocation.budgets, allocation.realised, levels=levels, full_tokens=allocation.full_tokens,
         question=allocation.question, answer=answer,
+    )  # fmt: skip
+
+
+def draw_plain(
+    allocation: Allocation, grid: tuple[int, int] | None = None, answer: str | None = None, cell: int = 8
+) -> Image.Image:
+    """The budgets without the picture: every view a blank page of ``cell`` pixels per visual token, one below another.
+
+    ``grid`` (rows, columns) places patches that are image entries of their own; see `draw_budgets`.
+    """
+    patches = allocation.patches
+    if grid is not None:
+        side = cell * max(max(patch.height, patch.width) for patch in patches)
+        sheet = Image.new("RGB", (side * grid[1], side * grid[0]), "white")
+        boxes = patch_boxes(sheet.size, patches, grid)
+    else:
+        top, placed = 0, {}
+        for members in by_view(patches).values():
+            mine = [patches[i] for i in members]
+            size = cell * max(p.right for p in mine), cell * max(p.bottom for p in mine)
+            for i, (left, upper, right, lower) in zip(members, patch_boxes(size, mine), strict=True):
+                placed[i] = (left, top + upper, right, top + lower)
+            top += size[1]
+        boxes = [placed[i] for i in range(len(patches))]
+        sheet = Image.new("RGB", (max(box[2] for box in boxes), top), "white")
+    return draw_budgets(
+        sheet, boxes, allocation.budgets, allocation.realised, full_tokens=allocation.full_tokens,
+        question=allocation.question or None, answer=answer,
     )  # fmt: skip

@@ -104,6 +104,9 @@ class Family(ABC):
     compact_only
         Whether the language model can't take positions with gaps: its ``generate`` drops those that are passed, or it
         counts key slots by position.
+    causal
+        Whether no token of a prompt sees a later one. Where some do, an unchanged prompt is not read again, but a
+        changed one is read from its start.
     """
 
     can_rescale: bool = False
@@ -113,6 +116,7 @@ class Family(ABC):
     first_position: int = 0
     passed_on: tuple[str, ...] = ()
     compact_only: bool = False
+    causal: bool = True
 
     # ---------------------------------------------------------------- what a layout kind must say
 

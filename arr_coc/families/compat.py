@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -44,6 +45,67 @@ def given_cache(inputs: Mapping[str, Any]) -> Any:
 def output_cache(output: Any) -> Any:
     """The key-value cache in what a model returned, or ``None``."""
     return getattr(output, cache_name(), None)
+
+
+def plain_cache(cache: Any, static: bool = False) -> bool:
+    """Whether all that a cache knows is the keys and values of its tokens, on the model's device.
+
+    Layers that keep more (a state, an index, quantised copies) are not plain. ``static`` allows fixed sizes too.
+    """
+    from transformers import cache_utils
+
+    kinds = [cache_utils.DynamicLayer, cache_utils.DynamicSlidingWindowLayer]
+    if static:
+        kinds += [cache_utils.StaticLayer, cache_utils.StaticSlidingWindowLayer]
+    return (
+        isinstance(cache, cache_utils.Cache)
+        and not getattr(cache, "offloading", False)
+        and all(type(layer) in kinds for layer in cache.layers)
+    )
+
+
+def own_cache(cache: Any) -> bool:
+    """Whether ``generate`` made this cache itself, so that nobody misses it if another is used instead."""
+    from transformers import DynamicCache
+
+    return type(cache) is DynamicCache and not getattr(cache, "_is_user_defined", False) and not cache.offloading
+
+
+def whole_cache(cache: Any, length: int) -> bool:
+    """Whether a plain cache still holds all of ``length`` tokens; sliding windows let go of the first ones."""
+    return all(layer.keys.shape[-2] == length for layer in cache.layers if layer.is_initialized)
+
+
+def cropped_cache(model: Any, cache: Any, length: int) -> Any:
+    """A copy of a plain, whole cache of one prompt, with its first ``length`` tokens."""
+    from transformers import DynamicCache
+
+    copy = DynamicCache(config=model.config.get_text_config(decoder=True))
+    for index, layer in enumerate(cache.layers):
+        if layer.is_initialized:
+            copy.update(layer.keys[..., :length, :], layer.values[..., :length, :], index)
+    return copy
+
+
+def fill_cache(target: Any, caches: Sequence[Any], lengths: Sequence[int], length: int, copies: int) -> bool:
+    """Fill an empty plain cache with what the caches of single prompts hold, padded on the left to ``length`` tokens.
+
+    Returns
+    -------
+    bool
+        False, and nothing is done, if one of them is not plain.
+    """
+    if not all(map(plain_cache, caches)):
+        return False
+    for index, layers in enumerate(zip(*(each.layers for each in caches), strict=True)):
+        if not layers[0].is_initialized:
+            continue
+        pads = [(0, 0, length - layer.keys.shape[-2], 0) for layer in layers]
+        # What a sliding window let go of is let go of again: it does not matter what stands there.
+        keys = torch.cat([F.pad(layer.keys, pad) for layer, pad in zip(layers, pads, strict=True)])
+        values = torch.cat([F.pad(layer.values, pad) for layer, pad in zip(layers, pads, strict=True)])
+        target.update(keys.repeat_interleave(copies, 0), values.repeat_interleave(copies, 0), index)
+    return True
 
 
 def require_transformers() -> None:

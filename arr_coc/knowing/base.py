@@ -39,10 +39,14 @@ class Scorer(ABC):
         What the score is called in logs and context vectors.
     needs
         What the scene must hold: a subset of {"pixels", "glance"}.
+    reads_question
+        Whether the scores say where *this question* looks. Such a scorer has the role of relevance: the value of
+        detail is a multiple of it (see `arr_coc.knowing.relevance`). The others describe patches whatever is asked.
     """
 
     name: str = "scorer"
     needs: frozenset[str] = frozenset()
+    reads_question: bool = False
 
     @abstractmethod
     def score(self, scene: Scene) -> Tensor:
@@ -76,6 +80,17 @@ class Scorer(ABC):
                 "Calibrate them per image, for instance with x / (x + constant)."
             )
         return scores.clamp(0.0, 1.0)
+
+    def cell_map(self, scene: Scene) -> list[Tensor]:
+        """Where inside of its patches a score comes from: per patch ``[g_i]`` numbers >= 0 in the raster order of its
+        glance grid. By default each patch's score is spread evenly over its cells."""
+        return spread(self(scene), scene)
+
+
+def spread(scores: Tensor, scene: Scene) -> list[Tensor]:
+    """Scores ``[N]`` spread evenly over the glance cells of each patch: N tensors ``[g_i]``."""
+    sizes = [rows * columns for rows, columns in scene.glance_grids]
+    return [score.expand(size) / size for score, size in zip(scores, sizes, strict=True)]
 
 
 def register_scorer(name: str, factory: Factory) -> None:

@@ -48,7 +48,7 @@ class DetailLoss:
         Parameters
         ----------
         weights
-            Per patch ``[g_i]`` weights of its glance cells, as from ``Participatory.cell_map``.
+            Per patch ``[g_i]`` weights of its glance cells, as from `Scorer.cell_map`.
         amount
             Weigh absolute amounts instead of shares.
 

@@ -17,7 +17,9 @@ def _load(name: str) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoProcessor
 
     try:
-        return AutoModel.from_pretrained(name).eval(), AutoProcessor.from_pretrained(name)
+        # Said, because transformers else asks on the terminal whether a folder's code may run.
+        model = AutoModel.from_pretrained(name, trust_remote_code=False).eval()
+        return model, AutoProcessor.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise RuntimeError(
             f"The image-text model {name!r} could not be loaded ({type(error).__name__}: {error}). Give a local "

@@ -109,6 +109,7 @@ class Participatory(Scorer):
     """
 
     name = "participatory"
+    reads_question = True
 
     def __init__(
         self,

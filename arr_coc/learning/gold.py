@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .rewards import normalize_answer
+from .rewards import GOLD, normalize_answer
 
 if TYPE_CHECKING:
     from ..wrapping.wrapper import ArrCoc
-
-GOLD = "gold_probability"
 
 
 def gold_answer(sample: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from allocator import PriceTracker
+from allocator.locks import FolderLock
 from allocator.storage import replace_file
 
 from ..asking.ask import answers, prepare
@@ -39,6 +40,7 @@ def learn(
     episodes: int = 2000,
     *,
     batch_size: int = 8,
+    max_new_tokens: int | None = None,
     target: float | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -57,9 +59,9 @@ def learn(
     arr
         The wrapped model; its planner must be a learning policy such as "thompson".
     dataset
-        Mappings with ``image`` (PIL), ``question`` and what the reward reads (``answers`` for VQA accuracy). A
-        sequence or a Hugging Face dataset is repeated if it is shorter than ``episodes``; another iterable must be
-        long enough.
+        Mappings with ``image`` (PIL), ``question`` and what the reward reads (``answers`` for VQA accuracy), or a
+        `Task`. What can be read again (a list, a Hugging Face dataset, a task) is repeated if it is shorter than
+        ``episodes``; a generator must be long enough.
     reward
         Name of a reward of ``arr_coc.learning.rewards``, or a function of (answer, sample) to a finite number; or
         "gold_probability", see `arr_coc.learning.gold`.
@@ -67,6 +69,8 @@ def learn(
         Questions to learn from, in all: a resumed run counts those before the break.
     batch_size
         Questions answered together.
+    max_new_tokens
+        Length of an answer; the model's own by default.
     target
         Mean share of full detail to hold, in (0, 1]: the price then follows the spending (dual ascent). None keeps
         the price.
@@ -92,8 +96,9 @@ def learn(
     Raises
     ------
     TypeError, ValueError
-        For a planner that can't learn, malformed samples, an unknown reward, a reward that is not finite (the
-        posterior is left as it was), too short an iterable, or a checkpoint of another run.
+        For a planner that can't learn, a folder in which another process learns, malformed samples, an unknown
+        reward, a reward that is not finite (the posterior is left as it was), too short an iterable, or a checkpoint
+        of another run.
     """
     planner = arr.planner
     if not isinstance(planner, PolicyPlanner) or planner.policy.feedback != "full":
@@ -112,8 +117,14 @@ def learn(
     if workers.size > 1:  # or all would draw the same
         planner.policy.generator = np.random.default_rng([arr.config.seed, workers.rank])
     store = None if out is None else _Store(Path(out), resume, workers)
-    log = [] if store is None else store.load(planner, tracker)
+    try:
+        log = [] if store is None else store.load(planner, tracker)
+    except BaseException:
+        if store is not None:
+            store.close()
+        raise
     samples = _samples(dataset, len(log), episodes)
+    length = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     recorder, explored = Recorder(planner), planner.explore
     arr.planner, planner.explore = recorder, True
     shown = progress and workers.first
@@ -124,7 +135,7 @@ def learn(
             if not batches[0]:
                 break
             first = len(log) + sum(map(len, batches[: workers.rank]))
-            records = _episode(arr, recorder, score, batches[workers.rank], first, planner.price)
+            records = _episode(arr, recorder, score, batches[workers.rank], first, planner.price, length)
             decisions = [plan.decision for plan in recorder.plans if plan.decision is not None]
             update_together(planner.policy, decisions, [record["reward"] for record in records], workers)
             lines = [{**r, "decision": d.to_dict()} for r, d in zip(records, decisions, strict=True)]
@@ -150,18 +161,26 @@ def learn(
     finally:
         bar.close()
         arr.planner, planner.explore = planner, explored
+        if store is not None:
+            store.close()
     return log
 
 
 def _episode(
-    arr: ArrCoc, recorder: Recorder, score: Reward | None, batch: list[Mapping[str, Any]], first: int, price: float
+    arr: ArrCoc,
+    recorder: Recorder,
+    score: Reward | None,
+    batch: list[Mapping[str, Any]],
+    first: int,
+    price: float,
+    length: Mapping[str, int],
 ) -> list[dict[str, Any]]:
     """Answer one batch with explored allocations and reward the answers, by their gold probability without score."""
     if not batch:  # the last round may not have one for every process
         return []
     inputs = prepare(arr.processor, [s["image"] for s in batch], [s["question"] for s in batch]).to(arr.model.device)
     with torch.no_grad():
-        sequences = arr.model.generate(**inputs, do_sample=False)
+        sequences = arr.model.generate(**inputs, do_sample=False, **length)
     allocations = arr.last
     predictions = answers(arr.processor, inputs["input_ids"], sequences)
     if score is None:
@@ -195,14 +214,14 @@ def _episode(
 
 
 def _samples(dataset: Iterable[Mapping[str, Any]], skip: int, episodes: int) -> Iterator[Mapping[str, Any]]:
-    """Samples ``skip`` to ``episodes``; what can be indexed is repeated, what can't must be long enough."""
+    """Samples ``skip`` to ``episodes``; what can be read again is repeated, what can't must be long enough."""
     if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
         items: Any = dataset
         if not len(items):
             raise ValueError("the dataset is empty; learning needs at least one question")
         source: Iterator[Mapping[str, Any]] = (items[i % len(items)] for i in range(skip, episodes))
     else:
-        source = itertools.islice(dataset, skip, episodes)
+        source = itertools.islice(_again_and_again(dataset), skip, episodes)
     count = skip
     for sample in source:
         for key in ("image", "question"):
@@ -219,6 +238,18 @@ def _samples(dataset: Iterable[Mapping[str, Any]], skip: int, episodes: int) -> 
         )
 
 
+def _again_and_again(dataset: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    while True:
+        samples, count = iter(dataset), 0
+        for sample in samples:
+            yield sample
+            count += 1
+        if samples is dataset:  # a generator
+            return
+        if not count:
+            raise ValueError("the dataset is empty; learning needs at least one question")
+
+
 class _Store:
     """The run folder. ``state.json`` is the commit point: it names the policy file and how much log it covers."""
 
@@ -226,7 +257,9 @@ class _Store:
         self.folder, self.log, self.state = folder, folder / "log.jsonl", folder / "state.json"
         self.workers = workers
         folder.mkdir(parents=True, exist_ok=True)
+        self.lock = FolderLock(folder) if workers.first else None
         if self.state.exists() and not resume:
+            self.close()
             raise ValueError(f"{folder} holds a run already; resume it, or choose another folder")
         if not self.state.exists() and workers.first:
             self.log.unlink(missing_ok=True)  # episodes before the first checkpoint are simply run again
@@ -262,6 +295,10 @@ class _Store:
         for record in records:
             record.pop("decision", None)
         return records
+
+    def close(self) -> None:
+        if self.lock is not None:
+            self.lock.close()
 
     def append(self, lines: Sequence[dict[str, Any]]) -> None:
         if not self.workers.first:

@@ -16,6 +16,9 @@ from typing import Any
 
 from ..config import nearest
 
+GOLD = "gold_probability"
+"""The reward of `arr_coc.learning.gold`, which is no function of an answer: it asks the model again."""
+
 Answers = Sequence[str] | Sequence[Mapping[str, Any]]
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
@@ -262,6 +265,18 @@ def make_reward(name: str) -> Reward:
     if name in _REWARDS:
         return _REWARDS[name]
     raise ValueError(f"unknown reward {name!r}. {nearest(name, _REWARDS)}")
+
+
+def check_reward(name: object) -> None:
+    """Refuse a reward that learning could not find by its name, before a model is loaded.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, with the nearest known one.
+    """
+    if isinstance(name, str) and name != GOLD:
+        make_reward(name)
 
 
 def _clean(text: str) -> str:

@@ -13,36 +13,49 @@ from typing import Any
 
 import yaml
 
+from allocator.locks import FolderLock
+
 from .settings import read_settings
 
 # Of the parameters of learn(), those that the command line sets itself.
 _NOT_SETTINGS = {"arr", "dataset", "out", "resume", "progress", "workers"}
 
 
-def learn_sections() -> dict[str, tuple[str, ...]]:
-    """Sections and keys of a learning run's settings; each section's defaults belong to whoever takes it."""
+def learn_sections() -> dict[str, tuple[str, ...] | None]:
+    """Sections and keys of a learning run's settings; each section's defaults belong to whoever takes it.
+
+    ``run`` is the evaluation's, so that files of models and tasks serve both: learning takes the length of an answer
+    from it.
+    """
     from ..asking.models import load_vlm
     from ..config import ArrCocConfig
-    from .data import load_questions
     from .loop import learn
+    from .task_config import TaskConfig
 
     return {
         "model": tuple(inspect.signature(load_vlm).parameters),
         "wrap": tuple(field.name for field in dataclasses.fields(ArrCocConfig)),
-        "data": tuple(name for name in inspect.signature(load_questions).parameters if name != "n"),
+        "task": tuple(field.name for field in dataclasses.fields(TaskConfig)),
         "learn": tuple(name for name in inspect.signature(learn).parameters if name not in _NOT_SETTINGS),
+        "run": None,
     }
 
 
 def learn_run(
-    config: str | os.PathLike[str], overrides: Iterable[str], folder: Path, *, resume: bool, progress: bool = True
+    config: str | os.PathLike[str] | None,
+    overrides: Iterable[str],
+    folder: Path,
+    *,
+    resume: bool,
+    progress: bool = True,
+    overlays: Iterable[str | os.PathLike[str]] = (),
 ) -> list[dict[str, Any]]:
     """Learn as a settings file says, in a run folder that says how it was made.
 
     Parameters
     ----------
     config
-        YAML file with the sections of :func:`learn_sections`.
+        YAML file with the sections of :func:`learn_sections`; without one, everything has its default.
     overrides
         ``"section.key=value"``.
     folder
@@ -51,6 +64,8 @@ def learn_run(
         Go on with the run in ``folder``; its settings must be the same, but ``learn.episodes`` may grow.
     progress
         Whether to show a bar.
+    overlays
+        Files laid over the first one, for instance of a model and of a task.
 
     Processes that a launcher started (`accelerate launch`) learn together, see :func:`arr_coc.learn`.
 
@@ -62,25 +77,44 @@ def learn_run(
     Raises
     ------
     ValueError
-        For bad settings, or a folder that holds another run.
+        For bad settings, or a folder that holds another run, or in which another process works.
     """
-    from ..asking.models import load_vlm
     from ..config import ArrCocConfig
-    from ..wrapping.wrapper import wrap
-    from .data import load_questions
     from .loop import learn
+    from .rewards import check_reward
+    from .tasks import learning_task
     from .workers import Workers
 
-    settings = read_settings(config, learn_sections(), overrides)
+    settings = read_settings(config, learn_sections(), overrides, overlays)
+    chosen = dict(settings["learn"])
+    episodes = chosen.get("episodes", inspect.signature(learn).parameters["episodes"].default)
+    questions = learning_task(settings["task"], episodes)
+    chosen.setdefault("reward", questions.config.reward)
+    check_reward(chosen["reward"])
+    chosen.setdefault("max_new_tokens", settings["run"].get("max_new_tokens"))
     wrapping = ArrCocConfig.from_dict(settings["wrap"])
     workers = Workers.start()
+    lock = FolderLock(folder, ".run.lock") if workers.first else None  # its ".lock" is the learning loop's
+    try:
+        return _learn_in(folder, settings, questions, chosen, wrapping, workers, resume, progress)
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def _learn_in(
+    folder: Path, settings: dict[str, dict[str, Any]], questions: Any, chosen: dict[str, Any], wrapping: Any,
+    workers: Any, resume: bool, progress: bool,
+) -> list[dict[str, Any]]:  # fmt: skip
+    from ..asking.models import load_vlm
+    from ..wrapping.wrapper import wrap
+    from .loop import learn
+
     if workers.first:
         _keep_settings(folder / "settings.yaml", settings, resume)
-    episodes = settings["learn"].get("episodes", inspect.signature(learn).parameters["episodes"].default)
-    questions = load_questions(**settings["data"], n=episodes)
     model, processor = load_vlm(**settings["model"])
     with wrap(model, processor, wrapping) as arr:
-        log = learn(arr, questions, **settings["learn"], out=folder, resume=resume, progress=progress, workers=workers)
+        log = learn(arr, questions, **chosen, out=folder, resume=resume, progress=progress, workers=workers)
     if workers.first:
         arr.save_pretrained(folder / "policy")
     workers.stop()
@@ -92,8 +126,9 @@ def _keep_settings(file: Path, settings: dict[str, dict[str, Any]], resume: bool
     if resume and file.exists():
         before = yaml.safe_load(file.read_text(encoding="utf-8"))
         for section, values in settings.items():
-            for key in sorted(values.keys() | before[section].keys()):
-                old, new = before[section].get(key), values.get(key)
+            kept = before.get(section) or {}
+            for key in sorted(values.keys() | kept.keys()):
+                old, new = kept.get(key), values.get(key)
                 if old != new and (section, key) != ("learn", "episodes"):
                     raise ValueError(
                         f"the run in {file.parent} has {section}.{key}={old!r}, not {new!r}; resume it with its own "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from ..config import nearest
 
 
 def read_settings(
-    path: str | os.PathLike[str], known: Mapping[str, Iterable[str]], overrides: Iterable[str] = ()
+    path: str | os.PathLike[str] | None,
+    known: Mapping[str, Iterable[str] | None],
+    overrides: Iterable[str] = (),
+    overlays: Iterable[str | os.PathLike[str]] = (),
 ) -> dict[str, dict[str, Any]]:
-    """Read a settings file and lay overrides over it.
+    """Read a settings file and lay others, and overrides, over it.
 
     The file holds sections, each a mapping of keys to values. Defaults are not its business: whoever owns a section
     owns them.
@@ -23,9 +27,12 @@ def read_settings(
     Parameters
     ----------
     path
-        YAML file.
+        YAML file; without one, all settings come from what is laid over it.
     known
-        The sections that exist and the keys of each.
+        The sections that exist and the keys of each; ``None`` for a section that is another command's: its keys are
+        read and not checked.
+    overlays
+        Files of the same form, laid over the first one key by key, in their order and before the overrides.
     overrides
         Texts like ``"learn.episodes=500"``; the value is read as YAML, so numbers, lists and null work.
 
@@ -40,9 +47,11 @@ def read_settings(
         If the file is missing or no valid YAML, or for an unknown section or key (naming the near match) or a
         malformed override.
     """
-    file = Path(path)
-    sections = {name: tuple(keys) for name, keys in known.items()}
-    settings = _read_sections(file, sections)
+    sections = {name: None if keys is None else tuple(keys) for name, keys in known.items()}
+    settings: dict[str, dict[str, Any]] = {name: {} for name in sections}
+    for file in [*([] if path is None else [path]), *overlays]:
+        for section, values in _read_sections(Path(file), sections).items():
+            settings[section] |= values
     for override in overrides:
         name, equals, text = override.partition("=")
         section, dot, key = name.partition(".")
@@ -56,7 +65,7 @@ def read_settings(
     return settings
 
 
-def _read_sections(file: Path, sections: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, Any]]:
+def _read_sections(file: Path, sections: Mapping[str, tuple[str, ...] | None]) -> dict[str, dict[str, Any]]:
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -86,8 +95,22 @@ def _read_sections(file: Path, sections: Mapping[str, tuple[str, ...]]) -> dict[
     return settings
 
 
-def _check_key(source: str, section: str, key: str, sections: Mapping[str, tuple[str, ...]]) -> None:
+def _check_key(source: str, section: str, key: str, sections: Mapping[str, tuple[str, ...] | None]) -> None:
     if section not in sections:
         raise ValueError(f"{source}: unknown section {section!r}. {nearest(section, sections)}")
-    if key not in sections[section]:
-        raise ValueError(f"{source}: unknown key {key!r} in section {section!r}. {nearest(key, sections[section])}")
+    keys = sections[section]
+    if keys is not None and key not in keys:
+        raise ValueError(f"{source}: unknown key {key!r} in section {section!r}. {nearest(key, keys)}")
+
+
+def check_types(config: Any) -> None:
+    """Check each field's value against its annotation, as far as plain data goes."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        # list[str] is one kind, `int | None` is two.
+        options = (hint,) if typing.get_origin(hint) in (list, dict) else typing.get_args(hint) or (hint,)
+        kinds = {typing.get_origin(option) or option for option in options}
+        accepted = kinds | ({int} if float in kinds else set())
+        value = getattr(config, name)
+        if not isinstance(value, tuple(accepted)) or (isinstance(value, bool) and bool not in kinds):
+            wanted = " or ".join(sorted("null" if kind is type(None) else kind.__name__ for kind in kinds))
+            raise TypeError(f"{name}={value!r} must be {wanted}, not {type(value).__name__}.")

@@ -70,8 +70,8 @@ class Realizer(ABC):
         grids
             One (rows, columns) per patch of the call.
         known
-            Patches, by index, whose features at exactly this grid a glance has already brought. They may be reused
-            where the result is the same to the bit.
+            Patches, by index, whose features at exactly this grid a glance of the same question has already brought,
+            all others at their own. They may be reused where nothing that they see has changed.
         """
         if all(call.native(index, grid) for index, grid in enumerate(grids)):
             full = call.full

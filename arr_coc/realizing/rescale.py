@@ -20,8 +20,9 @@ class Rescale(Realizer):
 
     An image that is one patch is simply a smaller image: the model runs on it exactly as it would on that image, at
     that image's own positions, and a glance of it is reused. In an image of several patches every patch is encoded
-    again when one of them changes, since all of them see it. Towers that can't be told where a patch stood
-    (``can_join`` of the family is False) get every patch of such an image as an image of its own.
+    again when one of them changes, since all of them see it; where none does, the glance is reused. Towers that can't
+    be told where a patch stood (``can_join`` of the family is False) get every patch of such an image as an image of
+    its own.
     """
 
     name = "rescale"
@@ -53,8 +54,8 @@ class Rescale(Realizer):
                 own = len(segment) == 1 and (not joint or len(group) == 1)
                 patches, chosen = tuple(call.patches[i] for i in segment), tuple(grids[i] for i in segment)
                 anchors = torch.cat([call.anchors(p, g) for p, g in zip(patches, chosen, strict=True)])
-                if own and segment[0] in known:
-                    parts.append((anchors, known[segment[0]]))
+                if all(i in known for i in segment):
+                    parts += [(call.anchors(p, g), known[i]) for i, p, g in zip(segment, patches, chosen, strict=True)]
                 else:
                     segments.append(Segment(patches, chosen, own, entry))
                     rows.append(anchors)

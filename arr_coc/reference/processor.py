@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import BatchFeature, Qwen2VLImageProcessor
 from transformers.processing_utils import ProcessorMixin
 
+from ..wrapping.question import check_question
 from .model import PIXEL_MEAN, PIXEL_STD, VIT_PATCH, build_tokenizer
 from .questions import location
 from .world import PATCH
@@ -30,7 +31,8 @@ class ReferenceProcessor(ProcessorMixin):
     """Images and questions to the inputs of the reference VLM.
 
     ``processor(images=image, text="what number is on the red sign ?")`` or lists of both. ``images`` may hold one list
-    of images per text; a text may say with ``<img>`` where each goes, else they come first.
+    of images per text. They come first: a text may begin with one ``<img>`` for each, as the chat template writes it,
+    but a control token among the words is refused, since it would be none.
     """
 
     def __init__(
@@ -81,6 +83,10 @@ class ReferenceProcessor(ProcessorMixin):
         question = text.replace(self.image_token, " ").strip()
         if not question.strip("? "):
             raise ValueError(f"the question {text!r} is empty; write one, such as 'what number is on the red sign ?'")
+        words = text
+        while words.lstrip().startswith(self.image_token):
+            words = words.lstrip().removeprefix(self.image_token)
+        check_question(self, words)
         marks = text.count(self.image_token)
         if marks not in (0, len(images)):
             raise ValueError(
@@ -159,6 +165,7 @@ class ReferenceProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
+        """What the model takes of this processor's output."""
         return ["input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"]
 
 

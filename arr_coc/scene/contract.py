@@ -1,11 +1,10 @@
-"""The seam between the wrapper and the planner: what may be looked at, what is decided, what is recorded."""
+"""The seam between the wrapper and the planner: what may be looked at, what is decided."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -81,7 +80,7 @@ class Plan:
     tension
         What balancing set, for the log.
     timings
-        Seconds by stage.
+        Seconds by stage. "knowing" may hold the reading of the glance, which the scene has timed: it is taken off.
     """
 
     budgets: list[int]
@@ -103,60 +102,3 @@ class Planner(Protocol):
 
     def plan(self, scene: Scene) -> Plan:
         """Choose one nominal budget per patch."""
-
-
-@dataclass
-class Allocation:
-    """The record of one question; plain data that outlives the call.
-
-    Attributes
-    ----------
-    question
-        The question in words.
-    patches
-        N patches.
-    budgets
-        N nominal budgets.
-    realised
-        N tokens really spent.
-    tokens, full_tokens
-        Their sum, and the sum at full detail.
-    newlines
-        Newline features that the model sees beside these tokens (any-resolution layouts); they are not budgeted.
-    scores
-        Per scorer N numbers.
-    tension
-        What balancing set.
-    decision
-        Summary of the policy's decision (policy, spent, propensity), empty where there was none.
-    timings
-        Seconds by stage: glance, knowing, balancing, attending, encode, splice, generate. ``encode``, ``splice`` and
-        ``generate`` are those of the whole call, shared by all questions of the batch.
-    """
-
-    question: str
-    patches: list[Patch]
-    budgets: list[int]
-    realised: list[int]
-    tokens: int
-    full_tokens: int
-    scores: dict[str, list[float]] = field(default_factory=dict)
-    tension: dict[str, float] = field(default_factory=dict)
-    decision: dict[str, Any] = field(default_factory=dict)
-    timings: dict[str, float] = field(default_factory=dict)
-    newlines: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """The record as JSON-able data (not-a-number becomes ``None``)."""
-        data: dict[str, Any] = _plain(asdict(self))
-        return data
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

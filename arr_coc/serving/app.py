@@ -15,14 +15,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 import arr_coc
-from allocator.logged.log import LogError
+from allocator.logged.log import Conflict, LogError
 
 from .batching import Busy
 from .config import ServeConfig
 from .engine import Engine
 from .guard import Guard
 from .schema import Answer, Problem, Reward, Rewarded, Status
-from .service import Conflict, Service, UnknownDecision
+from .service import Service, UnknownDecision
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +102,9 @@ def make_app(engine: Engine, config: ServeConfig, log: Path) -> FastAPI:
     @app.get("/readyz", responses={503: {"model": Problem}})
     async def readyz() -> Status:
         """Whether questions can be answered and logged now."""
-        if not service.ready or service.log.failure is not None:
-            raise HTTPException(503, f"not ready: {service.log.failure or 'starting or stopping'}")
+        failure = service.log.failure
+        if not service.ready or failure is not None:
+            raise HTTPException(503, f"not ready: {failure or 'starting or stopping'}")
         return Status(status="ready", version=engine.served.version)
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **_problems()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,14 @@ from PIL import Image
 from allocator.logged.explore import Exploration, Explorer, Taken
 
 from ..asking.ask import answers, prepare
+from ..asking.models import model_identity
 from ..attending.planners import PolicyPlanner
+from ..wrapping.question import check_question
 from ..wrapping.saving import load_planner
 from .store import Served, resolve
 
 if TYPE_CHECKING:
-    from ..scene.contract import Allocation
+    from ..wrapping.record import Allocation
 
 _FIXED = ("budgets", "patch_side", "realizer", "positions")
 """What the attachment to the model depends on, so that a reload may not change it."""
@@ -81,6 +83,8 @@ class Engine:
         See `allocator.logged.explore`.
     max_new_tokens
         Longest answer.
+    allow
+        As of :func:`arr_coc.wrapping.saving.load_planner`.
 
     Raises
     ------
@@ -89,24 +93,25 @@ class Engine:
     """
 
     def __init__(
-        self, model: Any, processor: Any, source: Path, exploration: Exploration, max_new_tokens: int | None = None
-    ) -> None:
+        self, model: Any, processor: Any, source: Path, exploration: Exploration, max_new_tokens: int | None = None,
+        allow: Collection[str] = (),
+    ) -> None:  # fmt: skip
         from ..wrapping.wrapper import wrap
 
-        self.processor, self.source, self.exploration = processor, source, exploration
+        self.processor, self.source, self.exploration, self.allow = processor, source, exploration, allow
         self.lengths = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
         self.served = resolve(source)
-        config, planner = load_planner(self.served.folder, model, processor)
+        config, planner = load_planner(self.served.folder, model, processor, allow=allow)
         self._planner, self._explorer = self._prepare(planner)
         self.arr = wrap(model, processor, config, self._planner)
-        tokenizer = getattr(processor, "tokenizer", processor)
-        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-        self.control = {str(t) for t in added if t.special} | set(tokenizer.all_special_tokens)
+        self.identity = model_identity(model)
 
     def _prepare(self, planner: Any) -> tuple[PolicyPlanner, Explorer]:
         if not isinstance(planner, PolicyPlanner):
             raise ValueError(f"{self.source} holds no learned policy, so there is nothing to serve; see arr-coc learn")
         explorer = Explorer(planner.policy, self.exploration)
+        budgets = planner.config.budgets
+        explorer.rehearse(budgets, planner.price / (6 * budgets[-1]))
         served: Any = planner
         served.policy, served.explore = explorer, True  # the explorer stands where the planner expects its policy
         return planner, explorer
@@ -124,11 +129,7 @@ class Engine:
         ValueError
             If it is empty, or spells one of the model's control tokens.
         """
-        if not text.strip():
-            raise ValueError("the question is empty; ask something about the image, in words")
-        for token in self.control:
-            if token and token in text:
-                raise ValueError(f"the question contains {token!r}, a control token of the model; leave it out")
+        check_question(self.processor, text)
 
     def answer(self, batch: Sequence[Question]) -> list[Answered | Exception]:
         """Answer a batch in one generate call; a question that can't be answered gets its own error."""
@@ -163,7 +164,7 @@ class Engine:
             If it can't be served by this attachment.
         """
         served = resolve(self.source)
-        config, planner = load_planner(served.folder, self.arr.model, self.processor)
+        config, planner = load_planner(served.folder, self.arr.model, self.processor, allow=self.allow)
         for name in _FIXED:
             mine, theirs = getattr(self.arr.config, name), getattr(config, name)
             if mine != theirs:

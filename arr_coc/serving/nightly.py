@@ -6,15 +6,21 @@ policy that was judged is the one that is promoted, and its held-out half teache
 
 A new policy starts from the first version's statistics, not from the incumbent's, and learns the log anew: no round is
 ever counted twice.
+
+Rewards come from strangers, and from programs that break. So rounds are used only if `allocator.logged.trust` believes
+them and the same model answered; nothing is judged on rewards that are all the same; and the new policy must hold not
+only against the incumbent but against the first version and full detail, so that many small losses can't add up. An
+alarm of drift makes what came before it weigh no more than what came after; it deletes nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,15 +30,18 @@ import numpy as np
 from allocator import Policy
 from allocator.checks import count, number
 from allocator.logged.estimators import Estimate
-from allocator.logged.judge import judge
+from allocator.logged.judge import by_model, judge
 from allocator.logged.rounds import Joined, Round, read_rounds
 from allocator.logged.shift import PSI_ALARM, WINDOW, ContextReference, describe, reward_test
+from allocator.logged.trust import Believed, believe
 from allocator.policies.full_bandit.base import Aggregated
 from allocator.storage import replace_file
 
 from ..wrapping.saving import CONFIG, POLICY, read_record, write_folder
 from .report import to_markdown
-from .store import Store
+from .store import Moved, Store, digest
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -52,7 +61,15 @@ class RetrainConfig:
     fewest
         Rounds that must judge; with fewer nothing is promoted.
     last
-        Only the most recent rounds of the log; None for all.
+        Only the most recent rounds of the log, at about 1 kB of memory each; None for all.
+    reference_margin
+        Net reward by which the lower bound against the first version, and against full detail, may fall below zero. By
+        `allocator.logged.judge.by_model`, since the log seldom played them.
+    client_share
+        Largest share of the rounds that one client may give; see `allocator.logged.trust`.
+    model
+        Only rounds that this model answered, as the log names it. By default the one that the incumbent was learned
+        on, else the only one there is.
     seed
         Of the bootstrap.
     """
@@ -62,11 +79,16 @@ class RetrainConfig:
     additive: bool = False
     held_out: float = 0.5
     fewest: int = 200
-    last: int | None = None
+    last: int | None = 200_000
+    reference_margin: float = 0.05
+    client_share: float = 0.1
+    model: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         number("margin", self.margin, low=0.0)
+        number("reference_margin", self.reference_margin, low=0.0)
+        number("client_share", self.client_share, low=0.001, high=1.0)
         number("confidence", self.confidence, low=0.5, high=0.9999)
         number("held_out", self.held_out, low=0.05, high=0.95)
         count("fewest", self.fewest, low=2)
@@ -100,41 +122,96 @@ def retrain(
     ValueError
         If log or store can't be used.
     """
-    name = store.current
-    facts, incumbent, new = store.facts(name), _load(store, name), _load(store, store.versions[0])
+    name, first = store.current, store.versions[0]
+    facts, incumbent, prior, new = store.facts(name), _load(store, name), _load(store, first), _load(store, first)
     joined = read_rounds(log, config.last)
-    start, drift = _drift(joined.rounds, facts.get("contexts"))
-    usable, names = joined.rounds[start:], {name, facts["policy"]}
+    model, answered = _of_one_model(joined, config.model or facts.get("model"))
+    believed = believe(answered, config.client_share)
+    start, drift = _drift(believed.rounds, facts.get("contexts"), config.fewest)
+    usable, names = believed.rounds[start:], {name, digest(store.folder(name))}
     judges = [r.version in names and _held_out(r.id, name, config.held_out) for r in usable]
     judging = [r for r, held in zip(usable, judges, strict=True) if held]
     teaching = [r for r, held in zip(usable, judges, strict=True) if not held]
-    if drift["alarms"]:
-        new.posterior.reset()  # what the first version knew was true before the fall
+    if start and new.posterior.rounds > len(teaching):  # what the first version knew was true before the fall
+        new.posterior.forget(len(teaching) / new.posterior.rounds)
     new.update_many([r.decision for r in teaching], [r.reward for r in teaching])
     report: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "incumbent": name,
         "promoted": None,
-        "reason": f"{len(judging)} rounds to judge on, fewer than {config.fewest}",
+        "reason": "",
         "margin": config.margin,
         "confidence": config.confidence,
-        "log": _counts(joined, start, teaching, judging),
+        "model": model,
+        "log": _counts(joined, answered, believed, start, teaching, judging),
+        "passed over": joined.damage.places,
+        "bounded clients": believed.bounded,
         "drift": drift,
         "judgement": None,
+        "references": {},
     }
-    if len(judging) >= config.fewest:
+    report["reason"] = _unfit(judging, believed, config)
+    if not report["reason"]:
         judgement = judge(judging, incumbent, new, new, confidence=config.confidence, seed=config.seed)
         difference = judgement.slate if config.additive and judgement.slate is not None else judgement.difference
-        low, least = difference.low, -config.margin
-        says = "not below" if low >= least else "below"
+        references = _references(judging, first, prior, new, config)
         report["judgement"] = judgement.to_dict()
+        report["references"] = {against: asdict(found) for against, found in references.items()}
+        checks = [("the incumbent", difference, config.margin)]
+        checks += [(against, found, config.reference_margin) for against, found in references.items()]
+        held = [found.low >= -margin for _, found, margin in checks]
+        # The first that fails, else the incumbent's.
+        against, found, margin = checks[held.index(False) if False in held else 0]
         report["reason"] = (
-            f"by {difference.method}, the lower bound of the difference is {low:+.4f}, {says} {least:+.4f}"
+            f"by {found.method}, the lower bound of the difference to {against} is {found.low:+.4f}, "
+            f"{'not below' if all(held) else 'below'} {-margin:+.4f}"
         )
-        if low >= least:
-            report["promoted"] = _promote(store, name, new, teaching, difference)
+        if all(held):
+            try:
+                report["promoted"] = _promote(store, name, new, teaching, difference, model)
+            except Moved as error:
+                report["reason"] = f"{error}; nothing was promoted"
     _write(report, out or store.path / "reports")
     return report
+
+
+def _of_one_model(joined: Joined, wanted: str | None) -> tuple[str | None, list[Round]]:
+    """The model whose answers count, and its rounds: another model's rewards teach nothing about this one's policy."""
+    if wanted is None:
+        if len(joined.models) > 1:
+            counts = ", ".join(f"{name or 'not named'}: {n:,} rounds" for name, n in joined.models.most_common())
+            raise ValueError(
+                f"the log holds answers of several models ({counts}); say which one the policy is for by --for-model"
+            )
+        wanted = next(iter(joined.models), None)
+    return wanted, [r for r in joined.rounds if r.model == wanted]
+
+
+def _unfit(judging: Sequence[Round], believed: Believed, config: RetrainConfig) -> str:
+    """Why nothing can be judged, or nothing."""
+    if len(judging) < config.fewest:
+        why = f"{len(judging)} rounds to judge on, fewer than {config.fewest}"
+        if believed.constant:
+            why += f"; {believed.constant} were left out, because the source of their rewards says the same for ever"
+        if believed.bounded:
+            left = sum(believed.bounded.values())
+            why += f"; {left} were left out, because one client may give at most {100 * config.client_share:g} %"
+        return why
+    rewards = {r.reward for r in judging}
+    if len(rewards) == 1:
+        return f"every reward to judge on is {rewards.pop():g}: who says the same of every answer says nothing"
+    return ""
+
+
+def _references(
+    judging: Sequence[Round], first: str, prior: Aggregated, new: Aggregated, config: RetrainConfig
+) -> dict[str, Estimate]:
+    """The difference to the first version and to full detail, this where enough rounds had no binding limit."""
+    free = [r for r in judging if r.limit is None]
+    found = {f"the first version ({first})": by_model(judging, prior, new, prior, confidence=config.confidence)}
+    if len(free) >= config.fewest:
+        found["full detail"] = by_model(free, None, new, prior, confidence=config.confidence)
+    return found
 
 
 def _load(store: Store, version: str) -> Aggregated:
@@ -156,47 +233,64 @@ def _held_out(name: str, version: str, share: float) -> bool:
     return int.from_bytes(digest, "big") < share * 2**64
 
 
-def _drift(rounds: Sequence[Round], known: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
-    """The first round to use, and what the detectors say: rounds before the last fall of the reward are left out."""
+def _drift(rounds: Sequence[Round], known: dict[str, Any] | None, fewest: int) -> tuple[int, dict[str, Any]]:
+    """The first round to use, and what the detectors say: rounds before the last fall of the reward are left out, if
+    enough came after it to learn from and to judge on."""
     test, start, alarms = reward_test(), 0, []
     for t, r in enumerate(rounds):
         if test.update(r.reward):
             alarms.append({"round": t, "time": r.time})
-            start = t + 1
+            start = t + 1 if len(rounds) - t > 2 * fewest else start
     psi = None
     if known is not None and len(rounds) >= WINDOW:
         recent = np.stack([describe(r.decision) for r in rounds[-WINDOW:]])
-        psi = float(ContextReference.from_dict(known).psi(recent).max())
+        try:
+            psi = float(ContextReference.from_dict(known).psi(recent).max())
+        except (ValueError, TypeError, KeyError) as error:
+            logger.warning("the incumbent's reference of contexts is damaged and not used: %s", error)
     return start, {"alarms": alarms, "psi": psi, "shifted": psi is not None and psi > PSI_ALARM, "first round": start}
 
 
-def _counts(joined: Joined, start: int, teaching: Sequence[Round], judging: Sequence[Round]) -> dict[str, Any]:
-    rounds = joined.rounds
+def _counts(
+    joined: Joined,
+    answered: Sequence[Round],
+    believed: Believed,
+    start: int,
+    teaching: Sequence[Round],
+    judging: Sequence[Round],
+) -> dict[str, Any]:
+    rounds = believed.rounds
     return {
         "decisions": joined.decisions,
-        "rounds": len(rounds),
+        "rounds": len(joined.rounds),
+        "of other models": len(joined.rounds) - len(answered),
+        "of a source that says the same for ever": believed.constant,
+        "beyond a client's share": sum(believed.bounded.values()),
         "explored": sum(r.explored for r in rounds),
         "mean reward": float(np.mean([r.reward for r in rounds])) if rounds else None,
-        "repeated rewards": joined.repeated,
         "orphaned rewards": joined.orphans,
+        "damaged lines": joined.damage.lines,
+        "clients": believed.clients,
         "left out by drift": start,
         "learned from": len(teaching),
         "judged on": len(judging),
     }
 
 
-def _promote(store: Store, incumbent: str, policy: Aggregated, teaching: Sequence[Round], gain: Estimate) -> str:
+def _promote(
+    store: Store, incumbent: str, policy: Aggregated, teaching: Sequence[Round], gain: Estimate, model: str | None
+) -> str:
     record = read_record(store.folder(incumbent) / CONFIG)
     record["rounds"] = policy.rounds
     record["results"] = {
         f"net reward against version {incumbent}, off-policy": f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
     }
     rows = [describe(r.decision) for r in teaching[-20 * WINDOW :]]
-    facts: dict[str, Any] = {"before": incumbent, "learned from": len(teaching)}
+    facts: dict[str, Any] = {"before": incumbent, "learned from": len(teaching), "model": model}
     if len(rows) >= WINDOW:
         facts["contexts"] = ContextReference.of(np.stack(rows)).to_dict()
     version = store.add(lambda folder: write_folder(folder, policy, record), facts)
-    store.point_to(version)
+    store.point_to(version, expected=incumbent)
     return version
 
 

@@ -19,8 +19,15 @@ def to_markdown(report: dict[str, Any]) -> str:
         *(f"| {name} | {_number(value)} |" for name, value in report["log"].items()),
         "",
     ]
+    if report["passed over"]:
+        lines += ["Passed over in the log, the first of them:", "", *(f"- {place}" for place in report["passed over"])]
+        lines.append("")
     if report["judgement"] is not None:
         lines += _judgement(report["judgement"], report["confidence"])
+        lines += [
+            f"Against {name}, by a linear model of the rewards: {_estimate(e, sign=True)}.\n"
+            for name, e in report["references"].items()
+        ]
     return "\n".join([*lines, *_drift(report["drift"])]) + "\n"
 
 
@@ -64,7 +71,12 @@ def _drift(drift: dict[str, Any]) -> list[str]:
             datetime.fromtimestamp(a["time"], UTC).isoformat(timespec="seconds") for a in drift["alarms"]
         )
         lines.append(
-            f"The reward has fallen ({times}): only rounds after the last fall were used, from the prior alone."
+            f"The reward has fallen ({times}). "
+            + (
+                "Only rounds after the last fall were used, and the first version weighs no more than they do."
+                if drift["first round"]
+                else "Too few rounds came after it to learn from them alone."
+            )
         )
     else:
         lines.append("The reward has not fallen.")

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import signal
 import time
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from allocator.logged.log import DecisionLog, find, read_records
+from allocator.logged.log import DecisionLog, acknowledged, find
 from allocator.logged.shift import ContextReference, Watch
 
 from ..asking.images import read_image
@@ -23,22 +21,13 @@ from .batching import Batcher
 from .config import ServeConfig, usual_batch_size
 from .engine import Answered, Engine, Question
 from .metrics import Metrics
-from .store import FACTS, resolve
+from .store import read_facts, resolve
 
 logger = logging.getLogger(__name__)
-
-REMEMBERED = 200_000
-"""Rewards that are known to be in without looking; older repetitions reach the log, where the first one counts."""
-SEGMENTS = 16
-"""Newest segments, a gigabyte, that a server reads them from when it starts: a log may hold months."""
 
 
 class UnknownDecision(LookupError):
     """No decision has that id."""
-
-
-class Conflict(ValueError):
-    """A decision has another reward already."""
 
 
 class Service:
@@ -61,7 +50,6 @@ class Service:
         self.batcher = Batcher(engine.answer, size, config.batch_wait, config.queue)
         self.ready = False
         self._decoder = ThreadPoolExecutor(2, thread_name_prefix="decode")
-        self._rewards: OrderedDict[str, tuple[float, asyncio.Future[str] | None]] = OrderedDict()
         self._wake = asyncio.Event()
         self._watch = self._new_watch()
         self._tasks: list[asyncio.Task[None]] = []
@@ -69,10 +57,7 @@ class Service:
     # ---------------------------------------------------------------- life
 
     async def start(self) -> None:
-        """Read which rewards are in, then work."""
-        records = await asyncio.to_thread(lambda: list(read_records(self.log.folder, "reward", SEGMENTS)))
-        for record in sorted(records, key=lambda record: float(record["time"]))[-REMEMBERED:]:
-            self._rewards.setdefault(record["decision"], (record["reward"], None))
+        """Begin to work."""
         self.batcher.start()
         self.metrics.policy.info({"version": self.engine.served.version})
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # no SIGHUP, or no main thread
@@ -120,7 +105,7 @@ class Service:
             answered = await self.batcher.answer(Question(image, text, came), self.config.timeout)
             logged = time.perf_counter()
             record = self._record(answered, text)
-            name = await asyncio.wrap_future(self.log.append("decision", record))
+            name = await acknowledged(self.log.append(record))
         now = time.perf_counter()
         stages = {"queue": answered.waited, **answered.allocation.timings, "log": now - logged, "total": now - came}
         self.metrics.answered(answered, stages)
@@ -134,6 +119,7 @@ class Service:
         allocation = answered.allocation
         return {
             "version": answered.version,
+            "model": self.engine.identity,
             "answer": answered.text,
             **({"question": text} if self.config.log_questions else {}),
             "tokens": allocation.tokens,
@@ -161,24 +147,12 @@ class Service:
             raise UnknownDecision(f"no decision has the id {name!r}")
         if value is None:
             value = vqa_accuracy(decision["answer"], answers or [])
-        known = self._rewards.get(name)
-        if known is not None:
-            before, pending = known
-            if pending is not None:
-                await asyncio.shield(pending)  # what it repeats must be on the disk before this is acknowledged
-            if before != value:
-                raise Conflict(f"decision {name} has the reward {before} already, not {value}; the first one counts")
-            return before, True
-        future = asyncio.wrap_future(self.log.append("reward", {"decision": name, "reward": value}))
-        self._rewards[name] = value, future
         try:
-            await asyncio.shield(future)
-        except OSError:
-            self._rewards.pop(name, None)
-            raise
-        self._rewards[name] = value, None
-        while len(self._rewards) > REMEMBERED:
-            self._rewards.popitem(last=False)
+            given = await acknowledged(self.log.reward(name, value))
+        except LookupError as error:  # deleted meanwhile
+            raise UnknownDecision(str(error.args[0])) from error
+        if given.repeated:
+            return given.reward, True
         self.metrics.reward.observe(value)
         if self._watch.reward(value):
             self.metrics.alarms.labels("reward").inc()
@@ -215,6 +189,9 @@ class Service:
             logger.info("policy %s is served", self.engine.served.version)
 
     def _new_watch(self) -> Watch:
-        facts = self.engine.served.folder / FACTS
-        known = json.loads(facts.read_text(encoding="utf-8")).get("contexts") if facts.is_file() else None
-        return Watch(None if known is None else ContextReference.from_dict(known))
+        known = read_facts(self.engine.served.folder).get("contexts")
+        try:
+            return Watch(None if known is None else ContextReference.from_dict(known))
+        except (ValueError, TypeError, KeyError) as error:
+            logger.warning("the policy's reference of contexts is damaged and not used: %s", error)
+            return Watch()

@@ -4,13 +4,15 @@
     store/current          "0002"
 
 A version folder appears by one rename and the pointer is one small file that is replaced whole, so a reader finds the
-old version or the new one at any moment. Nobody is told a path: a server watches the pointer.
+old version or the new one at any moment. Nobody is told a path: a server watches the pointer. Who moves the pointer
+holds the store's lock and may say from where, so that two of them can't undo each other unseen.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -20,12 +22,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from allocator.locks import locked
 from allocator.storage import replace_file
 
 from ..wrapping.saving import CONFIG, POLICY
 
+logger = logging.getLogger(__name__)
+
 CURRENT, FACTS, HISTORY = "current", "version.json", "history.jsonl"
 _NAME = re.compile(r"\d{4,}", re.ASCII)
+_LOCK_SECONDS = 30.0
+
+
+class Moved(ValueError):
+    """The pointer names another version than the one that was to be replaced."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +135,8 @@ class Store:
         return self.path / "versions" / version
 
     def facts(self, version: str) -> dict[str, Any]:
-        """What was written down when the version was made."""
-        facts: dict[str, Any] = json.loads((self.folder(version) / FACTS).read_text(encoding="utf-8"))
-        return facts
+        """What was written down when the version was made; nothing, with a warning, where that is damaged."""
+        return read_facts(self.folder(version))
 
     def add(self, write: Callable[[Path], Any], facts: Mapping[str, Any]) -> str:
         """Make a version; it is not current yet.
@@ -144,42 +153,55 @@ class Store:
         str
             Its name.
         """
-        name = f"{int(self.versions[-1]) + 1 if self.versions else 1:04d}"
-        new = self.path / "versions" / f".{name}.{secrets.token_hex(4)}"  # two pods may have one process id
+        new = self.path / "versions" / f".new.{secrets.token_hex(4)}"  # two pods may have one process id
         new.mkdir(parents=True)
         try:
             write(new)
             if not (new / POLICY).is_file() or not (new / CONFIG).is_file():
-                raise ValueError(f"version {name} would lack {POLICY} or {CONFIG}")
-            replace_file(
-                new / FACTS,
-                json.dumps({"version": name, "policy": digest(new), **facts}, indent=1, allow_nan=False) + "\n",
-            )
-            os.rename(new, self.folder(name))
+                raise ValueError(f"a new version of {self.path} would lack {POLICY} or {CONFIG}")
+            with locked(self.path / ".lock", _LOCK_SECONDS):
+                name = f"{int(self.versions[-1]) + 1 if self.versions else 1:04d}"
+                known = {"version": name, "policy": digest(new), **facts}
+                replace_file(new / FACTS, json.dumps(known, indent=1, allow_nan=False) + "\n")
+                os.rename(new, self.folder(name))
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
             raise
         return name
 
-    def point_to(self, version: str) -> None:
+    def point_to(self, version: str, expected: str | None = None) -> None:
         """Make a version the current one.
+
+        Parameters
+        ----------
+        version
+            Its name.
+        expected
+            The version that must be current now; None for whichever.
 
         Raises
         ------
+        Moved
+            If another one is.
         ValueError
             If there is no such version.
+        TimeoutError
+            If another process holds the store's lock.
         """
         if version not in self.versions:
             raise ValueError(f"{self.path} has no version {version!r}; it has {', '.join(self.versions) or 'none'}")
-        before, history = self.current if (self.path / CURRENT).is_file() else None, self._history()
-        replace_file(self.path / CURRENT, version + "\n")
-        lines = [*history, {"from": before, "to": version}]
-        replace_file(self.path / HISTORY, "".join(json.dumps(line) + "\n" for line in lines))
+        with locked(self.path / ".lock", _LOCK_SECONDS):
+            before = self.current if (self.path / CURRENT).is_file() else None
+            if expected is not None and before != expected:
+                raise Moved(f"{self.path} serves version {before} by now, not {expected}: somebody else has moved it")
+            history = self._history()
+            replace_file(self.path / CURRENT, version + "\n")
+            lines = [*history, {"from": before, "to": version}]
+            replace_file(self.path / HISTORY, "".join(json.dumps(line) + "\n" for line in lines))
 
     def _history(self) -> list[dict[str, Any]]:
         """Every change of the pointer, the last one too if a kill kept it from being written down."""
-        path = self.path / HISTORY
-        done = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+        done = _read_history(self.path / HISTORY)
         if (self.path / CURRENT).is_file():
             before, now = done[-1]["to"] if done else None, self.current
             if now != before:
@@ -208,3 +230,34 @@ class Store:
         if len(done) < 2:
             raise ValueError(f"{self.path} has no earlier version than {self.current}; there is nothing to go back to")
         return done[-2]
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The ``version.json`` of a policy folder; nothing where there is none, and with a warning where it is damaged."""
+    file = folder / FACTS
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(facts, dict):
+            return facts
+        reason = "it holds no object"
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error)
+    logger.warning("%s is damaged and not used: %s", file, reason)
+    return {}
+
+
+def _read_history(file: Path) -> list[dict[str, Any]]:
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    done = []
+    for number, line in enumerate(lines, 1):
+        try:
+            change = json.loads(line)
+            done.append({"from": change["from"], "to": str(change["to"])})
+        except (ValueError, KeyError, TypeError, RecursionError):
+            logger.warning("%s, line %d is damaged and passed over", file, number)
+    return done

@@ -15,6 +15,7 @@ from ..families import Features
 from ..realizing.base import Realizer
 from ..realizing.call import Call, Grid
 from ..realizing.splice import splice
+from .prefill import Reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,12 +40,26 @@ class Glance:
         As in :func:`splice`.
     deep
         Whether the answer will be asked for too: reading attention then runs the whole model once for both.
+    keep
+        Whether to keep the keys and values of a pass of the whole model, in `reading`.
+
+    Attributes
+    ----------
+    reading
+        The glance prompt as the whole model read it; ``None`` if it has not, or nothing is kept.
     """
 
     def __init__(
-        self, call: Call, realizer: Realizer, grids: Sequence[Grid], positions: str, deep: bool = False
+        self,
+        call: Call,
+        realizer: Realizer,
+        grids: Sequence[Grid],
+        positions: str,
+        deep: bool = False,
+        keep: bool = False,
     ) -> None:
-        self.call, self.grids, self.positions, self.deep = call, list(grids), positions, deep
+        self.call, self.grids, self.positions, self.deep, self.keep = call, list(grids), positions, deep, keep
+        self.reading: Reading | None = None
         with torch.no_grad(), _evaluating(call.model):
             self.realised = realizer.realize(call, self.grids)
         self._prompt = torch.empty(0, dtype=torch.long)
@@ -64,7 +79,7 @@ class Glance:
             For a layer that the language model does not have.
         """
         count = len(self.call.family.attentions(self.call.model))
-        wanted = [_layer(layer, count) for layer in layers]
+        wanted = [layer_number(layer, count) for layer in layers]
         if any(layer not in self._read for layer in wanted):
             if self.deep:
                 _ = self.answer
@@ -111,7 +126,10 @@ class Glance:
             handles.append(module.register_forward_hook(after))
         try:
             with torch.no_grad(), _evaluating(model), kernel:
-                return model(**inputs, use_cache=False, logits_to_keep=1)
+                output = model(**inputs, use_cache=self.keep and last is None, logits_to_keep=1)
+                if self.keep:
+                    self.reading = Reading(inputs, self.realised.streams, output)
+                return output
         except _Enough:
             return None
         finally:
@@ -189,7 +207,7 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
             module.training = True
 
 
-def _layer(layer: float, count: int) -> int:
+def layer_number(layer: float, count: int) -> int:
     """The number of a layer given as a number, from the front or (negative) the back, or as a share of the depth."""
     if isinstance(layer, float) and 0 <= layer < 1:
         return int(layer * count)

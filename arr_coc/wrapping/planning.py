@@ -12,10 +12,11 @@ import torch
 from ..config import ArrCocConfig
 from ..families import Family, Features
 from ..realizing import Call, Grid, Realizer
-from ..scene.contract import Allocation, Plan, Planner, Scene
+from ..scene.contract import Plan, Planner, Scene
 from ..scene.patches import Patch, full_tokens, realised_costs
-from .glance import Glance
-from .question import find_question
+from .glance import Glance, layer_number
+from .question import check_question, find_question
+from .record import Allocation
 from .timing import Stopwatch
 
 if TYPE_CHECKING:
@@ -78,14 +79,14 @@ class Planned:
         Patches, by index, whose features a glance has brought already.
     records
         One per sample.
-    alone
-        Per sample the call in which it was glanced at, or ``None``.
+    glances
+        Per sample its glance, or ``None``.
     """
 
     grids: list[Grid]
     known: dict[int, Features] = field(default_factory=dict)
     records: list[Allocation] = field(default_factory=list)
-    alone: list[Call | None] = field(default_factory=list)
+    glances: list[Glance | None] = field(default_factory=list)
 
 
 class SceneBuilder:
@@ -104,11 +105,19 @@ class SceneBuilder:
         self, model: PreTrainedModel, family: Family, processor: Any, realizer: Realizer, config: ArrCocConfig
     ) -> None:
         self.model, self.family, self.realizer, self.config = model, family, realizer, config
-        self.tokenizer = _tokenizer(processor)
+        self.processor, self.tokenizer = processor, _tokenizer(processor)
         self.scale = _scale(processor)
         self.special = _special_ids(model, self.tokenizer)
 
-    def build(self, call: Call, sample: int, text: str | None, planner: Planner | None, synchronize: bool) -> Observed:
+    def build(
+        self,
+        call: Call,
+        sample: int,
+        text: str | None,
+        planner: Planner | None,
+        synchronize: bool,
+        keep: bool = False,
+    ) -> Observed:
         """Look at one question, as far as the planner needs.
 
         Parameters
@@ -123,6 +132,8 @@ class SceneBuilder:
             Who will plan; ``None`` if the allocation is given.
         synchronize
             As in :class:`Stopwatch`.
+        keep
+            As in :class:`Glance`.
 
         Raises
         ------
@@ -150,7 +161,7 @@ class SceneBuilder:
         grids = [self.realizer.grid(self.family, patch, floor) for patch in alone.patches]
         if needs & {"glance", "answer"}:
             with watch("glance"):
-                glance = Glance(alone, self.realizer, grids, self.config.positions, deep="answer" in needs)
+                glance = Glance(alone, self.realizer, grids, self.config.positions, "answer" in needs, keep)
         with torch.no_grad():
             embeddings = self.model.get_input_embeddings()(ids[None])[0].float().cpu()
 
@@ -177,7 +188,10 @@ class SceneBuilder:
         ValueError
             If it does not name one of the budgets for every patch.
         """
+        before = scene.timings.get("read", 0.0)
         plan = planner.plan(scene)
+        if "knowing" in plan.timings:  # a scorer that reads the glance has it read, and timed, within its own time
+            plan.timings["knowing"] -= scene.timings.get("read", 0.0) - before
         self._check(plan.budgets, len(scene.patches), f"{type(planner).__name__}.plan")
         return plan
 
@@ -188,13 +202,14 @@ class SceneBuilder:
         planner: Planner,
         allocation: Sequence[Sequence[int]] | None,
         synchronize: bool,
+        keep: bool = False,
     ) -> Planned:
         """Look at every question of a call and bring what is planned, or given by ``allocation``, to grids."""
         planned = Planned([(patch.height, patch.width) for patch in call.patches])
         asked = planner if allocation is None else None
         for sample in range(call.batch):
             members = call.patches_of(sample)
-            observed = self.build(call, sample, texts[sample], asked, synchronize)
+            observed = self.build(call, sample, texts[sample], asked, synchronize, keep)
             if observed.scene is not None:
                 plan = self.plan(planner, observed.scene)
             else:
@@ -205,8 +220,37 @@ class SceneBuilder:
                     planned.known[index] = observed.glance.patch(place)
             grids = [planned.grids[i] for i in members]
             planned.records.append(observed.record(plan, [call.patches[i] for i in members], grids))
-            planned.alone.append(observed.glance.call if observed.glance is not None else None)
+            planned.glances.append(observed.glance)
         return planned
+
+    def check_scorers(self, scorers: Sequence[Any]) -> None:
+        """Refuse scorers that this model and processor can't serve, before a question is asked.
+
+        Raises
+        ------
+        ValueError
+            If one needs pixels that no processor lets recover, or names a layer or head that the model doesn't have.
+        """
+        blind = [scorer.name for scorer in scorers if "pixels" in scorer.needs and self.scale is None]
+        if blind:
+            given = "no processor was given" if self.processor is None else (
+                f"the processor ({type(self.processor).__name__}) states no image_mean and image_std"
+            )  # fmt: skip
+            raise ValueError(
+                f"scorers {', '.join(blind)} look at pixels, but {given}: call wrap(model, processor) with "
+                "the model's own, AutoProcessor.from_pretrained(name), or leave them out, "
+                "ArrCocConfig(scorers=('participatory',))"
+            )
+        for scorer in scorers:
+            if getattr(scorer, "variant", None) != "attention":
+                continue
+            modules = self.family.attentions(self.model)
+            for layer in scorer.layers:
+                layer_number(layer, len(modules))
+            heads = getattr(self.model.config.get_text_config(), "num_attention_heads", None)
+            for layer, head in scorer.heads or ():
+                if isinstance(heads, int) and not -heads <= head < heads:
+                    raise ValueError(f"head {head} of layer {layer}: the layers of this model have {heads} heads")
 
     def check_allocation(self, call: Call, allocation: Sequence[Sequence[int]] | None) -> None:
         """Refuse a given allocation that doesn't fit the call."""
@@ -230,6 +274,7 @@ class SceneBuilder:
     def _question(self, call: Call, sample: int, text: str | None) -> tuple[str, torch.Tensor]:
         ids, mask = call.inputs["input_ids"][sample], call.inputs["attention_mask"][sample]
         if text is not None and self.tokenizer is not None:
+            check_question(self.tokenizer, text)
             tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             return text, ids.new_tensor(tokens)
         prompt = ids[call.prompt(sample).to(ids.device)] if mask is not None else ids

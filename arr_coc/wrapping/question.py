@@ -1,4 +1,5 @@
-"""Finding the question in a prompt: the user's words about the image, without template, roles and placeholders."""
+"""Questions are words: none may spell a control token, and in a prompt they are found without template, roles and
+placeholders."""
 
 from __future__ import annotations
 
@@ -108,3 +109,40 @@ def _split_roles(words: list[int], tokenizer: Any) -> list[tuple[str | None, lis
         start, role = header.end(), header.group(1).lower()
     parts.append((role, [w for w, end in zip(words, ends, strict=True) if end > start]))
     return parts
+
+
+def check_question(processor: Any, question: str) -> None:
+    """Refuse a question that would be no words to the model.
+
+    A special token of the tokenizer, or a placeholder that the processor replaces, would end the turn, move the
+    picture or stand for another one; no tokenizer can be told to read it as words in one part of a prompt only.
+
+    Parameters
+    ----------
+    processor
+        Processor or tokenizer.
+    question
+        What a person asks.
+
+    Raises
+    ------
+    ValueError
+        If it is empty, or spells such a token, which is then named.
+    """
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(f"the question {question!r} is empty; write one, such as 'what color is the sign ?'")
+    for token in control_tokens(processor):
+        if token in question:
+            raise ValueError(
+                f"the question contains {token!r}, a control token of the model; leave it out, or write it another way"
+            )
+
+
+def control_tokens(processor: Any) -> list[str]:
+    """What is no word to a processor or tokenizer: its special tokens, and the placeholders of pictures."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    added = (getattr(tokenizer, "added_tokens_decoder", None) or {}).values()
+    tokens = {str(token) for token in added if getattr(token, "special", False)}
+    tokens |= set(getattr(tokenizer, "all_special_tokens", None) or ())
+    tokens |= {value for name, value in vars(processor).items() if name.endswith("_token") and isinstance(value, str)}
+    return sorted((token for token in tokens if token.strip()), key=lambda token: (-len(token), token))

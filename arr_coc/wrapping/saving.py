@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .wrapper import ArrCoc
 
 FORMAT = 1
+_WORDS = ("variant", "heads")
+"""Options of scorers whose strings are words of our own."""
 POLICY, CONFIG, CARD = "policy.safetensors", "config.json", "README.md"
 
 
@@ -78,7 +80,11 @@ def write_folder(folder: str | os.PathLike[str], policy: Policy, record: Mapping
 
 
 def load_planner(
-    name: str | os.PathLike[str], model: Any, processor: Any = None, revision: str | None = None
+    name: str | os.PathLike[str],
+    model: Any,
+    processor: Any = None,
+    revision: str | None = None,
+    allow: Collection[str] = (),
 ) -> tuple[ArrCocConfig, Any]:
     """Configuration and planner of a saved policy, for a model that may be wrapped already.
 
@@ -90,6 +96,9 @@ def load_planner(
         As for :func:`arr_coc.wrap`.
     revision
         Of the hub repository.
+
+    allow
+        Names of models or folders that the policy's scorers may load; a policy that names another one is refused.
 
     Raises
     ------
@@ -111,6 +120,10 @@ def load_planner(
             f"{model.config.model_type}; its budgets may not suit it.",
             stacklevel=3,
         )
+    _check_named(config, folder, allow)
+    price = record.get("planner", {}).get("price", config.price) if isinstance(record.get("planner", {}), dict) else 0
+    if isinstance(price, bool) or not isinstance(price, int | float) or not 0 <= price < float("inf"):
+        raise ValueError(f"{folder / CONFIG} has the price {price!r}; it must be a finite number >= 0")
     planner: Any = make_planner(config, model, processor)
     try:
         fresh, saved = _policy(planner), Policy.load(folder / POLICY)
@@ -125,7 +138,7 @@ def load_planner(
             f"{error}"
         ) from error
     if hasattr(planner, "price"):
-        planner.price = float(record.get("planner", {}).get("price", config.price))
+        planner.price = float(price)
     return config, planner
 
 
@@ -170,15 +183,47 @@ def _folder(name: str | os.PathLike[str], revision: str | None) -> Path:
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    from .hub import hub_answers
 
     try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=[POLICY, CONFIG, CARD]))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        online = hub_answers(str(name))
+        files = [POLICY, CONFIG, CARD]
+        return Path(
+            snapshot_download(str(name), revision=revision, allow_patterns=files, local_files_only=not online)
+        )
+    except (ValueError, OSError) as error:
         raise FileNotFoundError(
-            f"{name} is neither a folder nor a repository that can be reached ({type(error).__name__}); give a folder "
-            "that save_pretrained wrote, or a hub name, online or in the local cache."
+            f"there is no saved policy {str(name)!r}: {str(error).splitlines()[0]}. Give a folder that "
+            "save_pretrained or arr-coc learn wrote (RUN/policy)."
         ) from error
+
+
+def _check_named(config: ArrCocConfig, folder: Path, allow: Collection[str]) -> None:
+    """Refuse a policy whose scorers name models, folders or whatever else by a string, unless each is allowed.
+
+    A policy is data from elsewhere; what it names would be downloaded and loaded.
+    """
+    named = {}
+    for scorer in config.scorers:
+        options = {} if isinstance(scorer, str) else dict(scorer)
+        for option in options.keys() - {"name", *_WORDS}:
+            named.update({text: f"{options['name']}.{option}" for text in _strings(options[option])})
+    foreign = sorted(named.keys() - set(allow))
+    if foreign:
+        asked = ", ".join(f"{text!r} ({named[text]})" for text in foreign)
+        raise ValueError(
+            f"the policy in {folder} wants to load {asked}, and a policy is only data; if you trust it, say so: "
+            f"allow={foreign} in code, --allow on the command line"
+        )
+
+
+def _strings(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return [text for item in value.items() for part in item for text in _strings(part)]
+    return [text for part in value for text in _strings(part)] if isinstance(value, list | tuple) else []
 
 
 def read_record(file: Path) -> dict[str, Any]:

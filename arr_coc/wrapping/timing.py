@@ -27,6 +27,7 @@ class Stopwatch:
     def __init__(self, model: PreTrainedModel, synchronize: bool) -> None:
         self.seconds: dict[str, float] = {}
         self._devices = {p.device for p in model.parameters() if p.device.type == "cuda"} if synchronize else set()
+        self._start = self._now()
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -35,6 +36,10 @@ class Stopwatch:
             yield
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + self._now() - start
+
+    def since_start(self) -> float:
+        """Seconds since the watch was made."""
+        return self._now() - self._start
 
     def _now(self) -> float:
         for device in self._devices:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -14,8 +15,8 @@ import torch
 from ..config import ArrCocConfig
 from ..families import family_for
 from ..families.compat import given_cache, innermost, output_cache, refuse_chunked_prefill, require_transformers
-from ..realizing import Call, Spliced, make_realizer, splice
-from ..scene.contract import Allocation, Planner
+from ..realizing import Call, make_realizer, splice
+from ..scene.contract import Planner
 from . import saving
 from .inputs import (
     cache_length,
@@ -27,6 +28,8 @@ from .inputs import (
     with_mask_for_gaps,
 )
 from .planning import SceneBuilder
+from .prefill import Prefill
+from .record import Allocation
 from .timing import Stopwatch
 from .turns import Turn
 
@@ -35,7 +38,11 @@ if TYPE_CHECKING:
 
 
 def wrap(
-    model: PreTrainedModel, processor: Any = None, config: ArrCocConfig | None = None, planner: Planner | None = None
+    model: PreTrainedModel,
+    processor: Any = None,
+    config: ArrCocConfig | Mapping[str, Any] | None = None,
+    planner: Planner | None = None,
+    **changes: Any,
 ) -> ArrCoc:
     """Give every image patch of a vision-language model its own token budget.
 
@@ -47,9 +54,11 @@ def wrap(
         Its processor. A tokenizer serves too (then no scorer sees pixels), and ``None`` serves where the planner
         looks at neither words nor pixels, or ``question=`` is not needed in words.
     config
-        What to do; the defaults of :class:`ArrCocConfig` otherwise.
+        What to do, as an :class:`ArrCocConfig` or a mapping of its fields; its defaults otherwise.
     planner
         Chooses the budgets; by default the one that ``config`` describes.
+    changes
+        Fields of :class:`ArrCocConfig` in place of ``config``'s: ``wrap(model, processor, limit=0.4)``.
 
     Returns
     -------
@@ -61,12 +70,60 @@ def wrap(
     ImportError
         If the installed transformers is outside the supported range.
     ValueError
-        If the model is of an unknown family, already wrapped, or unfit for the realizer.
+        If the model is of an unknown family, already wrapped, or unfit for the realizer, or if a scorer would read
+        pixels that the processor doesn't let recover, or layers or heads that the model doesn't have.
+    TypeError
+        For something else in the place of the model, processor or configuration, or an unknown field.
     """
     require_transformers()
+    if isinstance(model, str | os.PathLike):
+        raise TypeError(
+            f"model={os.fspath(model)!r} is a name; load it first: AutoModelForImageTextToText.from_pretrained(name)"
+        )
+    if isinstance(processor, str | os.PathLike | Mapping | ArrCocConfig):
+        raise TypeError(
+            f"processor is a {type(processor).__name__}: call wrap(model, processor, config) with "
+            "processor = AutoProcessor.from_pretrained(name)"
+        )
+    if isinstance(config, Mapping):
+        config = ArrCocConfig.from_dict(config)
+    if changes:
+        values = {} if config is None else {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+        config = ArrCocConfig(**(values | changes))
     arr = ArrCoc(model, processor, config or ArrCocConfig(), planner)
     arr.attach()
     return arr
+
+
+def unwrap(model: PreTrainedModel) -> ArrCoc:
+    """Detach whatever wraps a model, whoever holds its handle.
+
+    Parameters
+    ----------
+    model
+        A wrapped model, also inside PEFT or DistributedDataParallel.
+
+    Returns
+    -------
+    ArrCoc
+        The handle, detached; its ``attach()`` wraps the model again.
+
+    Raises
+    ------
+    ValueError
+        If the model is not wrapped.
+    """
+    held = _holder(innermost(model))
+    if held is None:
+        raise ValueError(f"this {type(model).__name__} is not wrapped; there is nothing to undo")
+    held.detach()
+    return held
+
+
+def _holder(model: PreTrainedModel) -> ArrCoc | None:
+    """Who wraps a model now."""
+    held = getattr(vars(model).get("generate"), "__self__", None)
+    return held if isinstance(held, ArrCoc) else None
 
 
 class ArrCoc:
@@ -100,12 +157,13 @@ class ArrCoc:
                 f"positions='keep' can't be used with {type(self.model).__name__}: it numbers the tokens itself when "
                 "it generates, or counts key slots by position. Use positions='auto' or 'compact'."
             )
+        self.builder = SceneBuilder(self.model, self.family, processor, self.realizer, config)
         if planner is None:
             from ..attending.planners import make_planner
 
             planner = make_planner(config, self.model, processor)
+        self.builder.check_scorers(getattr(getattr(planner, "contexts", None), "scorers", ()))
         self.planner = planner
-        self.builder = SceneBuilder(self.model, self.family, processor, self.realizer, config)
         self.last: list[Allocation] = []
         self.kept: list[torch.Tensor] = []
         self.synchronize = False
@@ -124,8 +182,11 @@ class ArrCoc:
         if self.attached:
             return
         model = self.model
-        if isinstance(getattr(model.__dict__.get("generate"), "__self__", None), ArrCoc):
-            raise ValueError("This model is already wrapped; detach() the first wrapper before wrapping it again.")
+        if _holder(model) is not None:
+            raise ValueError(
+                "This model is already wrapped; detach() the first wrapper before wrapping it again, or "
+                "arr_coc.unwrap(model) if its handle is lost."
+            )
         self._had = {
             "generate": model.__dict__.get("generate"),
             "rope_deltas": getattr(model.base_model, "rope_deltas", None),
@@ -152,6 +213,16 @@ class ArrCoc:
         if hasattr(self.model.base_model, "rope_deltas"):
             self.model.base_model.rope_deltas = self._had["rope_deltas"]
 
+    def __repr__(self) -> str:
+        config = self.config
+        bound = "" if config.limit is None else f", limit {config.limit:g}"
+        state = "" if self.attached else ", detached"
+        return f"<ArrCoc on {type(self.model).__name__}, policy {config.policy!r}{bound}{state}: {self.summary()}>"
+
+    def summary(self) -> str:
+        """What the last call with images spent: one line per question, see :meth:`Allocation.summary`."""
+        return "\n".join(allocation.summary() for allocation in self.last) or "no question asked yet"
+
     def __enter__(self) -> ArrCoc:
         self.attach()
         return self
@@ -172,9 +243,10 @@ class ArrCoc:
         model: PreTrainedModel,
         processor: Any = None,
         revision: str | None = None,
+        allow: Collection[str] = (),
     ) -> ArrCoc:
         """Wrap a model with a saved policy; see :func:`arr_coc.wrapping.saving.load_planner`."""
-        config, planner = saving.load_planner(name, model, processor, revision)
+        config, planner = saving.load_planner(name, model, processor, revision, allow)
         return wrap(model, processor, config, planner)
 
     def push_to_hub(self, repo_id: str, results: Mapping[str, Any] | None = None, **options: Any) -> str:
@@ -225,13 +297,16 @@ class ArrCoc:
             refuse_chunked_prefill()
         watch = Stopwatch(self.model, self.synchronize)
         with torch.no_grad():
-            call, spliced = self._prepare(kwargs, allocation, question, True, watch)
-        with watch("generate"):
-            output, copies = self._answer(inputs, generation_config, args, kwargs, spliced.inputs)
+            prefill = self._prepare(kwargs, allocation, question, True, watch)
+        with watch("generate"), prefill.answering(self.model):
+            output, copies = self._answer(inputs, generation_config, args, kwargs, prefill.spliced.inputs)
+        for record, shared in zip(self.last, prefill.shared, strict=False):
+            record.shared = shared
+        watch.seconds["total"] = watch.since_start()
         self._record(watch)
         cache = output_cache(output) or cache
         if cache is not None and copies == 1:
-            self._turns[cache] = Turn.of(call, spliced)
+            self._turns[cache] = Turn.of(prefill.call, prefill.spliced)
         return output
 
     def _answer(
@@ -278,9 +353,9 @@ class ArrCoc:
             check_no_images(self.family.image_token(self.model), kwargs, allocation)
             return (), with_mask_for_gaps(kwargs)
         watch = Stopwatch(self.model, self.synchronize)
-        _, spliced = self._prepare(kwargs, allocation, question, False, watch)
+        prefill = self._prepare(kwargs, allocation, question, False, watch)
         self._record(watch)
-        return (), self.family.encode_videos(self.model, spliced.inputs)
+        return (), self.family.encode_videos(self.model, prefill.spliced.inputs)
 
     def _guard(self, base: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """No pixels may reach the model past the allocation: that would be full detail in silence."""
@@ -299,19 +374,19 @@ class ArrCoc:
         question: str | Sequence[str] | None,
         for_generate: bool,
         watch: Stopwatch,
-    ) -> tuple[Call, Spliced]:
+    ) -> Prefill:
         self.last, self.kept = [], []
         check_inputs(kwargs)
         inputs = with_mask(self.model, kwargs, for_generate)
         call = Call(self.model, self.family, inputs, self.config.patch_side)
         texts = question_texts(question, call.batch)
         self.builder.check_allocation(call, allocation)
-        planned = self.builder.plan_all(call, texts, self.planner, allocation, self.synchronize)
+        planned = self.builder.plan_all(call, texts, self.planner, allocation, self.synchronize, keep=for_generate)
 
         reuse = not torch.is_grad_enabled()  # a glance carries no gradient
         with watch("encode"):
             if reuse:
-                call.adopt(planned.alone)
+                call.adopt([glance.call if glance is not None else None for glance in planned.glances])
             realised = self.realizer.realize(call, planned.grids, planned.known if reuse else None)
         with watch("splice"):
             spliced = splice(call, realised, self.config.positions, for_generate)
@@ -320,7 +395,8 @@ class ArrCoc:
         for record, kept in zip(planned.records, call.per_sample(realised.keep), strict=True):
             record.newlines = kept - record.tokens
         self.last, self.kept = planned.records, spliced.kept
-        return call, spliced
+        readings = [glance.reading if glance is not None else None for glance in planned.glances]
+        return Prefill(call, realised, spliced, readings)
 
     def _record(self, watch: Stopwatch) -> None:
         for allocation in self.last:

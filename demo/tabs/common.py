@@ -16,6 +16,8 @@ from arr_coc.commands.terminal import EXPECTED
 
 MODEL = {"concurrency_id": "model", "concurrency_limit": 2}
 """One question is in the model, the next one is being read: more would only wait for the lock."""
+MAX_PIXELS = 20_000_000
+"""Largest upload; as a server's."""
 QUIET = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
 """Listeners that only tidy the page."""
 
@@ -55,7 +57,7 @@ class Picture(gr.Image):
             raise message("upload the picture as a file", "This picture can't be used")
         name = payload.orig_name or "the picture"
         try:
-            return load_image(payload.path)
+            return load_image(payload.path, max_pixels=MAX_PIXELS)
         except ImageError as error:
             told = str(error).replace(str(Path(payload.path)), Path(name).name)
             raise message(told, "This picture can't be used") from error

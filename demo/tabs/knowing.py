@@ -92,7 +92,7 @@ def heats(shown: Shown) -> list[Image.Image | None]:
     pictures: list[Image.Image | None] = []
     for name in shown.allocation.scores:
         values = [report.scores[name] for report in reports]
-        looks = shown.explanation.looks if name == "participatory" and shown.explanation.looks else None
+        looks = shown.explanation.looks if name in shown.explanation.readers else None
         cells = looks or [np.array([[value]]) for value in values]
         heat = draw_heat(shown.image, shown.boxes, cells, labels=[f"{value:.2f}" for value in values], width=300)
         pictures.append(titled(f"{name}: {SCORE_WORDS.get(name, name)}", heat))

@@ -12,8 +12,9 @@ from arr_coc.config import nearest
 from arr_coc.scene.contract import Planner
 
 if TYPE_CHECKING:
+    from arr_coc.learning.tasks import Sample
+
     from ..model.bench import Answer, Bench
-    from ..tasks import Sample
 
 M = TypeVar("M", bound="type[Method]")
 
@@ -48,6 +49,18 @@ class Method:
     questions: int | None = None
     curve: str = ""
     short: ClassVar[str] = ""
+
+    @property
+    def about(self) -> str:
+        """The method in a line: the first sentence of its docstring, and the settings that are not its defaults."""
+        text = re.split(r"(?<=\.) ", " ".join((type(self).__doc__ or "").split()), maxsplit=1)[0]
+        told = {"label", "match", "questions", "curve", "seed", self.short}
+        changed = [
+            f"{item.name}={getattr(self, item.name)!r}"
+            for item in dataclasses.fields(self)
+            if item.name not in told and getattr(self, item.name) != item.default
+        ]
+        return f"{text} ({', '.join(changed)})" if changed else text
 
     def prepare(self, bench: Bench) -> None:
         """Called once before the first question; raises `NotApplicable` if it cannot run here."""

@@ -14,8 +14,9 @@ from arr_coc.scene.contract import Plan, Planner, Scene
 from .base import Method, register_method, wanted_share
 
 if TYPE_CHECKING:
+    from arr_coc.learning.tasks import Sample
+
     from ..model.bench import Bench
-    from ..tasks import Sample
 
 
 class Same:

@@ -23,8 +23,9 @@ from .base import Method, register_method
 from .planned import corrupt
 
 if TYPE_CHECKING:
+    from arr_coc.learning.tasks import Sample
+
     from ..model.bench import Bench
-    from ..tasks import Sample
 
 
 @register_method("learner")
@@ -44,10 +45,10 @@ class Learner(Method):
         Answers to learn from.
     reward
         What they are rewarded by.
-    source, kinds, seed
-        As of `arr_coc.learning.data.load_questions`; the seed is the run's by default.
-    grid
-        Rows and columns of patches of the reference pictures it learns from; any by default.
+    task
+        Where they come from, as the section ``task`` of a file; reference VQA by default.
+    kinds, seed, grid
+        Short for these of the task; the seed is the run's by default.
     phases
         Instead of kinds, several lists of them that follow one another in equal parts: a stream that changes.
     forgetting
@@ -67,7 +68,7 @@ class Learner(Method):
     prior: bool = True
     episodes: int = 600
     reward: str = "vqa_accuracy"
-    source: str = "reference"
+    task: dict[str, Any] = dataclasses.field(default_factory=dict)
     kinds: list[str] | None = None
     seed: int | None = None
     grid: list[int] | None = None
@@ -109,23 +110,22 @@ class Learner(Method):
     def stream(self, bench: Bench) -> tuple[Any, ...]:
         """What tells its stream of questions and rewards from another learner's."""
         seed = bench.seed if self.seed is None else self.seed
-        return self.source, seed, self.episodes, self.reward, repr((self.kinds, self.grid, self.phases))
+        return seed, self.episodes, self.reward, repr((self.kinds, self.grid, self.phases, self.task))
 
     def samples(self, bench: Bench) -> Iterable[Mapping[str, Any]]:
         """The questions it learns from, in order."""
         seed = bench.seed if self.seed is None else self.seed
-        from arr_coc.learning.data import load_questions
+        from arr_coc.learning.tasks import learning_task
         from arr_coc.reference import generate
 
-        if self.grid is None and self.phases is None:
-            return load_questions(self.source, n=self.episodes, seed=seed, kinds=self.kinds)
-        if self.source != "reference":
-            raise ValueError(f"method {self.label!r}: grid and phases are known of the reference world only")
-        parts, grid = self.phases or [self.kinds], None if self.grid is None else tuple(self.grid)
-        each = -(-self.episodes // len(parts))
+        if self.phases is None:
+            return learning_task({"seed": seed, "kinds": self.kinds, "grid": self.grid, **self.task}, self.episodes)
+        if self.task:
+            raise ValueError(f"method {self.label!r}: phases are known of the reference world only; leave task out")
+        each, grid = -(-self.episodes // len(self.phases)), None if self.grid is None else tuple(self.grid)
         return itertools.chain.from_iterable(
             generate(each, seed=1000 * number + seed, split="learn", kinds=kinds, grid=grid)
-            for number, kinds in enumerate(parts)
+            for number, kinds in enumerate(self.phases)
         )
 
     def planner(self, bench: Bench, sample: Sample) -> Planner:

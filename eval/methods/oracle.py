@@ -11,8 +11,9 @@ from arr_coc.scene.contract import Plan, Planner, Scene
 from .base import Method, NotApplicable, register_method
 
 if TYPE_CHECKING:
+    from arr_coc.learning.tasks import Sample
+
     from ..model.bench import Answer, Bench
-    from ..tasks import Sample
 
 
 class On:

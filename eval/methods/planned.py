@@ -17,9 +17,9 @@ from .base import Method, NotApplicable, register_method
 
 if TYPE_CHECKING:
     from arr_coc.knowing import Scorer
+    from arr_coc.learning.tasks import Sample
 
     from ..model.bench import Answer, Bench
-    from ..tasks import Sample
 
 
 class Within(PolicyPlanner):
@@ -142,7 +142,7 @@ class Heuristic(Planned):
 @register_method("saliency")
 @dataclass(kw_only=True)
 class Saliency(Planned):
-    """The same knapsack blind to the question: salience stands in for relevance (the shape of HiRED and
+    """The heuristic's knapsack, blind to the question: salience stands in for relevance (the shape of HiRED and
     GlobalCom2)."""
 
     scorers: list[Any] | None = dataclasses.field(default_factory=lambda: ["perspectival"])
@@ -164,10 +164,10 @@ class _Top:
 @register_method("top-patch")
 @dataclass(kw_only=True)
 class TopPatch(Method):
-    """One budget for the patch a scorer ranks first, the floor for the rest."""
+    """One budget for the patch a scorer ranks first (by default: where the question looks), the floor for the rest."""
 
     budget: int
-    scorer: str = "participatory"
+    scorer: str | None = None
     short: ClassVar[str] = "budget"
 
     def prepare(self, bench: Bench) -> None:
@@ -175,7 +175,8 @@ class TopPatch(Method):
             raise ValueError(
                 f"method {self.label!r}: budget {self.budget!r} must be one of the budgets {bench.budgets}"
             )
-        self._planner = _Top(bench.scorer(self.scorer), bench.budgets, self.budget)
+        scorer = bench.scorer(self.scorer) if self.scorer else bench.relevance()
+        self._planner = _Top(scorer, bench.budgets, self.budget)
 
     def planner(self, bench: Bench, sample: Sample) -> Planner:
         return self._planner

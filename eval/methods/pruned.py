@@ -12,9 +12,10 @@ from torch import Tensor
 from .base import Method, register_method, wanted_share
 
 if TYPE_CHECKING:
+    from arr_coc.learning.tasks import Sample
+
     from ..model.bench import Answer, Bench
     from ..model.question import Tokens
-    from ..tasks import Sample
 
 
 @dataclass(kw_only=True)

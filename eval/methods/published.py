@@ -14,9 +14,9 @@ from .base import Method, register_method, wanted_share
 
 if TYPE_CHECKING:
     from arr_coc.knowing import Scorer
+    from arr_coc.learning.tasks import Sample
 
     from ..model.bench import Bench
-    from ..tasks import Sample
 
 
 class _Greedy:
@@ -52,7 +52,7 @@ class RelevantSalient(Method):
     share: float | None = None
 
     def prepare(self, bench: Bench) -> None:
-        scorers = [bench.scorer("participatory"), bench.scorer("perspectival")]
+        scorers = [bench.relevance(), bench.scorer("perspectival")]
         self._planner = _Greedy(scorers, bench.budgets, wanted_share(self, bench))
 
     def planner(self, bench: Bench, sample: Sample) -> Planner:

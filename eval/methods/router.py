@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,9 @@ from .fixed import Same
 
 if TYPE_CHECKING:
     from arr_coc.attending.planners import PolicyPlanner
+    from arr_coc.learning.tasks import Sample
 
     from ..model.bench import Bench
-    from ..tasks import Sample
 
 RATIO, SMOOTH = 1.25, 0.1
 """A patch needs its detail where the loss without it is this many times the loss with it, both raised by SMOOTH nats,
@@ -45,14 +46,15 @@ class Router(Method):
     question
         Whether it sees the context vectors of the learned policy, with the question in them; else, as ViCO's, only
         what the patch looks like: scores, detail, and the mean of its glance tokens.
-    episodes, source
-        Questions to train on, as of `arr_coc.learning.data.load_questions`; never those that are judged.
+    episodes, task
+        Questions to train on, and where they come from, as the section ``task`` of a file; reference VQA by default,
+        never those that are judged.
     """
 
     share: float | None = None
     question: bool = False
     episodes: int = 80
-    source: str = "reference"
+    task: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def prepare(self, bench: Bench) -> None:
         from sklearn.linear_model import LogisticRegression
@@ -60,16 +62,17 @@ class Router(Method):
         from sklearn.preprocessing import StandardScaler
 
         from arr_coc.attending.planners import PolicyPlanner, make_planner
-        from arr_coc.learning.data import load_questions
+        from arr_coc.learning.tasks import learning_task
 
         config = dataclasses.replace(bench.arr.config, policy="heuristic", limit=None)
         planner = make_planner(config, bench.arr.model, bench.arr.processor)
         assert isinstance(planner, PolicyPlanner)
         self._seeing = _Seeing(planner, self.question)
-        key = ("router", self.source, self.episodes)
+        key = ("router", repr(self.task), self.episodes)
         if key not in bench.lessons:  # routers that see different things learn from the same labels
             rows = []
-            for sample in load_questions(self.source, n=self.episodes, seed=bench.seed):
+            task = learning_task({"seed": bench.seed, **self.task}, self.episodes)
+            for sample in itertools.islice(task, self.episodes):
                 needed = self._needs(bench, sample)
                 scene = self._seeing.scene
                 rows.append((needed, scene.costs.numpy(), self._seeing.asked(scene), self._seeing.shown(scene)))
@@ -123,7 +126,7 @@ class _Seeing(Same):
 
     def shown(self, scene: Scene) -> np.ndarray:
         """``[N, d]`` what the patches look like, whatever is asked."""
-        known = [scorer(scene).cpu()[:, None] for scorer in self.contexts.scorers if scorer.name != "participatory"]
+        known = [scorer(scene).cpu()[:, None] for scorer in self.contexts.relevance.blind]
         if scene.pixels is not None:
             known.append(scene_detail_loss(scene).per_patch.cpu())
         return torch.cat([*known, torch.stack([tokens.mean(0) for tokens in scene.glance])], 1).numpy()

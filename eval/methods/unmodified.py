@@ -13,8 +13,9 @@ from .base import Method, register_method, wanted_share
 from .fixed import Same
 
 if TYPE_CHECKING:
+    from arr_coc.learning.tasks import Sample
+
     from ..model.bench import Answer, Bench
-    from ..tasks import Sample
 
 
 @register_method("full")

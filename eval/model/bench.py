@@ -16,9 +16,11 @@ from PIL import Image
 from arr_coc.asking.ask import answers, prepare
 from arr_coc.drawing import patch_boxes
 from arr_coc.knowing import Scorer, make_scorer
+from arr_coc.knowing.relevance import Relevance
 from arr_coc.learning.rewards import Reward
-from arr_coc.scene.contract import Allocation, Plan, Planner, Scene
+from arr_coc.scene.contract import Plan, Planner, Scene
 from arr_coc.scene.patches import Patch, by_view, full_tokens
+from arr_coc.wrapping.record import Allocation
 
 from .clock import Clock
 from .question import CachedQuestion, Tokens, full_builder, reduced
@@ -26,10 +28,9 @@ from .question import CachedQuestion, Tokens, full_builder, reduced
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from arr_coc.learning.tasks import Sample
     from arr_coc.wrapping.planning import SceneBuilder
     from arr_coc.wrapping.wrapper import ArrCoc
-
-    from ..tasks import Sample
 
 SHARED_STAGES = ("encode", "splice", "prefill", "decode")
 """Stages that are timed for the whole call; here each question bears an equal part."""
@@ -50,7 +51,7 @@ class Answer:
     seconds
         Wall time of the call, an equal part for each question of the batch. Image preprocessing is not in it.
     first
-        Seconds from the start of the call to the first token of its answers.
+        Seconds from the start of the call to the first token of its answers, an equal part for each question too.
     timings
         Seconds by stage: glance, knowing, balancing, attending, encode, splice, prefill, decode. An untouched call has
         the last two, and its tower's time as encode.
@@ -143,6 +144,12 @@ class Bench:
         options = [s for s in self.arr.config.scorers if not isinstance(s, str) and s["name"] == name]
         return make_scorer(options[0] if options else name)
 
+    def relevance(self) -> Relevance:
+        """Where the question looks, by the scorers of the wrapped model's configuration that read it; by the model's
+        own attention where none does."""
+        readers = Relevance([make_scorer(spec) for spec in self.arr.config.scorers]).readers
+        return Relevance(readers or [self.scorer("participatory")])
+
     def share(self, method: str) -> float:
         """Mean share of full detail that an earlier method spent."""
         if method not in self.shares:
@@ -203,7 +210,7 @@ class Bench:
         batch = len(samples)
         times = {"encode": clock.tower, "generate": clock.seconds - clock.tower} if clock.ticks else {}
         return [
-            Answer(text, count, whole, seconds=clock.seconds / batch, first=clock.first,
+            Answer(text, count, whole, seconds=clock.seconds / batch, first=clock.first / batch,
                    timings=_stages(times, clock, batch))
             for text, count, whole in zip(texts, tokens, full, strict=True)
         ]  # fmt: skip
@@ -220,7 +227,7 @@ class Bench:
             budgets=list(allocation.budgets),
             realised=list(allocation.realised),
             seconds=clock.seconds / batch,
-            first=clock.first,
+            first=clock.first / batch,
             timings=_stages(allocation.timings, clock, batch),
             scores=dict(allocation.scores),
             boxes=self._boxes(image, allocation.patches),
@@ -302,7 +309,7 @@ class Bench:
 
 def _stages(timings: Mapping[str, float], clock: Clock, batch: int) -> dict[str, float]:
     """Seconds by stage for one question of a batch, the language model's time cut where the first token is there."""
-    stages = dict(timings)
+    stages = {stage: value for stage, value in timings.items() if stage != "total"}
     if "generate" in stages:
         whole = stages.pop("generate")
         stages |= {"prefill": max(0.0, whole - clock.decode), "decode": clock.decode}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,15 @@ from rich.table import Table
 
 from allocator.storage import replace_file
 from arr_coc.drawing import contact_sheet, draw_budgets
+from arr_coc.learning.statistics import verdict as in_words
+from arr_coc.learning.tasks import Task, TaskConfig
 
-from ..config import TaskConfig
 from ..records import Record
-from ..tasks import Task
 from . import plots
+from .statistics import Difference
 from .summary import STAGES, by_method
 
+P_VALUE = "two-sided permutation test that flips the sign of whole images' differences"
 COLUMNS = ("method", "accuracy [95% CI]", "tokens", "share of full", "ms in all", *STAGES)
 
 
@@ -43,19 +46,46 @@ def rows(metrics: Mapping[str, Any]) -> list[list[str]]:
     return table
 
 
+def verdict(metrics: Mapping[str, Any]) -> str:
+    """What the run shows of the policy under test, beside full detail: a sentence or two."""
+    methods, label = metrics["methods"], _pictured(metrics)
+    base = next((name for name in ("full", *reversed(metrics["uniform"])) if name in metrics["differences"]), None)
+    found = metrics["differences"].get(base, {}).get(label)
+    ours = methods[label]
+    if found is None or (base != "full" and base != metrics["uniform"][-1]):
+        accuracy = _interval(ours["accuracy"])
+        return f"**{label} is right in {accuracy} % of the questions at {100 * ours['share']:.0f} % of full detail.**"
+    difference = Difference(**{name: found[name] for name in (item.name for item in fields(Difference))})
+    share = ours["tokens"]["mean"] / methods[base]["tokens"]["mean"]
+    said = in_words(difference, metrics["images"], share, "full detail")
+    times = [methods[name]["milliseconds"].get("first token") for name in (label, base)]
+    if all(times):
+        said += f"; its first token is there after {100 * times[0] / times[1]:.0f} % of the time"
+        said += f" ({times[0]:.0f} of {times[1]:.0f} ms, medians)"
+    return f"**{label} is {said}.**"
+
+
+def without_empty(header: Sequence[str], cells: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """A table without the columns that say nothing in any row."""
+    kept = [i for i in range(len(header)) if any(row[i] not in ("", "–") for row in cells)]
+    return [header[i] for i in kept], [[row[i] for i in kept] for row in cells]
+
+
 def terminal_table(metrics: Mapping[str, Any], title: str | None = None) -> Table:
     """The table for the terminal, narrow enough for 80 columns."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in COLUMNS:
+    columns, cells = without_empty(COLUMNS, rows(metrics))
+    for column in columns:
         heading = {"share of full": "share", "ms in all": "ms"}.get(column, column.replace(" ", "\n"))
         table.add_column(heading, justify="left" if column == "method" else "right", no_wrap=True)
-    for row in rows(metrics):
+    for row in cells:
         table.add_row(*row)
     return table
 
 
 def markdown_table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its first column left and the others right aligned."""
+    """A Markdown table without empty columns, its first column left and the others right aligned."""
+    header, cells = without_empty(header, cells)
     lines = ["| " + " | ".join(header) + " |", "|" + "|".join(["---", *["---:"] * (len(header) - 1)]) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in cells)])
 
@@ -79,7 +109,8 @@ def write(
     if task is not None and config["run"]["overlays"]:
         _overlays(folder / "overlays.png", metrics, records, task, config["run"]["overlays"])
     if logs := sorted(folder.glob("learning/**/log.jsonl")):
-        plots.learning_curve(logs, folder / "learning.png")
+        colors = {label: color for label, (color, _) in plots.styles(metrics).items()}
+        plots.learning_curve(logs, folder / "learning.png", colors={folder.name: colors[_pictured(metrics)], **colors})
     text = markdown(metrics, config, folder)
     replace_file(folder / "report.md", text)
     replace_file(folder / "report.html", html(text, folder))
@@ -95,26 +126,28 @@ def markdown(metrics: Mapping[str, Any], config: Mapping[str, Any], folder: Path
     full, data = metrics["full tokens"], metrics["data"]
     parts = [
         f"# Evaluation on {data['task']}",
+        verdict(metrics),
         f"{metrics['questions']:,} questions on {metrics['images']:,} images; {config['task']['reward']}; "
         f"{full['mean']:,.0f} tokens at full detail (p10 {full['p10']:,.0f}, p90 {full['p90']:,.0f}). Intervals "
-        "are 95 % bootstrap intervals over images. Times are medians per question, in milliseconds, without image "
-        "preprocessing; LM is splice, prefill and decoding. A method with fewer questions answered the first of them.",
+        f"are 95 % bootstrap intervals over images. {_how_timed(config)} LM is splice, prefill and decoding. A method "
+        "with fewer questions answered the first of them.",
         markdown_table(COLUMNS, rows(metrics)),
+        *_explained(metrics),
         "![accuracy against tokens](pareto.png)",
         *_costs(metrics),
         *(["![accuracy against time to the first token](time.png)"] if (folder / "time.png").exists() else []),
     ]
     for base, methods in metrics["differences"].items():
         cells = [[label, *_difference(found)] for label, found in methods.items()]
-        header = ("method", f"minus {base}, points [95% CI]", "p (images)", "p (McNemar)", "wins / losses", "n")
-        parts += [f"## Paired with {base}", markdown_table(header, cells)]
+        header = ("method", f"minus {base}, points [95% CI]", "p", "wins / losses", "n")
+        parts += [f"## Paired with {base}", f"p: {P_VALUE}.", markdown_table(header, cells)]
     if metrics["matched"]:
         cells = []
         for label, found in metrics["matched"].items():
             timed = found.get("at equal time")
             timed = _difference(timed)[0] if timed else "–"
             cells.append([label, *_difference(found), _tokens(found["tokens of equal accuracy"]), timed])
-        header = ("method", "minus uniform, points [95% CI]", "p (images)", "uniform needs", "at equal time, points")
+        header = ("method", "minus uniform, points [95% CI]", "p", "uniform needs", "at equal time, points")
         parts += [
             "## At matched tokens",
             "Against the mixture of the two neighbouring uniform budgets with the same mean tokens; the tokens at "
@@ -128,7 +161,7 @@ def markdown(metrics: Mapping[str, Any], config: Mapping[str, Any], folder: Path
              *_difference(found["minus uniform"])]
             for name, found in metrics["curves"].items()
         ]  # fmt: skip
-        header = ("curve", "tokens", "mean accuracy [95% CI]", "minus uniform, points [95% CI]", "p (images)")
+        header = ("curve", "tokens", "mean accuracy [95% CI]", "minus uniform, points [95% CI]", "p")
         parts += [
             "## Area under the accuracy-token curve",
             "Mean accuracy over the range of tokens that a curve and the uniform budgets both reach.",
@@ -143,7 +176,7 @@ def markdown(metrics: Mapping[str, Any], config: Mapping[str, Any], folder: Path
         parts += [
             f"## Score less {utility['price']:g} times the share of full detail",
             f"What a learner maximises at that price; {base} has {100 * utility['methods'][base][0]:.1f}.",
-            markdown_table(("method", "utility", f"minus {base}, points [95% CI]", "p (images)"), cells),
+            markdown_table(("method", "utility", f"minus {base}, points [95% CI]", "p"), cells),
         ]
     if any("pope" in method for method in metrics["methods"].values()):
         cells = [
@@ -158,11 +191,36 @@ def markdown(metrics: Mapping[str, Any], config: Mapping[str, Any], folder: Path
     if (folder / "learning.png").exists():
         parts += ["## Learning", "![reward and tokens while learning](learning.png)"]
     if (folder / "overlays.png").exists():
-        parts += ["## Budgets", f"![patch budgets of {_pictured(metrics)}](overlays.png)"]
+        parts += [
+            "## Budgets",
+            "Up to half of the pictures are mistakes, picked on purpose; the table says how rare they are.",
+            f"![patch budgets of {_pictured(metrics)}](overlays.png)",
+        ]
     parts += ["## Data", f"{data['rows read']:,} rows read, {len(data['unreadable'])} unreadable."]
     parts += [f"- row {bad['row']}: {bad['reason']}" for bad in data["unreadable"][:20]]
     parts += [f"- {label} could not run: {reason}" for label, reason in metrics["skipped"].items()]
     return "\n\n".join(parts) + "\n"
+
+
+def _how_timed(config: Mapping[str, Any]) -> str:
+    """What the times of a run are: of questions asked one at a time, or parts of a batch's."""
+    run = config["run"]
+    text = "Times are medians per question, in milliseconds, without image preprocessing"
+    if run.get("timed"):
+        return f"{text}, of {run['timed']} questions answered one at a time with nothing shared."
+    if run["batch_size"] > 1:
+        return f"{text}; each question bears an equal part of its batch of {run['batch_size']}."
+    return f"{text}."
+
+
+def _explained(metrics: Mapping[str, Any]) -> list[str]:
+    """Each method in a line; those that differ by a number share one."""
+    kinds: dict[str, list[str]] = {}
+    for label, about in metrics.get("about", {}).items():
+        if label in metrics["methods"]:
+            kinds.setdefault(about, []).append(f"`{label}`")
+    lines = [f"- {', '.join(labels)}: {about}" for about, labels in kinds.items()]
+    return ["## The methods", "\n".join(lines)] if lines else []
 
 
 def html(text: str, folder: Path) -> str:
@@ -229,7 +287,7 @@ def _difference(found: Mapping[str, Any]) -> list[str]:
     value, low, high = (100 * found[key] for key in ("value", "low", "high"))
     cells = [f"{value:+.1f} [{low:+.1f}, {high:+.1f}]", f"{found['p']:.3g}"]
     if "mcnemar" in found:
-        cells += [f"{found['mcnemar']:.3g}", f"{found['wins']} / {found['losses']}"]
+        cells.append(f"{found['wins']} / {found['losses']}")
         cells.append(f"{found['questions']:,}" if "questions" in found else "–")
     return cells
 
@@ -273,7 +331,11 @@ def _overlays(path: Path, metrics: Mapping[str, Any], records: Sequence[Record],
         if not wanted:
             break
     if pictures:
-        contact_sheet(pictures, 3, f"Patch budgets: {label} ({len(right)} right, {len(wrong)} wrong)").save(path)
+        rate = sum(record["score"] >= 0.5 for record in own) / len(own)
+        title = f"Patch budgets of {label}: {len(right)} right, {len(wrong)} wrong. "
+        if wrong:
+            title += "Mistakes were picked on purpose: "
+        contact_sheet(pictures, 3, f"{title}{100 * rate:.0f} % of all answers are right").save(path)
 
 
 def draw_record(image: Image.Image, record: Record, levels: Sequence[int]) -> Image.Image:

@@ -17,10 +17,26 @@ from .statistics import Difference
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*X<>p"
 GREY = "#8A8A93"
-
-
+Style = tuple[str, str]
 CROWD = 14
 """More points than this are named in a legend, since their names would cover each other."""
+
+
+def styles(metrics: Mapping[str, Any]) -> dict[str, Style]:
+    """Colour and marker of every method of a run, the same in all its figures.
+
+    Uniform budgets are grey; the methods of one curve share their style; the policy under test comes first.
+    """
+    labels, uniform = list(metrics["methods"]), list(metrics.get("uniform", ()))
+    curves = metrics.get("curves", {})
+    member = {label: name for name, curve in curves.items() for label in curve["methods"]}
+    first = [label for label in ("learned", "heuristic", "oracle") if label in labels]
+    names = dict.fromkeys(member.get(label, label) for label in [*first, *labels] if label not in uniform)
+    own = {
+        name: (OKABE_ITO[number % len(OKABE_ITO)], MARKERS[number % len(MARKERS)])
+        for number, name in enumerate(names)
+    }
+    return {label: (GREY, "o") if label in uniform else own[member.get(label, label)] for label in labels}
 
 
 def pareto(
@@ -56,9 +72,9 @@ def pareto(
     groups: dict[str, list[str]] = {}
     for label in sorted(points, key=lambda label: points[label][0]):
         groups.setdefault(member.get(label, label), []).append(label)
-    best = set(_front(points))
-    for number, (name, labels) in enumerate(groups.items()):
-        color, marker = OKABE_ITO[number % len(OKABE_ITO)], MARKERS[number % len(MARKERS)]
+    best, own_style = set(_front(points)), styles(metrics)
+    for name, labels in groups.items():
+        color, marker = own_style[labels[0]]
         if len(labels) > 1:
             places = (points[label][:2] for label in labels)
             axes.plot(*zip(*places, strict=True), color=color, linewidth=0.8, zorder=1)
@@ -66,26 +82,29 @@ def pareto(
             tokens, value, low, high = points[label]
             axes.errorbar(
                 tokens, value, yerr=[[max(0, value - low)], [max(0, high - value)]], fmt=marker,
-                color=GREY if label in uniform else color, markersize=5 if len(groups) > 2 * CROWD else 7,
-                markeredgecolor="black" if label in best else GREY if label in uniform else color,
+                color=color, markersize=5 if len(groups) > 2 * CROWD else 7,
+                markeredgecolor="black" if label in best else color,
                 capsize=0 if crowd else 3, elinewidth=0.6 if crowd else 1.1,
                 label=name if label == labels[0] else None,
             )  # fmt: skip
     axes.set_xlabel("milliseconds to the first token (median)" if time else "visual tokens per question (mean)")
     axes.set_ylabel("accuracy in %, with 95 % interval")
-    axes.set_title(f"{metrics['questions']:,} questions on {metrics['images']:,} images", loc="left", fontsize=10)
+    title = f"{metrics['questions']:,} questions on {metrics['images']:,} images; black rim: none is better for less"
+    axes.set_title(title, loc="left", fontsize=10)
     axes.grid(alpha=0.25)
     axes.margins(x=0.1, y=0.08)
-    if crowd:
-        named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    if not crowd:
+        unnamed = name_points(figure, axes, [(label, *points[label][:2]) for label in points])
+        named = {name: handle for name, handle in named.items() if unnamed & set(groups[name])}
+    if named:
         own = {name: name if name in points else labels[0] for name, labels in groups.items()}
         by_accuracy = sorted(named, key=lambda name: -points[own[name]][1])
         axes.legend(
             [named[name] for name in by_accuracy], [f"{name}, {points[own[name]][1]:.1f}" for name in by_accuracy],
-            loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8,
+            **({"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False} if crowd else {"loc": "best"}),
+            fontsize=8,
         )  # fmt: skip
-    else:
-        _name_points(figure, axes, [(label, *points[label][:2]) for labels in groups.values() for label in labels])
     figure.savefig(path)
 
 
@@ -93,16 +112,21 @@ def kinds(metrics: Mapping[str, Any], path: str | os.PathLike[str], labels: Sequ
     """Accuracy by kind of question, one bar per method, with 95 % intervals."""
     methods = metrics["methods"]
     most = max(methods.values(), key=lambda method: sum(k["questions"] for k in method["kinds"].values()))["kinds"]
-    names = list(most)
+    names, used = list(most), list[str]()
     figure = Figure(figsize=(max(7, 1.3 * len(names) + 2), 4.4), dpi=130, layout="constrained")
     axes = figure.add_subplot()
-    width = 0.84 / len(labels)
+    width, own_style = 0.84 / len(labels), styles(metrics)
+    greys = iter(np.linspace(0.82, 0.45, max(1, sum(own_style[label][0] == GREY for label in labels))))
     for number, label in enumerate(labels):
+        color = own_style[label][0]
+        color, taken = (str(next(greys)), False) if color == GREY else (color, color in used)
+        used.append(color)
         found = [methods[label]["kinds"].get(name) for name in names]
         value, low, high = 100 * np.array([kind["accuracy"] if kind else [np.nan] * 3 for kind in found]).T
         axes.bar(
             np.arange(len(names)) + (number - (len(labels) - 1) / 2) * width, value, width * 0.94, label=label,
-            color=OKABE_ITO[number % len(OKABE_ITO)], yerr=np.clip([value - low, high - value], 0, None), capsize=1.5,
+            color=color, hatch="//" if taken else None, edgecolor="white", linewidth=0,
+            yerr=np.clip([value - low, high - value], 0, None), capsize=1.5,
             error_kw={"elinewidth": 0.8},
         )  # fmt: skip
     counts = [most[name]["questions"] for name in names]
@@ -153,7 +177,12 @@ def _run_name(log: Path) -> str:
     return folder.name or str(log)
 
 
-def learning_curve(logs: Sequence[str | os.PathLike[str]], path: str | os.PathLike[str], window: int = 100) -> None:
+def learning_curve(
+    logs: Sequence[str | os.PathLike[str]],
+    path: str | os.PathLike[str],
+    window: int = 100,
+    colors: Mapping[str, str] | None = None,
+) -> None:
     """Reward and share of full detail while learning, as running means over episodes; one line per run.
 
     Parameters
@@ -164,6 +193,8 @@ def learning_curve(logs: Sequence[str | os.PathLike[str]], path: str | os.PathLi
         PNG to write.
     window
         Episodes in a running mean.
+    colors
+        Of runs by name, where other figures show them too.
 
     Raises
     ------
@@ -176,7 +207,7 @@ def learning_curve(logs: Sequence[str | os.PathLike[str]], path: str | os.PathLi
     for number, log in enumerate(logs):
         rows = read_log(Path(log))
         episodes = np.array([row["episode"] for row in rows])
-        color = OKABE_ITO[number % len(OKABE_ITO)]
+        color = (colors or {}).get(_run_name(Path(log)), OKABE_ITO[number % len(OKABE_ITO)])
         curves = ([row["reward"] for row in rows], [100 * row["tokens"] / row["full_tokens"] for row in rows])
         for axes, values in zip((above, below), curves, strict=True):
             x, mean = running_mean(episodes, np.array(values, dtype=float), window)
@@ -203,32 +234,41 @@ def _front(points: Mapping[str, tuple[float, float, float, float]]) -> list[str]
     ]
 
 
-def _name_points(figure: Figure, axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
-    """Write each name beside its point, at the first place where it covers neither a point nor another name."""
+def name_points(figure: Figure, axes: Any, points: Sequence[tuple[str, float, float]]) -> set[str]:
+    """Write each name right beside its own marker; returns those for which there was no such place.
+
+    A place is free if it covers no marker and no other name, and if no other marker is nearer to it than its own.
+    """
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw_without_rendering()
     frame = axes.get_window_extent(renderer)
-    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in (axes.transData.transform((p[1], p[2])) for p in points)]
-    places = [
-        (dx, dy)
-        for far in (9, 20, 34, 50, 68)
-        for dx, dy in ((far, 0), (far, -far), (far, far), (-far, far), (-far, -far), (-far, 0))
-    ]
+    markers = {label: axes.transData.transform((x, y)) for label, x, y in points}
+    taken = [(x - 8, y - 8, x + 8, y + 8) for x, y in markers.values()]
+    near = ((9, 0), (7, 7), (7, -7), (0, 10), (0, -10), (-7, 7), (-7, -7), (-9, 0), (14, 12), (14, -12), (-14, 12))
+    unnamed = set()
     for label, x, y in points:
-        for place in places:
-            across = "left" if place[0] > 0 else "right"
-            up = "center" if place[1] == 0 else "bottom" if place[1] > 0 else "top"
-            text = axes.annotate(label, (x, y), place, textcoords="offset points", ha=across, va=up, fontsize=8.5)
+        for dx, dy in near:
+            across = "left" if dx > 0 else "right" if dx < 0 else "center"
+            up = "bottom" if dy > 0 else "top" if dy < 0 else "center"
+            text = axes.annotate(label, (x, y), (dx, dy), textcoords="offset points", ha=across, va=up, fontsize=8.5)
             box = text.get_window_extent(renderer)
+            away = {name: _distance(box, place) for name, place in markers.items()}
             inside = frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 and box.y1 < frame.y1
             clear = all(box.x1 < t[0] or t[2] < box.x0 or box.y1 < t[1] or t[3] < box.y0 for t in taken)
-            if (inside and clear) or place == places[-1]:
+            if inside and clear and all(away[label] < far for name, far in away.items() if name != label):
                 taken.append((box.x0, box.y0, box.x1, box.y1))
-                if max(map(abs, place)) > 9:  # a name away from its point gets a line to it
-                    line = {"arrowstyle": "-", "color": GREY, "lw": 0.6}
-                    axes.annotate("", (x, y), place, textcoords="offset points", arrowprops=line)
                 break
             text.remove()
+        else:
+            unnamed.add(label)
+    return unnamed
+
+
+def _distance(box: Any, place: Sequence[float]) -> float:
+    """Pixels from a point to a box."""
+    dx = max(box.x0 - place[0], 0.0, place[0] - box.x1)
+    dy = max(box.y0 - place[1], 0.0, place[1] - box.y1)
+    return float(np.hypot(dx, dy))
 
 
 def running_mean(episodes: np.ndarray, values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:

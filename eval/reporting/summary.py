@@ -14,12 +14,12 @@ from ..records import Record
 from .statistics import at_tokens, curve_area, mean_interval, mean_over, paired_difference, spread, tokens_at
 
 STAGES = {
-    "glance": ("glance",),
+    "glance": ("glance", "read"),
     "plan": ("knowing", "balancing", "attending"),
     "encode": ("encode",),
     "LM": ("splice", "generate", "prefill", "decode"),
 }
-"""The columns of time, and the stages behind each."""
+"""The columns of time, and the stages behind each; "read" is the language model's pass over the glance."""
 PARTS = {"prefill": ("splice", "prefill"), "decode": ("decode",)}
 """The language model's time in two, where the first token was timed."""
 

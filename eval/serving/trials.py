@@ -75,7 +75,7 @@ import sys
 from allocator.logged.log import DecisionLog
 log, pending = DecisionLog(sys.argv[1], segment_bytes=200_000), []
 for n in range(10**9):
-    pending.append((n, log.append("decision", {"n": n, "pad": "x" * (n % 3000)})))
+    pending.append((n, log.append({"n": n, "pad": "x" * (n % 3000)})))
     while len(pending) > 64 or (pending and pending[0][1].done()):
         m, future = pending.pop(0)
         print(m, future.result(), flush=True)

@@ -16,13 +16,13 @@ from allocator.policies.full_bandit.boltzmann import Boltzmann
 from allocator.storage import replace_file
 from arr_coc.attending.planners import PolicyPlanner, Recorder
 from arr_coc.learning.rewards import make_reward
+from arr_coc.learning.tasks import Task
 from arr_coc.scene.contract import Plan, Planner, Scene
 
 from ..config import EvalConfig
 from ..model.bench import Bench
 from ..reporting.page import markdown_table
 from ..reporting.statistics import mean_interval
-from ..tasks import Task
 
 if TYPE_CHECKING:
     from arr_coc.wrapping.wrapper import ArrCoc

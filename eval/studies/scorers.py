@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from allocator.storage import replace_file
 from arr_coc.asking.ask import Asked, ask
+from arr_coc.asking.images import load_image
 from arr_coc.attending.planners import PolicyPlanner
 from arr_coc.drawing import contact_sheet, draw_heat, patch_boxes, titled
 from arr_coc.knowing.detail import scene_detail_loss
@@ -81,12 +82,13 @@ def study(
     found = {
         "questions": len(rows), "top_patch": _top_patches(rows), "detail": _detail(rows), "doubt": _doubt(rows),
         "probe": _probe(rows), "cost": _cost(arr, samples),
+        "readers": [reader.name for reader in arr.planner.contexts.relevance.readers],
     }  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     replace_file(out / "knowing.json", json.dumps(found, indent=1) + "\n")
     replace_file(out / "knowing.md", markdown(found))
     pictures = [(sample["image"], sample["question"]) for sample in samples[:3]]
-    pictures += [(Image.open(path).convert("RGB"), "is there a red sign ?") for path in photographs]
+    pictures += [(load_image(path), "is there a red sign ?") for path in photographs]
     pages = [page for image, question in pictures for page in maps(arr, image, question)]
     contact_sheet(pages, columns=len(pages) // len(pictures)).quantize(256).save(out / "maps.png")
     return found
@@ -96,14 +98,15 @@ def maps(arr: ArrCoc, image: Image.Image, question: str) -> list[Image.Image]:
     """One map per scorer, and of the detail that the smallest budget destroys; the look in cells of the glance."""
     asked = ask(arr, image, question, 4)
     contexts = arr.planner.contexts  # type: ignore[attr-defined]
+    readers = {reader.name: reader for reader in contexts.relevance.readers}
     boxes = patch_boxes(image.size, asked.allocation.patches, asked.grid)
     pages = []
     for name, scores in asked.allocation.scores.items():
         cells = [np.array([[value]]) for value in scores]
         title = name
-        if contexts.aligned is not None and name == contexts.aligned.name:
+        if name in readers:
             title = f"{name}: {question}"
-            looks = contexts.aligned.cell_map(asked.scene)
+            looks = readers[name].cell_map(asked.scene)
             cells = [c.cpu().numpy().reshape(g) for c, g in zip(looks, asked.scene.glance_grids, strict=True)]
         heat = draw_heat(image, boxes, cells, labels=[f"{value:.2f}" for value in scores], width=360)
         pages.append(titled(title, heat))
@@ -116,11 +119,11 @@ def maps(arr: ArrCoc, image: Image.Image, question: str) -> list[Image.Image]:
 
 def _row(arr: ArrCoc, sample: Mapping[str, Any], asked: Asked, other: Asked) -> dict[str, Any]:
     contexts = arr.planner.contexts  # type: ignore[attr-defined]
-    scores = {name: np.array(values) for name, values in asked.allocation.scores.items()}
+    scores = asked.plan.scores
     logp = asked.scene.glance_answer()
     decision = asked.plan.decision
     assert decision is not None
-    top = int(np.argmax(scores[contexts.aligned.name])) if contexts.aligned else 0
+    top = int(contexts.relevance.join(scores).argmax()) if contexts.relevance.readers else 0
     u, e = decision.covariates[:2].tolist()
     return {
         "kind": sample["kind"], "level": int(sample["level"]), "evidence": list(sample["evidence"]),
@@ -206,8 +209,8 @@ def _cost(arr: ArrCoc, samples: Sequence[Mapping[str, Any]], most: int = 15) -> 
     for sample in chosen:
         asked = ask(arr, sample["image"], sample["question"], 1)
         timings = asked.allocation.timings
-        # The pass over the glance is an answer of the language model, counted in the time to the first token.
-        ours.append(1000 * (timings["knowing"] - timings.get("read", 0.0)))
+        # The pass over the glance ("read") is an answer of the language model, counted in the time to the first token.
+        ours.append(1000 * timings["knowing"])
         full = [[max(arr.config.budgets)] * largest]
         arr.model.generate(**asked.inputs, do_sample=False, max_new_tokens=1, allocation=full)
         prefill.append(1000 * (arr.last[0].timings["encode"] + arr.last[0].timings["generate"]))
@@ -242,7 +245,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     )
     for name, kinds in found["top_patch"].items():
         for kind, f in kinds.items():
-            if kind == "all" or name == "participatory":
+            if kind == "all" or name in found["readers"]:
                 chance = f"{100 * f['chance']:.0f}"
                 lines.append(
                     f"| {name} | {kind} | {f['questions']} | {share(f['hit'])} | {share(f['swapped'])} | {chance} |"

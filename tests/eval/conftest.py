@@ -3,7 +3,7 @@
 import datasets
 import pytest
 
-import eval.tasks
+from arr_coc.learning import sources
 from eval.config import EvalConfig, TaskConfig
 from tests.eval.fakes import FakeArr, make_samples
 
@@ -31,7 +31,7 @@ def little_world(monkeypatch, samples):
     def rows(config):
         return ((sample["question_id"], lambda sample=sample: dict(sample)) for sample in samples)
 
-    monkeypatch.setitem(eval.tasks._SOURCES, "reference", rows)
+    monkeypatch.setitem(sources.READERS, "reference", rows)
 
 
 @pytest.fixture

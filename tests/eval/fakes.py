@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from arr_coc import ArrCocConfig
-from arr_coc.scene.contract import Allocation, Scene
+from arr_coc.scene.contract import Scene
 from arr_coc.scene.patches import Patch, budget_grid, full_tokens, realised_costs
+from arr_coc.wrapping.record import Allocation
 
 IMAGE_TOKEN = 1
 SIDE = 160

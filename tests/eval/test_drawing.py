@@ -14,8 +14,8 @@ from arr_coc.drawing import (
     patch_boxes,
     seen_grids,
 )
-from arr_coc.scene.contract import Allocation
 from arr_coc.scene.patches import Patch, make_patches
+from arr_coc.wrapping.record import Allocation
 
 GREY = Image.new("RGB", (320, 320), (200, 200, 200))
 

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arr_coc.attending.planners import PolicyPlanner
+from arr_coc.knowing import Scorer
+from arr_coc.knowing import base as knowing
 from arr_coc.learning.rewards import make_reward
 from eval.methods import NotApplicable, make_method, method_names
 from eval.methods.fixed import Same, tilted
@@ -166,20 +168,25 @@ def test_names_and_settings_are_checked():
         ask("uniform-100", [])
 
 
-class FakeScorer:
+class FakeScorer(Scorer):
     """Scores patches by a given list."""
 
-    needs = frozenset()
-
     def __init__(self, name, scores):
-        self.name, self.scores = name, scores
+        self.name, self.scores, self.reads_question = name, scores, name == "participatory"
 
-    def __call__(self, scene):
+    def score(self, scene):
         return torch.tensor(self.scores)
+
+
+class Mine(FakeScorer):
+    def __init__(self, name, scores):
+        super().__init__(name, scores)
+        self.reads_question = True
 
 
 def test_relevant_salient_fills_from_the_top_within_its_share(samples, monkeypatch):
     scorers = {"participatory": [0.9, 0.5, 0.2, 0.8], "perspectival": [0.1, 0.9, 0.9, 0.9]}
+    scorers["propositional"] = [1.0, 0.0, 0.0, 0.0]
     monkeypatch.setattr("eval.model.bench.make_scorer", lambda name: FakeScorer(name, scorers[name]))
     answers, _ = ask({"method": "relevant-salient", "share": 0.6}, samples)
     assert {tuple(a.budgets) for a in answers} == {(64, 400, 64, 400)}  # products .09 .45 .18 .72
@@ -234,3 +241,13 @@ def test_scorers_of_baselines_have_the_options_of_the_wrapped_model():
     bench = Bench(arr, make_reward("vqa_accuracy"))
     assert bench.scorer("participatory").layers == (0.5,) and not bench.scorer("participatory").sharp
     assert [bench.scorer(name).name for name in ("perspectival", "propositional")] == ["perspectival", "propositional"]
+    assert bench.relevance().readers[0].layers == (0.5,)
+
+
+def test_what_is_relevant_is_told_by_the_scorer_that_reads_the_question_whatever_its_name(monkeypatch):
+    monkeypatch.setattr(knowing, "_registered", {"mine": lambda: Mine("mine", [0.1, 0.2, 0.9, 0.3])})
+    arr = FakeArr()
+    arr.config = dataclasses.replace(arr.config, scorers=("perspectival", "mine"))
+    assert Bench(arr, None).relevance().name == "mine"
+    arr.config = dataclasses.replace(arr.config, scorers=("perspectival",))
+    assert Bench(arr, None).relevance().name == "participatory"

@@ -111,6 +111,19 @@ def test_a_rehearsal_without_a_network_says_what_it_could_not_see(task):
 
 def test_a_rehearsal_finds_what_a_run_would_refuse(tmp_path):
     for change, message in (("run.methods=[ful]", "Did you mean 'full'"), ("run.baselines=[x]", "none of the methods"),
-                            ("task.limit=0", "at least 1"), ("model.nam=x", "Did you mean 'name'")):  # fmt: skip
+                            ("task.limit=0", "at least 1"),
+                            ("task.reward=vqa_acuracy", "Did you mean 'vqa_accuracy'"),
+                            ("run.methods=[{method: learner, reward: anlss}]", "Did you mean 'anls'"),
+                            ("task.path=own.jsonl", "is no file"), ("task.kind=x", "Did you mean 'kinds'"),
+                            ("model.nam=x", "Did you mean 'name'")):  # fmt: skip
         shown = CliRunner().invoke(app, ["run", "configs/eval.yaml", change, "--dry-run"])
         assert shown.exit_code == 2 and message in shown.output, shown.output
+
+
+def test_a_rehearsal_counts_the_questions_that_there_are(tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / "0.png")
+    row = json.dumps({"image": "0.png", "question": "what ?", "answer": "x"})
+    (tmp_path / "own.jsonl").write_text(f"{row}\n" * 4)
+    command = ["run", "configs/eval.yaml", f"task.path={tmp_path / 'own.jsonl'}", "run.methods=[full]", "--dry-run"]
+    shown = CliRunner().invoke(app, [*command, "run.baselines=[full]"])
+    assert shown.exit_code == 0 and "4 answers" in shown.output, shown.output

@@ -7,12 +7,12 @@ import pytest
 
 import arr_coc
 from arr_coc.learning.rewards import make_reward
+from arr_coc.learning.tasks import Task
 from eval.config import EvalConfig, TaskConfig, read_config
 from eval.methods import make_method, make_methods
 from eval.model.bench import Bench
 from eval.studies.drift import drift
 from eval.studies.offpolicy import _estimates, _play, offpolicy
-from eval.tasks import Task
 
 
 def log_of(folder, name, rewards):

@@ -1,14 +1,20 @@
 """Loaders, each on a small fixture of its own schema; broken rows are counted, not dropped and not fatal."""
 
+import functools
 import json
 
 import datasets
 import pytest
+import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
+import arr_coc.reference
+from arr_coc.cli import app
+from arr_coc.learning import loop
 from arr_coc.learning.rewards import make_reward
-from eval.config import TaskConfig, read_config
-from eval.tasks import Task
+from arr_coc.learning.tasks import Task, TaskConfig
+from eval.config import read_config
 
 
 @pytest.fixture
@@ -192,9 +198,8 @@ def task_of(name, *overrides):
     return read_config("configs/public.yaml", overrides, [f"configs/tasks/{name}.yaml"]).task
 
 
-@pytest.mark.parametrize("name", ROW)
-def test_benchmarks_in_their_own_schema(images, tmp_path, name):
-    """A parquet file with the columns of the published set goes through the shipped task file."""
+def published(name, images, tmp_path):
+    """A parquet file with the columns of the published set: a row, and one more whose picture is broken."""
     broken = {key: [value, value] for key, value in ROW[name].items()}
     for key in ("question_id", "questionId"):
         if key in broken:
@@ -202,6 +207,13 @@ def test_benchmarks_in_their_own_schema(images, tmp_path, name):
     table = datasets.Dataset.from_dict({**broken, "image": [str(images / "0.png"), str(images / "4.png")]})
     file = tmp_path / "data.parquet"
     table.cast_column("image", datasets.Image()).to_parquet(str(file))
+    return file
+
+
+@pytest.mark.parametrize("name", ROW)
+def test_benchmarks_in_their_own_schema(images, tmp_path, name):
+    """What was published goes through the shipped task file."""
+    file = published(name, images, tmp_path)
     task = Task(task_of(name, f"task.path={file}", "task.streaming=false", "task.max_unreadable=0.5"))
     (sample,) = list(task)
     assert len(task.unreadable) == 1 and task.read == 2
@@ -212,7 +224,7 @@ def test_benchmarks_in_their_own_schema(images, tmp_path, name):
     assert make_reward(task.config.reward)(answer, sample) == 1.0
 
 
-def test_gqa_joins_its_pictures(images, tmp_path, monkeypatch):
+def published_gqa(images, tmp_path):
     """Questions and pictures are two subsets of one set; local folders of parquet files stand in for the hub's."""
     questions = {
         "id": ["20", "21", "22", "23"], "imageId": ["n1", "n2", "n1", "n9"], "question": ["is it ?"] * 4,
@@ -230,7 +242,11 @@ def test_gqa_joins_its_pictures(images, tmp_path, monkeypatch):
         card += [f"- config_name: testdev_balanced_{subset}", "  data_files:", "  - split: testdev",
                  f"    path: testdev_balanced_{subset}/testdev-*"]  # fmt: skip
     (tmp_path / "GQA" / "README.md").write_text("\n".join([*card, "---", ""]))
-    task = Task(task_of("gqa", f"task.path={tmp_path / 'GQA'}", "task.max_unreadable=0.5"))
+    return tmp_path / "GQA"
+
+
+def test_gqa_joins_its_pictures(images, tmp_path):
+    task = Task(task_of("gqa", f"task.path={published_gqa(images, tmp_path)}", "task.max_unreadable=0.5"))
     samples = list(task)
     assert [(s["question_id"], s["image_id"], s["kind"], s["image"].size) for s in samples] == [
         ("20", "n1", "verify", (41, 30)), ("22", "n1", "verify", (41, 30)),
@@ -246,3 +262,42 @@ def test_a_stream_is_read_to_its_limit(images, tmp_path):
     datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).to_parquet(str(file))
     config = TaskConfig(source="dataset", path=str(file.parent), split="validation", streaming=True, limit=2)
     assert [s["question"] for s in Task(config)] == ["a ?", "b ?"]
+
+
+@pytest.mark.parametrize("name", [*ROW, "gqa"])
+def test_each_is_learned_from_as_it_is_judged(reference, images, tmp_path, monkeypatch, name):
+    """One file for both: its data, the words around the question, the reward and the length of an answer."""
+    monkeypatch.setattr(arr_coc.reference, "load", lambda: reference)
+    given = {}
+
+    @functools.wraps(loop.learn)
+    def learn(*args, **kwargs):
+        given.update(kwargs)
+        return real(*args, **kwargs)
+
+    real = loop.learn
+    monkeypatch.setattr(loop, "learn", learn)
+    data = published_gqa(images, tmp_path) if name == "gqa" else published(name, images, tmp_path)
+    file, out = f"configs/tasks/{name}.yaml", tmp_path / "run"
+    more = [f"task.path={data}", "task.streaming=false", "task.max_unreadable=0.5"]
+    few = [f"learn.episodes={3 if name == 'gqa' else 2}", "learn.batch_size=2"]
+    few += ["learn.max_new_tokens=2"] if name == "gqa" else []
+    done = CliRunner().invoke(app, ["learn", "--with", file, "--out", str(out), *more, *few])
+    assert done.exit_code == 0, done.output
+    task = yaml.safe_load(open(file).read())
+    prompt, suffix = task["task"].get("prompt", "{question}"), task["task"].get("prompt", "{question}")[10:]
+    asked = [json.loads(line)["question"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert len(asked) == given["episodes"] and prompt.startswith("{question}")
+    assert all(question.endswith(suffix) for question in asked)
+    assert given["reward"] == task["task"]["reward"]
+    assert given["max_new_tokens"] == (2 if name == "gqa" else task["run"]["max_new_tokens"])
+    judged = {sample["question"] for sample in Task(task_of(name, *more))}
+    assert set(asked) == judged
+
+
+def test_an_unknown_reward_is_refused_before_anything_is_loaded(monkeypatch, tmp_path):
+    monkeypatch.setattr(arr_coc.reference, "load", lambda: pytest.fail("the model was loaded"))
+    done = CliRunner().invoke(app, ["learn", "task.reward=vqa_acuracy", "--out", str(tmp_path / "run")])
+    assert done.exit_code == 2 and "Did you mean 'vqa_accuracy'" in done.stderr
+    done = CliRunner().invoke(app, ["learn", "learn.reward=gold_probabilty", "--out", str(tmp_path / "other")])
+    assert done.exit_code == 2 and "unknown reward 'gold_probabilty'" in done.stderr

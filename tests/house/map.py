@@ -30,7 +30,10 @@ def lines(folder: Path, depth: int = 0) -> list[str]:
 
 def drawn() -> str:
     """The whole map, layer by layer, from the ground up."""
-    parts = [f"### {layer}\n\n{clause(ROOT / layer / '__init__.py')}\n\n" + "\n".join(lines(ROOT / layer)) for layer in LAYERS]
+    parts = [
+        f"### {layer}\n\n{clause(ROOT / layer / '__init__.py')}\n\n" + "\n".join(lines(ROOT / layer))
+        for layer in LAYERS
+    ]
     return BEGIN + "\n" + "\n\n".join(parts) + "\n\n" + END
 
 

@@ -67,7 +67,7 @@ def test_ask_prints_answer_grid_tokens_and_times(loaded: Any, sign: Path) -> Non
     rows = [[int(cell) for cell in line.split()] for line in lines if line.startswith("  ")]
     assert [len(row) for row in rows] == [2, 2] and set(sum(rows, [])) <= {64, 128, 256, 400}
     assert lines[0].strip() and f"visual tokens: {sum(map(sum, rows)):,} of 1,600 at full detail" in result.stdout
-    for stage in ("glance", "knowing", "balancing", "attending", "encode", "splice", "generate"):
+    for stage in ("glance", "read", "knowing", "balancing", "attending", "encode", "splice", "generate", "total"):
         assert stage in lines[-1]
 
 
@@ -131,6 +131,17 @@ def test_the_installed_command_answers_offline(sign: Path, reference: Any) -> No
         (["--model", ""], ["empty", "hub name"]),
         (["--model", "./no/such/folder"], ["./no/such/folder", "does not exist"]),
         (["--model", "nobody/no-such-model"], ["nobody/no-such-model", "no local folder", "hf download"]),
+        (["--model", "no such model"], ["'no such model'", "ORG/NAME"]),
+        (["--policy", "tompson"], ["'tompson'", "Did you mean 'thompson'", "heuristic"]),
+        (["--policy", "uniform"], ["uniform", "budget="]),
+        (["--policy", "fixed"], ["'fixed'", "allocation="]),
+        (["--policy", "nothing/here"], ["no saved policy 'nothing/here'", "can't be reached"]),
+        (["--policy", "nothing/here/policy"], ["no saved policy 'nothing/here/policy'", "no folder here"]),
+        (["--policy", str(ROOT)], [str(ROOT), "holds no saved policy", "RUN/policy"]),
+        (["--set", "wrap.limt=3"], ["'limt'", "Did you mean 'limit'"]),
+        (["--set", "limit"], ["'limit'", "wrap.KEY=VALUE"]),
+        (["--set", "wrap.scorers=participatory"], ["scorers='participatory'", "sequence"]),
+        (["--set", "wrap.budgets=[4, 2]"], ["budgets=(4, 2)", "rise"]),
         (["--question", "  "], ["question is empty"]),
         (["--image", "nowhere.png"], ["nowhere.png", "does not exist"]),
         (["--image", str(ROOT)], ["directory"]),
@@ -144,9 +155,8 @@ def test_bad_options_of_ask(no_model: None, sign: Path, options: list[str], need
 @pytest.mark.parametrize(
     ("options", "needles"),
     [
-        (["--policy", "tompson"], ["'tompson'", "Did you mean 'thompson'", "heuristic"]),
-        (["--policy", "uniform"], ["uniform", "budget="]),
-        (["--policy", "fixed"], ["'fixed'", "allocation="]),
+        (["--set", "wrap.scorers=[{name: participatory, layers: [30]}]"], ["layer 30", "-3 to 2"]),
+        (["--set", "wrap.scorers=[participatry]"], ["'participatry'", "Did you mean 'participatory'"]),
         (["--realizer", "rescal"], ["'rescal'", "Did you mean 'rescale'"]),
         (["--limit", "100"], ["limit=100", "at least 256"]),
         (["--limit", "0.1"], ["limit=0.1", "at least 256"]),
@@ -216,6 +226,7 @@ def test_missing_options_are_named(no_model: None) -> None:
 def test_help_teaches_by_examples() -> None:
     for command in (
         ["ask"],
+        ["evaluate"],
         ["learn"],
         ["info"],
         ["serve"],
@@ -229,15 +240,101 @@ def test_help_teaches_by_examples() -> None:
         assert result.exit_code == 0 and f"arr-coc {' '.join(command)}" in " ".join(result.stdout.split())
 
 
-def test_help_is_instant() -> None:
-    """No command's help may load torch or transformers."""
+HEAVY = {"torch", "transformers", "matplotlib", "scipy", "sklearn"}
+"""Half a second and more each: what is told before one of them is imported is told at once."""
+
+
+def imported_by(*arguments: object) -> tuple[str, set[str]]:
+    """What a process of its own prints, and the heavy modules that it imported."""
     code = (
         "import sys; from typer.testing import CliRunner; from arr_coc.cli import app\n"
-        "assert CliRunner().invoke(app, ['ask', '--help']).exit_code == 0\n"
-        "assert not {'torch', 'transformers', 'PIL', 'matplotlib'} & set(sys.modules)\n"
+        f"print(CliRunner().invoke(app, {[str(a) for a in arguments]!r}).output)\n"
+        f"print('HEAVY:', *({HEAVY!r} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    output, _, names = done.stdout.rpartition("HEAVY:")
+    return output, set(names.split())
+
+
+@pytest.mark.parametrize("command", [["ask"], ["evaluate"], ["learn"], ["serve"], ["retrain"], ["reference", "draw"]])
+def test_help_is_instant(command: list[str]) -> None:
+    output, heavy = imported_by(*command, "--help")
+    assert "Usage" in output and not heavy
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--limit", "0"], "limit=0"),
+        (["--policy", "tompson"], "thompson"),
+        (["--policy", "nothing/here/policy"], "no saved policy"),
+        (["--policy", "nothing/here"], "no saved policy"),
+        (["--model", "./no/such"], "does not exist"),
+        (["--model", "nobody/no-such-model"], "hf download"),
+        (["--image", "nowhere.png"], "nowhere.png"),
+        (["--set", "wrap.limt=3"], "limt"),
+        (["--out", "overlay.txt"], "overlay.txt"),
+    ],
+)
+def test_errors_are_instant(sign: Path, options: list[str], said: str) -> None:
+    output, heavy = imported_by("ask", "-i", sign, "-q", QUESTION, *options)
+    assert output.startswith("error: ") and said in output and not heavy
+
+
+def test_learning_and_evaluating_err_as_quickly(tmp_path: Path) -> None:
+    for command in (["learn", tmp_path / "no.yaml"], ["evaluate", "a.jsonl", "--policy", "tompson"]):
+        output, heavy = imported_by(*command)
+        assert "error: " in output and not heavy, output
+
+
+def test_asking_imports_nothing_beyond_torch_and_transformers(sign: Path) -> None:
+    """What it takes to start is what these two take; the libraries of learning, plots and serving stay out."""
+    code = (
+        "import sys; from typer.testing import CliRunner; from arr_coc.cli import app\n"
+        f"assert CliRunner().invoke(app, ['ask', '-i', {str(sign)!r}, '-q', {QUESTION!r}]).exit_code == 0\n"
+        "ours, mine = set(sys.modules), set(sys.argv[1:])\n"
+        "print(*(mine & ours))"
+    )
+    kept_out = ["sklearn", "matplotlib", "pandas", "datasets", "evaluate", "fastapi", "gradio", "timm", "scipy.stats"]
+    done = subprocess.run([sys.executable, "-c", code, *kept_out], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_an_unreachable_hub_is_asked_once(sign: Path, no_model: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took 32 seconds of retries."""
+    import huggingface_hub
+
+    asked = []
+
+    def model_info(self: Any, name: str, timeout: float) -> None:
+        asked.append((name, timeout))
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    one_error(run("ask", "-i", sign, "-q", QUESTION, "-m", "nobody/no-such-model"), "can't be reached")
+    assert asked == [("nobody/no-such-model", 5.0)]
+
+
+def test_a_repository_that_does_not_exist_is_named(sign: Path, no_model: None, monkeypatch: Any) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    def model_info(self: Any, name: str, timeout: float) -> None:
+        error = RepositoryNotFoundError.__new__(RepositoryNotFoundError)
+        Exception.__init__(error, "404")
+        error.response = type("Response", (), {"status_code": 404})()
+        raise error
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    one_error(run("ask", "-i", sign, "-q", QUESTION, "-m", "nobody/none"), "no such repository", "(404)", "hf auth")
+
+
+def test_settings_of_the_configuration_reach_the_model(loaded: Any, sign: Path) -> None:
+    result = run("ask", "-i", sign, "-q", QUESTION, "--set", "wrap.scorers=[participatory]", "--set",
+                 "wrap.budgets=[64, 256]", "--json")  # fmt: skip
+    record = json.loads(result.stdout)
+    assert set(record["scores"]) == {"participatory"} and set(record["budgets"]) <= {64, 256}
 
 
 def test_info_names_what_exists() -> None:

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 import arr_coc.reference
 from arr_coc.cli import app
-from arr_coc.learning.data import Questions, load_questions
 from arr_coc.learning.runs import learn_sections
 from arr_coc.learning.settings import read_settings
+from arr_coc.learning.tasks import Task, TaskConfig, learning_task
 
 ROOT = Path(__file__).parents[2]
 KNOWN = {"wrap": ("price", "policy"), "learn": ("episodes", "target")}
@@ -72,24 +72,26 @@ def test_settings_files_that_are_none(tmp_path: Path) -> None:
 
 def test_the_shipped_settings_are_valid() -> None:
     settings = read_settings(ROOT / "configs" / "learn.yaml", learn_sections())
-    assert settings["wrap"]["policy"] == "thompson" and settings["data"]["source"] == "reference"
+    assert settings["wrap"]["policy"] == "thompson" and learning_task(settings["task"], 3).config.source == "reference"
 
 
 def test_questions_from_a_file(tmp_path: Path) -> None:
     Image.new("L", (3, 2)).save(tmp_path / "a.png")
     lines = [{"image": "a.png", "q": "what ?", "answers": ["x"]}, {"image": "a.png", "q": "who ?", "answers": ["y"]}]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
-    questions = load_questions(str(tmp_path / "q.jsonl"), n=5, columns={"question": "q"})
-    assert isinstance(questions, Questions) and len(questions) == 2
+    task = learning_task({"path": str(tmp_path / "q.jsonl"), "columns": {"question": "q"}}, 5)
+    questions = list(task)
+    assert task.config.source == "jsonl" and len(questions) == 2
     assert questions[1]["question"] == "who ?" and questions[1]["answers"] == ["y"]
     assert questions[0]["image"].mode == "RGB" and questions[0]["image"].size == (3, 2)
-    assert [q["question"] for q in questions[:2]] == ["what ?", "who ?"]
+    assert [q["question"] for q in task] == ["what ?", "who ?"]
 
 
 def test_questions_from_a_dataset() -> None:
     datasets = pytest.importorskip("datasets")
     data = datasets.Dataset.from_dict({"image": [Image.new("RGB", (4, 4))], "question": ["what ?"], "answer": ["x"]})
-    assert Questions(data)[0]["image"].size == (4, 4)
+    (sample,) = Task.of(data)
+    assert sample["image"].size == (4, 4) and sample["answers"] == ["x"]
 
 
 @pytest.mark.parametrize(
@@ -99,24 +101,48 @@ def test_questions_from_a_dataset() -> None:
 def test_bad_question_files(tmp_path: Path, text: str, needle: str) -> None:
     (tmp_path / "q.jsonl").write_text(text)
     with pytest.raises(ValueError, match=needle):
-        load_questions(str(tmp_path / "q.jsonl"), n=1)
+        list(Task.of(tmp_path / "q.jsonl"))
 
 
 def test_bad_sources_and_columns(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="can't be read"):
-        load_questions(str(tmp_path / "none.jsonl"), n=1)
+        Task.of(tmp_path / "none.jsonl")
     with pytest.raises(ValueError, match="nobody/no-such-dataset"):
-        load_questions("nobody/no-such-dataset", n=1)
+        list(Task.of("nobody/no-such-dataset"))
     with pytest.raises(ValueError, match="Did you mean 'question'"):
-        Questions([{"image": "a", "question": "q"}], {"question": "qestion"})
-    with pytest.raises(ValueError, match="has no 'question'"):
-        Questions([{"image": "a", "frage": "q"}])[0]
+        list(Task.of([{"image": "a", "question": "q"}], columns={"question": "qestion"}))
+    with pytest.raises(ValueError, match="no column 'question' for 'question', only .*'frage'"):
+        list(Task.of([{"image": "a", "frage": "q"}]))
+
+
+def test_a_path_is_never_ignored(tmp_path: Path) -> None:
+    for path, source in (("q.jsonl", "jsonl"), ("lmms-lab/POPE", "dataset"), ("table.parquet", "dataset")):
+        assert TaskConfig(path=path).source == source
+    assert TaskConfig(path="q.json", annotations="a.json").source == "vqa_json"
+    assert TaskConfig().source == "reference" and TaskConfig().split == "eval"
+    with pytest.raises(ValueError, match="task.path='q.jsonl' would be ignored.*jsonl"):
+        TaskConfig(source="reference", path="q.jsonl")
+    with pytest.raises(ValueError, match="is for rows in memory"):
+        Task(TaskConfig(source="rows"))
+
+
+def test_rows_in_memory_keep_what_a_reward_of_ones_own_may_read_and_rows_can_be_skipped() -> None:
+    rows = [{"image": Image.new("L", (3, 3)), "question": f"{i} ?", "answer": "x", "weight": i} for i in range(4)]
+    found = list(Task.of(rows, skip=1, limit=2, prompt="{question} Briefly."))
+    assert [(s["weight"], s["question"], s["question_id"]) for s in found] == [
+        (1, "1 ? Briefly.", "1"), (2, "2 ? Briefly.", "2"),
+    ]  # fmt: skip
+    assert len(list(Task.of(rows))) == 4
+    with pytest.raises(ValueError, match="no row is left after task.skip=4"):
+        list(Task.of(rows, skip=4))
+    first, second = (list(Task.of("reference", limit=2, skip=skip)) for skip in (0, 1))
+    assert first[1]["question_id"] == second[0]["question_id"]
 
 
 def test_a_short_run_learns_resumes_and_is_used(loaded: None, tmp_path: Path) -> None:
     out = tmp_path / "run"
     base = ["learn", str(ROOT / "configs" / "learn.yaml"), "--out", str(out)]
-    short = ["learn.episodes=8", "learn.batch_size=4", "data.kinds=[color]"]
+    short = ["learn.episodes=8", "learn.batch_size=4", "task.kinds=[color]"]
     first = CliRunner().invoke(app, [*base, *short])
     assert first.exit_code == 0, first.output
     assert yaml.safe_load((out / "settings.yaml").read_text())["learn"]["episodes"] == 8
@@ -146,8 +172,8 @@ def test_a_short_run_learns_resumes_and_is_used(loaded: None, tmp_path: Path) ->
         (["learn.reward=vqa"], ["'vqa'"]),
         (["wrap.policy=random"], ["'random'", "thompson"]),
         (["wrap.budgets=[64, -1]"], ["-1"]),
-        (["data.split=test"], ["'test'"]),
-        (["data.kinds=[colour]"], ["'colour'"]),
+        (["task.split=test"], ["'test'"]),
+        (["task.kinds=[colour]"], ["'colour'"]),
         (["learn.epsiodes=3"], ["'epsiodes'", "'episodes'"]),
     ],
 )

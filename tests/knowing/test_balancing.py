@@ -22,7 +22,8 @@ def image(question="what is it ?"):
 
 
 def balance(relevance=PEAKED, question="what is it ?", price=0.3, ratio=None, config=None, **others):
-    return Balancer(config)(image(question), {"participatory": relevance, **others}, price, ratio)
+    scores = {"participatory": relevance, **others}
+    return Balancer(config, lambda scores: scores["participatory"])(image(question), scores, price, ratio)
 
 
 def test_overspending_raises_the_price_and_saving_lowers_it():

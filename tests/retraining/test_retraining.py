@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from allocator import Policy
 from allocator.logged.judge import judge
-from allocator.logged.log import DecisionLog
+from allocator.logged.log import Conflict, DecisionLog
 from allocator.logged.rounds import read_rounds
 from allocator.storage import replace_file
 from arr_coc.cli import app
@@ -104,7 +104,7 @@ def test_a_better_policy_is_promoted_and_can_be_rolled_back(tmp_path: Path) -> N
     store = make_store(tmp_path, incumbent)
     serve(tmp_path / "log", incumbent, 1600, "0001")
     assert retrain(tmp_path / "log", store, RetrainConfig(), tmp_path / "strict")["promoted"] is None
-    report = retrain(tmp_path / "log", store, RetrainConfig(margin=0.05, additive=True))
+    report = retrain(tmp_path / "log", store, RetrainConfig(margin=0.05, reference_margin=0.1, additive=True))
     assert report["promoted"] == "0002" == store.current, report["reason"]
     new = Policy.load(store.folder("0002") / "policy.safetensors")
     assert truth(new) > truth(incumbent)
@@ -198,7 +198,7 @@ def test_rounds_that_taught_never_judge_and_none_counts_twice(tmp_path: Path, mo
     serve(tmp_path / "log", incumbent, 50, "0000", seed=3)
     judged: list[Any] = []
     monkeypatch.setattr(module, "judge", lambda rounds, *a, **k: judged.append((rounds, a)) or judge(rounds, *a, **k))
-    first = retrain(tmp_path / "log", store, RetrainConfig(margin=1.0, fewest=100))
+    first = retrain(tmp_path / "log", store, RetrainConfig(margin=1.0, reference_margin=1.0, fewest=100))
     (rounds, (_, new, model)) = judged[0]
     everything = read_rounds(tmp_path / "log").rounds
     names = {r.id for r in rounds}
@@ -218,12 +218,15 @@ def test_late_repeated_and_orphaned_rewards(tmp_path: Path) -> None:
     serve(tmp_path, believing(*WEAK), 20, "0001")
     before = read_rounds(tmp_path)
     writer = DecisionLog(tmp_path)
-    writer.append("reward", {"decision": before.rounds[0].id, "reward": 1.0 - before.rounds[0].reward}).result()
-    writer.append("reward", {"decision": "gone", "reward": 1.0}).result()
+    known = before.rounds[0]
+    with pytest.raises(Conflict):
+        writer.reward(known.id, 1.0 - known.reward).result()
+    assert writer.reward(known.id, known.reward).result().repeated
+    writer.reward(known.id[:-4] + "0000", 1.0).result()  # nobody has given such an id
     writer.close()
     after = read_rounds(tmp_path)
     assert [(r.id, r.reward) for r in after.rounds] == [(r.id, r.reward) for r in before.rounds]
-    assert (after.decisions, after.repeated, after.orphans) == (20, 1, 1)
+    assert (after.decisions, after.orphans, after.damage.lines) == (20, 1, 0)
     assert [r.id for r in read_rounds(tmp_path, last=5).rounds] == [r.id for r in before.rounds[-5:]]
     with pytest.raises(ValueError, match="holds no decision"):
         read_rounds(tmp_path / "none")
@@ -237,12 +240,13 @@ def test_a_fallen_reward_makes_it_learn_from_what_came_after(tmp_path: Path) -> 
     store = make_store(tmp_path, incumbent)
     serve(tmp_path / "log", incumbent, 400, "0001", seed=1, reward=lambda x, index: 0.95)
     serve(tmp_path / "log", incumbent, 400, "0001", seed=2, reward=lambda x, index: 0.3)
-    report = retrain(tmp_path / "log", store, RetrainConfig(fewest=50, margin=1.0))
+    report = retrain(tmp_path / "log", store, RetrainConfig(fewest=50, margin=1.0, reference_margin=1.0))
     (alarm,) = report["drift"]["alarms"]
     assert 400 < alarm["round"] < 500 and report["drift"]["first round"] == alarm["round"] + 1
     assert report["log"]["learned from"] + report["log"]["judged on"] == 799 - alarm["round"]
     new = Policy.load(store.folder(report["promoted"]) / "policy.safetensors")
-    assert new.posterior.rounds == report["log"]["learned from"]  # not what the first version knew
+    first = Policy.load(store.folder("0001") / "policy.safetensors").posterior
+    assert new.posterior.rounds == first.rounds + report["log"]["learned from"]  # the prior is kept
     (markdown,) = (store.path / "reports").glob("*.md")
     assert "reward has fallen" in markdown.read_text()
 
@@ -264,8 +268,9 @@ def test_damaged_and_missing_input_is_one_clear_error(tmp_path: Path) -> None:
     (segment,) = log.glob("*.jsonl")
     record = json.loads(segment.read_text().splitlines()[0])
     record["costs"] = [[64]]
-    segment.write_text(json.dumps(record) + "\n" + segment.read_text())
-    assert "costs of shape" in error("--log", log, "--out", store.path)
+    segment.write_text(json.dumps(record) + "\n" + segment.read_text() + "no record\n")
+    joined = read_rounds(log)  # one line must not stop everything
+    assert len(joined.rounds) == 5 and joined.damage.lines == 2 and "costs of shape" in joined.damage.places[0]
     (store.path / "current").write_text("0009")
     assert "none of the versions" in error("--log", log, "--out", store.path)
 

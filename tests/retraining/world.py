@@ -59,7 +59,7 @@ def make_store(folder: Path, policy: Policy) -> Store:
 
 def serve(
     log: Path, policy: Policy, rounds: int, version: str, *, share: float = 1.0, tau: float = 0.02, seed: int = 0,
-    reward: Callable[..., float] = mean, rewarded: float = 1.0,
+    reward: Callable[..., float] = mean, rewarded: float = 1.0, client: str | None = None, model: str | None = None,
 ) -> None:  # fmt: skip
     """Append what serving `policy` would have logged."""
     # What is held out to judge depends on the ids of the log, so they must be the simulation's own.
@@ -71,11 +71,13 @@ def serve(
         x = question(rng)
         decision = explorer.select(x, np.zeros(0), COSTS, None, PRICE)
         taken = explorer.taken.pop()
-        record = {"version": version, "answer": "", **taken.to_dict()}
-        late.append((writer.append("decision", record), float(rng.random() < reward(x, decision.index))))
+        record = {"version": version, "answer": "", "model": model, **taken.to_dict()}
+        late.append((writer.append(record), float(rng.random() < reward(x, decision.index))))
+    given = []
     for name, value in rng.permutation(np.array(late, dtype=object)):  # rewards come late and in any order
         if rng.random() < rewarded:
-            writer.append("reward", {"decision": name.result(), "reward": value})
+            given.append(writer.reward(name.result(), value, client))
+    assert all(not g.result().repeated for g in given)
     writer.close()
 
 

@@ -83,7 +83,7 @@ def test_a_decision_on_the_log_can_be_decided_again(
 
 
 def test_questions_that_arrive_together_share_a_batch(client: Any, questions: list[dict[str, Any]]) -> None:
-    with client(batch_size=8, batch_wait=0.5) as c, ThreadPoolExecutor(8) as pool:
+    with client(batch_size=8, batch_wait=3.0) as c, ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(lambda q: ask(c, q), questions))
         page = c.get("/metrics").text
     assert [r.status_code for r in replies] == [200] * 8
@@ -383,6 +383,9 @@ def test_no_acknowledgement_without_the_log(
             assert c.post("/reward", json={"id": first["id"], "reward": 1}).status_code == 503
             assert c.get("/readyz").status_code == 503 and c.get("/healthz").status_code == 200
         assert c.post("/reward", json={"id": first["id"], "reward": 1}).json()["repeated"] is False
+        until = time.monotonic() + 20  # the log looks at the disk by itself
+        while c.get("/readyz").status_code != 200 and time.monotonic() < until:
+            time.sleep(0.05)
         assert c.get("/readyz").status_code == 200
 
 

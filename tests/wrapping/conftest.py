@@ -28,6 +28,21 @@ class Pattern:
         return Plan([self.pattern[i % len(self.pattern)] for i in range(len(scene.patches))])
 
 
+class Deep:
+    """A planner that reads the glance to its end, then gives patch i of question q the budget ``patterns[q][i]``."""
+
+    needs = frozenset({"glance", "answer"})
+
+    def __init__(self, *patterns: tuple[int, ...]) -> None:
+        self.patterns, self.scenes = patterns, list[Scene]()
+
+    def plan(self, scene: Scene) -> Plan:
+        pattern = self.patterns[len(self.scenes) % len(self.patterns)]
+        self.scenes.append(scene)
+        scene.glance_answer()
+        return Plan([pattern[i % len(pattern)] for i in range(len(scene.patches))])
+
+
 def built(name: str) -> tiny.Tiny:
     """One shared model per name."""
     if name not in _BUILT:

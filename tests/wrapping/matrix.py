@@ -25,8 +25,9 @@ from arr_coc.families import Segment, family_for
 from arr_coc.families.any_resolution import AnyResolution
 from arr_coc.families.compat import cache_name, output_cache
 from arr_coc.realizing import Call
+from arr_coc.wrapping.prefill import Prefill
 from tests import tiny, zoo
-from tests.wrapping.conftest import Pattern
+from tests.wrapping.conftest import Deep, Pattern
 
 BUDGETS, SIDE = (2, 4, 9, 16), 4
 MIXED = (2, 16, 4, 9, 2)
@@ -490,6 +491,26 @@ def default_policy(cell: Cell) -> str:
     return " / ".join(f"{share:.2f}" for share in spent)
 
 
+def looked_once(cell: Cell) -> str:
+    """Going on from the glance gives what reading everything again gives: nothing changed, something changed."""
+    few, figures, taken = BUDGETS[0], [], []
+    plans = [(few,)], [(few, few, 16, 9)], [(few,), (few, few, 16), MIXED]
+    for inputs, patterns in zip((cell.make(1), cell.make(1), cell.make()), plans, strict=True):
+        answers = []
+        for once in (True, False):
+            with cell.wrapped(realizer=cell.family.auto_realizer) as arr, pytest.MonkeyPatch.context() as patch:
+                arr.planner = Deep(*patterns)
+                if not once:
+                    patch.setattr(Prefill, "_first", lambda *_: None)
+                answers.append(cell.generate(inputs))
+                assert once or not any(record.shared for record in arr.last)
+                taken += [(record.shared, len(kept)) for record, kept in zip(arr.last, arr.kept, strict=True)]
+        assert torch.equal(answers[0].sequences, answers[1].sequences)
+        figures.append(difference(answers[0].logits, answers[1].logits))
+    assert taken[0][0] == taken[0][1], "an unchanged prompt was read again"
+    return f"{close(*figures):.0e}; {taken[2][0]} of {taken[2][1]}"
+
+
 def no_trace(cell: Cell) -> float:
     """After detaching, also after an exception inside: outputs, hooks and every module's ``__dict__`` as before."""
     inputs = cell.make(0, 1)
@@ -602,11 +623,12 @@ PROPERTIES: dict[str, Callable[[Cell], float | str]] = {
     "second turn": second_turn,
     "attention": attention,
     "default policy": default_policy,
+    "looked once": looked_once,
     "no trace": no_trace,
     "layout": layout,
     "FLOPs": saved,
 }
-EVERYWHERE = ("identity", "drop = mask", "alone", "joined")
+EVERYWHERE = ("identity", "drop = mask", "alone", "joined", "looked once")
 """What every run of the tests checks for every family."""
 ALSO = {
     ("qwen3_omni_moe_thinker", "tokens"), ("glm5_next", "attention"), ("exaone4_5", "cached = uncached"),

@@ -14,7 +14,7 @@ from arr_coc.wrapping import saving
 from tests import tiny
 from tests.wrapping.conftest import BUDGETS, SIDE, Pattern
 
-CONFIG = ArrCocConfig(budgets=BUDGETS, patch_side=SIDE, scorers=("propositional",), confidence=False, limit=0.5)
+CONFIG = ArrCocConfig(budgets=BUDGETS, patch_side=SIDE, scorers=("participatory",), confidence=False, limit=0.5)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_half_loaded(model, tmp_path
     (folder / "policy.safetensors").unlink()
     refused(FileNotFoundError, "no saved policy")
     folder = tmp_path / "nowhere"
-    refused(FileNotFoundError, "neither a folder nor a repository")
+    refused(FileNotFoundError, "there is no saved policy")
 
 
 def test_newer_keys_warn_and_another_model_warns(model, tmp_path):

@@ -24,6 +24,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from tqdm.auto import tqdm
 from transformers import Qwen2VLForConditionalGeneration
 
+from allocator.locks import FolderLock
 from allocator.storage import replace_file
 
 from ..model import build_model
@@ -220,19 +221,20 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True) -> Qwen2V
     """
     out = Path(out).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    trim_log(out / "log.jsonl", look_at_run(config, out))
-    if config.processes == 1:
-        train_rank(0, config, out, progress)
-    else:
-        with tempfile.TemporaryDirectory(prefix="arr-coc-") as scratch:
-            arguments = (config, out, progress, Path(scratch) / "rendezvous")
-            try:
-                spawn(train_rank, arguments, nprocs=config.processes)
-            except (ProcessRaisedException, ProcessExitedException) as error:
-                raise RuntimeError(
-                    f"a training process ended early: {error}; start the same training again to go on from its last "
-                    f"checkpoint in {out}"
-                ) from error
+    with FolderLock(out):
+        trim_log(out / "log.jsonl", look_at_run(config, out))
+        if config.processes == 1:
+            train_rank(0, config, out, progress)
+        else:
+            with tempfile.TemporaryDirectory(prefix="arr-coc-") as scratch:
+                arguments = (config, out, progress, Path(scratch) / "rendezvous")
+                try:
+                    spawn(train_rank, arguments, nprocs=config.processes)
+                except (ProcessRaisedException, ProcessExitedException) as error:
+                    raise RuntimeError(
+                        f"a training process ended early: {error}; start the same training again to go on from "
+                        f"its last checkpoint in {out}"
+                    ) from error
     return Qwen2VLForConditionalGeneration.from_pretrained(out / "model", local_files_only=True).eval()
 
 

@@ -1,122 +1,26 @@
-"""Questions to evaluate on, from four sources, in one shape; rows that cannot be read are counted, never silently
-dropped.
-
-A sample is a dict: ``image`` (PIL, RGB), ``question``, ``answers`` (list of str), ``kind``, ``image_id`` and
-``question_id`` (str, unique), and whatever else its source knows (the reference world: ``evidence``, ``grid``,
-``level``).
-"""
+"""What each kind of source holds, row by row: a name for error messages, and what makes the sample (or raises)."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from arr_coc.asking.images import load_image, to_rgb
-
-from .config import TaskConfig
+from ..asking.images import load_image
+from ..config import nearest
+from .task_config import FIELDS, TaskConfig
 
 Sample = dict[str, Any]
 Row = tuple[str, Callable[[], Sample]]
 """A name for error messages, and what makes the sample (or raises)."""
 
-FIELDS = ("image", "question", "answers", "answer", "kind", "image_id", "question_id")
 
-
-class Task:
-    """An iterable of samples that can be read again and again in the same order.
-
-    Attributes
-    ----------
-    config
-        See `TaskConfig`.
-    name
-        What reports call it.
-    unreadable
-        ``{"row", "reason"}`` of each row that the last pass could not read.
-    read
-        Rows that the last pass looked at.
-
-    Raises
-    ------
-    ValueError
-        While iterating, when more than ``max_unreadable`` of the rows cannot be read, a question's id comes twice,
-        or no row is left.
-    """
-
-    def __init__(self, config: TaskConfig) -> None:
-        self.config, self.name = config, config.name or config.source
-        self.unreadable: list[dict[str, str]] = []
-        self.read = 0
-        _check_paths(config)
-
-    def __iter__(self) -> Iterator[Sample]:
-        self.unreadable, self.read = [], 0
-        seen: set[str] = set()
-        for name, make in _SOURCES[self.config.source](self.config):
-            if self.config.limit is not None and len(seen) >= self.config.limit:
-                break
-            self.read += 1
-            try:
-                sample = _checked(make())
-            except (ValueError, TypeError, KeyError, OSError, Image.DecompressionBombError) as error:
-                self.unreadable.append({"row": name, "reason": f"{type(error).__name__}: {error}"})
-                if self.read >= 20:
-                    self._check_unreadable()
-                continue
-            if sample["question_id"] in seen:
-                raise ValueError(
-                    f"task {self.name}: question_id {sample['question_id']!r} comes twice; ids must be unique"
-                )
-            seen.add(sample["question_id"])
-            sample["question"] = self.config.prompt.format(question=sample["question"])
-            yield sample
-        self._check_unreadable()
-        if not seen:
-            raise ValueError(
-                f"task {self.name}: no question could be read; check task.path, task.split and task.columns"
-            )
-
-    def _check_unreadable(self) -> None:
-        if len(self.unreadable) > self.config.max_unreadable * self.read:
-            first = "; ".join(f"row {bad['row']}: {bad['reason']}" for bad in self.unreadable[:3])
-            raise ValueError(
-                f"task {self.name}: {len(self.unreadable)} of {self.read} rows cannot be read, more than "
-                f"task.max_unreadable={self.config.max_unreadable} allows. {first}"
-            )
-
-
-def _check_paths(config: TaskConfig) -> None:
-    if config.source == "reference":
-        if config.limit is None:
-            raise ValueError("task.limit=null: the reference world is endless; give the number of questions.")
-        return
-    if config.path is None:
-        raise ValueError(f"task.path is missing: source {config.source!r} needs to know where the questions are.")
-    if config.source == "vqa_json" and (config.annotations is None or config.images is None):
-        raise ValueError(
-            "task.source=vqa_json needs task.annotations (file) and task.images (folder) beside task.path."
-        )
-    for name in ("path", "annotations"):
-        file = getattr(config, name)
-        if file is not None and (config.source != "dataset") and not Path(file).is_file():
-            raise ValueError(f"task.{name}={file!r} is no file; check the path.")
-    if config.images is not None and not Path(config.images).is_dir():
-        raise ValueError(f"task.images={config.images!r} is no folder; check the path.")
-    for ours in config.columns:
-        if ours not in FIELDS:
-            raise ValueError(
-                f"task.columns has the key {ours!r}; it maps our names ({', '.join(FIELDS)}) to the data's."
-            )
-
-
-def _checked(sample: Sample) -> Sample:
+def checked(sample: Sample) -> Sample:
     """The sample with its answers as a list of str and its ids as str."""
     if not isinstance(sample.get("question"), str) or not sample["question"].strip():
         raise ValueError(f"question {sample.get('question')!r} is empty or no text")
@@ -139,20 +43,31 @@ def _checked(sample: Sample) -> Sample:
 
 
 def _reference(config: TaskConfig) -> Iterator[Row]:
-    from arr_coc.reference import generate
+    from ..reference import generate
 
-    grid = tuple(config.grid) if config.grid else None
-    samples = generate(config.limit, seed=config.seed, split=config.split, kinds=config.kinds, grid=grid)
+    grid: Any = tuple(config.grid) if config.grid else None
+    count = config.skip + (config.limit or 0)
+    samples = generate(count, seed=config.seed, split=str(config.split), kinds=config.kinds, grid=grid)
     for sample in samples:
         yield sample["question_id"], partial(dict, sample)
 
 
 def _jsonl(config: TaskConfig) -> Iterator[Row]:
     folder = Path(config.images or Path(str(config.path)).parent)
-    with Path(str(config.path)).open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield f"line {number}", partial(_from_line, line, config, number, folder)
+    try:
+        with Path(str(config.path)).open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield f"line {number}", partial(_from_line, line, config, number - 1, folder)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"task.path={config.path!r} can't be read ({error}); give JSON Lines in UTF-8.") from error
+
+
+def in_memory(config: TaskConfig, rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
+    """Rows that are mappings; relative image paths start from ``config.images`` or here."""
+    folder = Path(config.images or ".")
+    for number, row in enumerate(rows):
+        yield f"row {number}", partial(_from_row, row, config, number, folder)
 
 
 def _vqa_json(config: TaskConfig) -> Iterator[Row]:
@@ -185,16 +100,16 @@ def _dataset(config: TaskConfig) -> Iterator[Row]:
         import datasets
     except ImportError as error:
         raise ImportError("task.source=dataset needs the package datasets: pip install 'arr-coc[eval]'") from error
-    path = Path(str(config.path))
+    path, split = Path(str(config.path)), config.split or "train"
     if path.is_dir() and (path / "state.json").is_file():
         data = datasets.load_from_disk(str(path))
     elif path.is_file():
         kind = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}.get(path.suffix)
         if kind is None:
             raise ValueError(f"task.path={config.path!r}: a dataset file must end in .csv, .json, .jsonl or .parquet.")
-        data = datasets.load_dataset(kind, data_files={config.split: str(path)}, split=config.split)
+        data = datasets.load_dataset(kind, data_files={split: str(path)}, split=split)
     else:
-        data = datasets.load_dataset(str(config.path), config.subset, split=config.split, streaming=config.streaming)
+        data = _load(config, config.subset, split, config.streaming)
     column = config.columns.get("image", "image")
     if column not in (data.column_names or [column]):
         raise ValueError(
@@ -202,13 +117,23 @@ def _dataset(config: TaskConfig) -> Iterator[Row]:
         )
     pictures = None
     if config.image_subset is not None:
-        table = _raw(datasets.load_dataset(str(config.path), config.image_subset, split=config.split), "image")
+        table = _raw(_load(config, config.image_subset, split, False), "image")
         pictures = _Pictures(table, {str(name): row for row, name in enumerate(table["id"])})
     else:
         data = _raw(data, column)
     folder = Path(config.images or (path.parent if path.is_file() else path))
     for number, row in enumerate(data):
         yield f"row {number}", partial(_from_row, row, config, number, folder, pictures)
+
+
+def _load(config: TaskConfig, subset: str | None, split: str, streaming: bool) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset(str(config.path), subset, split=split, streaming=streaming)
+    except (OSError, ValueError) as error:  # not found, offline, unknown split: the library's first line says which
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"the dataset {config.path!r} can't be loaded: {said}") from error
 
 
 class _Pictures:
@@ -223,7 +148,7 @@ class _Pictures:
         return self.table[self.rows[str(name)]]["image"]
 
 
-def _raw(data: Any, column: str) -> Any:
+def _raw(data: Any, column: str | None) -> Any:
     """The data with its pictures undecoded: one that is broken must cost one row, so the decoding is ours."""
     import datasets
 
@@ -233,14 +158,18 @@ def _raw(data: Any, column: str) -> Any:
 
 
 def _from_line(line: str, config: TaskConfig, number: int, folder: Path) -> Sample:
-    return _from_row(json.loads(line), config, number, folder)
+    row: Any = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError("it is no JSON object; write one object per line")
+    return _from_row(row, config, number, folder)
 
 
 def _from_row(
     row: Mapping[str, Any], config: TaskConfig, number: int, folder: Path, pictures: _Pictures | None = None
 ) -> Sample:
-    """A sample from one row, through the column mapping; a mapped column must exist."""
-    sample: Sample = {}
+    """A sample from one row, through the column mapping; a mapped column must exist. Columns that we have no name for
+    come along: a reward of one's own may read them."""
+    sample: Sample = {name: value for name, value in row.items() if name not in FIELDS}
     for ours in FIELDS:
         theirs = config.columns.get(ours, ours)
         if theirs is None:
@@ -251,7 +180,8 @@ def _from_row(
         elif rest and isinstance(row.get(first), Mapping) and rest in row[first]:
             sample[ours] = row[first][rest]
         elif ours in config.columns or ours in ("image", "question"):
-            raise KeyError(f"no column {theirs!r} for {ours!r}, only {sorted(row)}; set task.columns")
+            hint = nearest(theirs, row).partition("Known:")[0].strip()
+            raise KeyError(f"no column {theirs!r} for {ours!r}, only {sorted(row)}; set task.columns. {hint}")
     if pictures is not None:
         sample.setdefault("image_id", sample["image"])
         sample["image"] = pictures[sample["image"]]
@@ -268,14 +198,13 @@ def _image(value: Any, folder: Path) -> tuple[Image.Image, str]:
     if isinstance(value, Mapping):
         value = value["bytes"] if value.get("bytes") is not None else value["path"]
     if isinstance(value, str):
-        return load_image(folder / value), value
-    if isinstance(value, bytes):
-        with Image.open(io.BytesIO(value)) as image:
-            return to_rgb(image), hashlib.blake2b(value, digest_size=8).hexdigest()
-    return to_rgb(value), hashlib.blake2b(value.tobytes(), digest_size=8).hexdigest()
+        return load_image(value, folder=folder), value
+    image = load_image(value)
+    content = value if isinstance(value, bytes) else image.tobytes()
+    return image, hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
-_SOURCES: dict[str, Callable[[TaskConfig], Iterator[Row]]] = {
+READERS: dict[str, Callable[[TaskConfig], Iterator[Row]]] = {
     "reference": _reference,
     "dataset": _dataset,
     "vqa_json": _vqa_json,

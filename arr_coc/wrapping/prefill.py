@@ -1,0 +1,211 @@
+"""Prefill: what the glance has read of a prompt is not read again.
+
+A wrapped ``generate`` reads each prompt twice: with every patch at its floor, and as it was planned. Keys and values
+of a causal model depend on what stands before them only, so the second reading goes on from the first place at which
+the two prompts differ (an id, a position, or a bit of a feature), and where they do not differ it is not made at all.
+Nothing is guessed: the two prompts are compared.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..families.compat import (
+    cache_name,
+    cropped_cache,
+    fill_cache,
+    given_cache,
+    output_cache,
+    own_cache,
+    plain_cache,
+    whole_cache,
+)
+from ..realizing.base import Realised
+from ..realizing.call import Call
+from ..realizing.splice import Spliced
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
+_OWN = {"input_ids", "attention_mask", "position_ids", "mm_encoder_outputs", cache_name(), *_TYPES}
+
+
+@dataclass
+class Reading:
+    """A prompt that the language model has read.
+
+    Attributes
+    ----------
+    inputs
+        What it was called with: one prompt without padding.
+    features
+        ``[rows, D]`` per stream: what stands at its placeholders.
+    output
+        What it returned: the cache, and the logits of the last place ``[1, 1, V]``.
+    """
+
+    inputs: dict[str, Any]
+    features: tuple[torch.Tensor, ...]
+    output: Any
+
+    @property
+    def length(self) -> int:
+        """Tokens read."""
+        return int(self.inputs["input_ids"].shape[1])
+
+
+@dataclass
+class Prefill:
+    """The first step of a ``generate`` call, prompt by prompt.
+
+    Attributes
+    ----------
+    call, realised, spliced
+        The call, what its patches became, and the prompts that ``generate`` is given.
+    glances
+        Per sample what a glance has read of it, or ``None``.
+    shared
+        Per sample the tokens whose keys and values were taken from its glance; filled by the first step.
+    """
+
+    call: Call
+    realised: Realised
+    spliced: Spliced
+    glances: Sequence[Reading | None]
+    shared: list[int] = field(default_factory=list)
+
+    @contextmanager
+    def answering(self, model: PreTrainedModel) -> Iterator[None]:
+        """Inside, the first forward of ``generate`` is answered from here where that is exact, else by the model."""
+        own, forward = vars(model).get("forward"), model.forward
+
+        def restore() -> None:
+            if own is None:
+                vars(model).pop("forward", None)
+            else:
+                model.forward = own
+
+        @functools.wraps(forward)
+        def first(*args: Any, **kwargs: Any) -> Any:
+            restore()
+            output = None if args else self._first(model, kwargs)
+            return forward(*args, **kwargs) if output is None else output
+
+        model.forward = first
+        try:
+            yield
+        finally:
+            restore()
+
+    def _first(self, model: PreTrainedModel, kwargs: dict[str, Any]) -> Any:
+        """The output of the first forward, or ``None`` if it has to be the model's own."""
+        ids, target, asked = self.spliced.inputs["input_ids"], given_cache(kwargs), kwargs.get("input_ids")
+        batch, length = ids.shape
+        self.shared = [0] * batch
+        if target is None or asked is None or self.realised.output is not None or model.training:
+            return None
+        copies = asked.shape[0] // batch
+        if not torch.equal(asked, ids.to(asked.device).repeat_interleave(copies, 0)) or not self._known(kwargs):
+            return None
+        padded = not bool(self.spliced.inputs["attention_mask"].all())
+        if padded and kwargs.get("position_ids") is None:
+            return None  # the model numbers padding too, and goes on from there
+        plain = plain_cache(target, static=True)
+        if not plain and (batch * copies > 1 or not own_cache(target)):
+            return None
+        prompts = [self._prompt(kwargs, sample, copies) for sample in range(batch)]
+        shared = [
+            0 if glance is None else self._same(prompt, glance)
+            for prompt, glance in zip(prompts, self.glances, strict=True)
+        ]
+        # Several prompts in one pass are padded to the longest, and masked: on a CPU one after another is faster.
+        if not any(shared) and (batch == 1 or ids.device.type != "cpu"):
+            return None
+        readings = [self._read(model, kwargs, *each) for each in zip(prompts, self.glances, shared, strict=True)]
+        caches = [output_cache(reading.output) for reading in readings]
+        if not plain:
+            target = caches[0]
+        elif not fill_cache(target, caches, [reading.length for reading in readings], length, copies):
+            return None
+        self.shared = shared
+        logits = torch.cat([reading.output.logits[:, -1:] for reading in readings]).repeat_interleave(copies, 0)
+        return type(readings[0].output)(logits=logits, **{cache_name(): target})
+
+    def _known(self, kwargs: dict[str, Any]) -> bool:
+        """Whether a forward asks for nothing but next-token logits, of images and words alone."""
+        if set(kwargs.get("mm_encoder_outputs") or ()) != {"image"} or kwargs.get("logits_to_keep", 1) != 1:
+            return False
+        wanted = (kwargs.get(name) for name in ("output_attentions", "output_hidden_states", "output_router_logits"))
+        others = (value for name, value in kwargs.items() if name not in _OWN)
+        return not any(wanted) and not any(isinstance(value, torch.Tensor) for value in others)
+
+    def _prompt(self, kwargs: dict[str, Any], sample: int, copies: int) -> Reading:
+        """One prompt without its padding, at the positions that ``generate`` numbered; not read yet."""
+        mask = self.spliced.inputs["attention_mask"]
+        size, row = int(mask[sample].sum()), sample * copies
+        inputs = {"input_ids": kwargs["input_ids"][row : row + 1, -size:]}
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        for name in ("position_ids", *_TYPES):
+            if kwargs.get(name) is not None:
+                inputs[name] = kwargs[name][..., row : row + 1, -size:]
+        counts = self.call.per_sample(self.realised.keep)
+        rows = slice(sum(counts[:sample]), sum(counts[: sample + 1]))
+        return Reading(inputs, tuple(stream[rows] for stream in self.realised.streams), None)
+
+    def _same(self, prompt: Reading, glance: Reading) -> int:
+        """Tokens of a prompt that can be taken from its glance: all, or those before the first that differs.
+
+        The last one is read again unless all are the same, for the logits.
+        """
+        family, cache = self.call.family, output_cache(glance.output)
+        length = min(prompt.length, glance.length)
+        ids = prompt.inputs["input_ids"][0, :length]
+        differs = ids != glance.inputs["input_ids"][0, :length]
+        for name in _TYPES:
+            if prompt.inputs.get(name) is not None and glance.inputs.get(name) is not None:
+                differs |= prompt.inputs[name][0, :length] != glance.inputs[name][0, :length]
+        counted = torch.arange(length, device=ids.device) + family.first_position
+        places = [each.inputs.get("position_ids", counted[None]) for each in (prompt, glance)]
+        if places[0].shape[:-2] != places[1].shape[:-2]:
+            return 0
+        differs |= (places[0][..., 0, :length] != places[1][..., 0, :length]).reshape(-1, length).any(0)
+        rows = min(len(prompt.features[0]), len(glance.features[0]))
+        moved = torch.zeros(rows, dtype=torch.bool, device=ids.device)
+        for mine, known in zip(prompt.features, glance.features, strict=True):
+            moved |= (mine[:rows] != known[:rows]).any(1).to(moved.device)
+        images = (ids == family.image_token(self.call.model)).nonzero().squeeze(1)
+        differs[images[: len(moved)]] |= moved[: len(images)]
+        differs[images[len(moved) :]] = True
+        first = int(differs.nonzero()[0]) if bool(differs.any()) else length
+        if first == prompt.length == glance.length:
+            return first
+        if not family.causal or not plain_cache(cache) or not whole_cache(cache, glance.length):
+            return 0
+        return min(first, prompt.length - 1)
+
+    def _read(
+        self, model: PreTrainedModel, kwargs: dict[str, Any], prompt: Reading, glance: Reading | None, shared: int
+    ) -> Reading:
+        """Read a prompt from where its glance ends; nothing runs where that is the end."""
+        if glance is not None and shared == prompt.length:
+            return glance
+        inputs = {name: value for name, value in kwargs.items() if name not in _OWN}
+        inputs |= {name: value[..., shared:] for name, value in prompt.inputs.items()}
+        inputs["attention_mask"] = prompt.inputs["attention_mask"]
+        image = self.call.family.image_token(self.call.model)
+        passed = int((prompt.inputs["input_ids"][0, :shared] == image).sum())
+        streams = tuple(stream[passed:] for stream in prompt.features)
+        if len(streams[0]):
+            output = self.call.family.hand_over(self.realised.like, streams, [len(streams[0])])
+            inputs["mm_encoder_outputs"] = {"image": output}
+        if glance is not None and shared:
+            inputs[cache_name()] = cropped_cache(model, output_cache(glance.output), shared)
+        output = model(**inputs)
+        return Reading(prompt.inputs, prompt.features, output)

@@ -1,0 +1,88 @@
+"""A question is words on every way in: a control token in it is refused by name and changes no answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import arr_coc
+from arr_coc.asking.ask import prepare
+from arr_coc.cli import app
+from arr_coc.wrapping.question import control_tokens
+from tests.eval import test_public as public
+from tests.zoo.pretrained import save_qwen2_5_vl
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A processor as the hub has it."""
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(save_qwen2_5_vl(tmp_path_factory.mktemp("qwen")))
+
+
+@pytest.fixture
+def small(reference: tuple[Any, Any]) -> Image.Image:
+    return next(arr_coc.reference.generate(1, grid=(1, 2)))["image"]
+
+
+FAMILIES = {"internvl": public.internvl, "llava_onevision": public.llava_onevision, "smolvlm": public.smolvlm}
+
+
+@pytest.mark.parametrize("family", ["reference", "qwen2_5_vl", *FAMILIES])
+def test_every_control_token_is_refused_by_name(family, reference, qwen, monkeypatch) -> None:
+    monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", str)
+    processor = {"reference": reference[1], "qwen2_5_vl": qwen}.get(family) or FAMILIES[family]()
+    tokens = control_tokens(processor)
+    assert set(processor.tokenizer.all_special_tokens) <= set(tokens) and processor.image_token in tokens
+    image = Image.new("RGB", (64, 48), "teal")
+    for token in tokens:
+        with pytest.raises(ValueError, match="control token") as error:
+            prepare(processor, [image], [f"w40 {token} w41 ?"])
+        assert repr(token) in str(error.value)
+
+
+def test_words_that_only_look_like_one_pass(reference, small) -> None:
+    _, processor = reference
+    inputs = prepare(processor, [small], ["is < bos > or pad or img on the sign ?"])
+    ids = inputs["input_ids"][0]
+    assert int((ids == processor.image_token_id).sum()) == 2 * 400
+    assert int((ids == processor.tokenizer.bos_token_id).sum()) == 1
+
+
+@pytest.mark.parametrize("token", ["<img>", "<bos>", "<pad>", "<eos>", "<vs>"])
+def test_the_plain_processor_refuses_them_too(reference, small, token) -> None:
+    """A literal <img> moved the picture: 12 right answers became 10."""
+    _, processor = reference
+    with pytest.raises(ValueError, match="control token"):
+        processor(images=small, text=f"what number {token} is on the red sign ?")
+    plain = processor(images=small, text="what number is on the red sign ?")
+    marked = processor(images=small, text="<img> what number is on the red sign ?")  # as the chat template writes it
+    assert torch.equal(marked["input_ids"], plain["input_ids"])
+
+
+def test_a_question_given_beside_the_prompt_is_words_as_well(reference, small) -> None:
+    model, processor = reference
+    inputs = prepare(processor, [small], ["is there a blue sign ?"])
+    with arr_coc.wrap(model, processor), pytest.raises(ValueError, match="'<eos>', a control token"):
+        model.generate(**inputs, question="is there <eos> a blue sign ?", max_new_tokens=1)
+
+
+def test_the_command_line_learning_and_evaluation_refuse_them(reference, small, tmp_path: Path, monkeypatch) -> None:
+    model, processor = reference
+    monkeypatch.setattr(arr_coc.reference, "load", lambda: reference)
+    small.save(tmp_path / "a.png")
+    row = {"image": "a.png", "question": "what color <bos> <pad> is the sign ?", "answers": ["red"]}
+    (tmp_path / "own.jsonl").write_text(json.dumps(row) + "\n")
+    asked = ["ask", "-i", str(tmp_path / "a.png"), "-q", row["question"]]
+    for command in (asked, ["evaluate", str(tmp_path / "own.jsonl")]):
+        shown = CliRunner().invoke(app, command)
+        assert shown.exit_code == 2 and "'<bos>', a control token" in shown.stderr, shown.output
+    with arr_coc.wrap(model, processor) as arr, pytest.raises(ValueError, match="'<bos>', a control token"):
+        arr_coc.learn(arr, [{**row, "image": small}], episodes=1, progress=False)
