@@ -14,9 +14,10 @@ score heuristic "worth of a budget = relevance times doubt times the detail it r
 the prior mean of the learners and, frozen, the baseline they must beat.
 
 Where relevance or doubt is wrong, no weight on such a product can say so. The ``free`` slots, whose prior mean is
-zero, can: readings of where to look, each as shares over the patches (``share relevance``; ``share words``, the
-similarity of glance and question in the embedding space; relevance times the detail lost; what relevance leaves out;
-each other score; the detail lost; an even spread), some times doubt or ``q``, and the detail lost without any factor.
+zero, can: readings of where to look, each as shares over the patches (``share relevance``; what else its scorer reads,
+as ``share peak``, the maximum over layers; ``share words``, the similarity of glance and question in the embedding
+space; relevance times the detail lost; what relevance leaves out; each other score; the detail lost; an even spread),
+some times doubt or ``q``, and the detail lost without any factor.
 
 The covariates explain how hard the question is whatever is allocated: ``doubt`` u, the probability ``other_mass`` that
 the glance gives to all other answers, their squares, ``q`` and ``u q``; free, also the log-odds of doubt, and whether
@@ -112,7 +113,8 @@ class Contexts:
         self.covariates += [f"doubt {q}" for q in questions]
         self.free = len(self.slots)
         lost = self.reduced[0]
-        self._shares = ["relevance", "words", f"relevance {lost}", "irrelevance", *self.factors, lost]
+        more = [name for reader in self.relevance.readers for name in reader.more_readings]
+        self._shares = ["relevance", *more, "words", f"relevance {lost}", "irrelevance", *self.factors, lost]
         if slots == "free":
             self.slots += [f"share {name}" for name in [*self._shares, "even"]]
             self.slots += [*self.reduced, f"{self.reduced[0]} everywhere"]
@@ -181,17 +183,24 @@ class Contexts:
         if self.kind == "gated":
             return contexts, covariates, scores
         readings = [
-            relevance, self.words(scene), relevance * looked[:, 0], 1 - relevance, *others, everywhere[:, 0],
-            torch.ones_like(relevance),
+            relevance, *self._more(scene), self.words(scene), relevance * looked[:, 0], 1 - relevance, *others,
+            everywhere[:, 0], torch.ones_like(relevance),
         ]  # fmt: skip
         shares = torch.stack([_shares(reading) for reading in readings], 1)
-        where, words, even = shares[:, [0]], shares[:, [1]], shares[:, [-1]]
+        where, words, even = (shares[:, [i]] for i in (0, self._shares.index("words"), -1))
         lost = torch.cat([looked, everywhere[:, :1]], 1) / TYPICAL_LOSS
         free = [shares, lost, u * where, u * words, u * even, where * question, even * question]
         odds = math.log(max(u, 1e-3) / max(1 - u, 1e-3)) / LOG_ODDS
         agreement, of_first = float((where * words).sum()), float(lost[int(where.argmax()), 0])
         trust = question.new_tensor([odds, flatness(where[:, 0]), agreement, of_first])
         return torch.cat([contexts, *free], 1), torch.cat([covariates, trust]), scores
+
+    def _more(self, scene: Scene) -> list[Tensor]:
+        found = []
+        for reader in self.relevance.readers:
+            readings = reader.readings(scene) if reader.more_readings else {}
+            found += [readings[name].float().cpu() for name in reader.more_readings]
+        return found
 
     def doubt(self, scene: Scene) -> tuple[float, float]:
         """Doubt u about the glance's answer and probability e of all other answers, both in [0, 1].
@@ -217,9 +226,7 @@ class Contexts:
         sizes = [len(tokens) for tokens in scene.glance]
         return torch.stack([part.topk(min(4, len(part))).values.sum() for part in cells.split(sizes)])
 
-    def detail(
-        self, scene: Scene, worth: Tensor | None = None, scores: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
+    def detail(self, scene: Scene, worth: Tensor | None = None, scores: Mapping[str, Tensor] | None = None) -> Tensor:
         """``[N, K-1]`` share of detail each reduced budget destroys, weighted by where the question looks.
 
         It is measured where ``worth [N]`` is at least `WORTHLESS` (everywhere by default), and else what is typical;

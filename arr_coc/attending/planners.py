@@ -12,6 +12,7 @@ from allocator.registry import policy_class
 from ..balancing import Balance, Balancer, balance_config
 from ..config import POLICIES, ArrCocConfig, resolve_limit
 from ..knowing import make_scorer
+from ..knowing.reading import suited
 from ..scene.contract import Plan, Planner
 from .contexts import PRIOR_PRECISION, Contexts
 
@@ -134,7 +135,7 @@ def make_planner(config: ArrCocConfig, model: Any = None, processor: Any = None)
         return BlindPlanner(config, make_policy("uniform", arm=arm, arms=len(config.budgets)))
     if config.policy == "random":
         return BlindPlanner(config, make_policy("random", arms=len(config.budgets), seed=config.seed))
-    scorers = [make_scorer(spec) for spec in config.scorers]
+    scorers = [make_scorer(suited(spec, model)) for spec in config.scorers]
     contexts = Contexts(config.budgets, scorers, config.confidence, config.seed, config.detail, config.slots)
     return PolicyPlanner(config, contexts, build_policy(config, contexts))
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..config import nearest
 from .base import Scorer
+from .reading import SHARES
 
 if TYPE_CHECKING:
     from ..scene.contract import Scene
@@ -53,31 +54,39 @@ def word_map(tokens: Tensor, words: Tensor, sharpness: float = 10.0) -> Tensor:
     return (weight @ cosine.clamp_min(0)).clamp(0, 1)
 
 
-def attention_map(attention: Tensor, sizes: Sequence[int], sharp: bool) -> Tensor:
-    """Attention of several heads, joined and normalised.
+def attention_map(attention: Tensor, sizes: Sequence[int], sharp: bool, peak: bool = False) -> Tensor:
+    """Attention of several layers, joined and normalised.
 
     Parameters
     ----------
     attention
-        ``[..., G]`` attention mass of each head on each glance token.
+        ``[L, H, G]`` attention mass of each layer's heads on each glance token, or ``[n, G]`` of single heads.
     sizes
         Glance tokens per patch; they add up to G.
     sharp
-        Weigh each head by the square of the largest mass it lays on one patch; else all heads alike.
+        Weigh each head by the square of the largest mass it lays on one patch. A head that always looks at the same
+        cell, a sink, weighs most then: for models whose heads were trained to ground. Else each layer is the mean of
+        its heads, normalised, and layers count alike.
+    peak
+        Join layers by their maximum instead of their mean.
 
     Returns
     -------
     Tensor
         ``[G]``, adding up to one: where a look at the image goes.
     """
-    heads = attention.float().flatten(0, -2)
-    if sharp:
-        mass = torch.stack([part.sum(-1) for part in heads.split(list(sizes), -1)], -1)
-        heads = heads * mass.amax(-1, keepdim=True).square()
-    joined = heads.mean(0)
-    total = joined.sum()
-    if not bool(total.isfinite()):
+    maps = attention.float()
+    if not bool(maps.sum().isfinite()):
         raise ValueError("The glance attention holds NaN or infinite values; check the model's weights and dtype.")
+    if sharp:
+        maps = maps.flatten(0, -2)
+        mass = torch.stack([part.sum(-1) for part in maps.split(list(sizes), -1)], -1)
+        maps = maps * mass.amax(-1, keepdim=True).square()
+    else:
+        maps = maps.mean(-2) if maps.ndim == 3 else maps
+        maps = maps / maps.sum(-1, keepdim=True).clamp_min(1e-12)
+    joined = maps.amax(0) if peak else maps.mean(0)
+    total = joined.sum()
     return joined / total if total > 0 else torch.full_like(joined, 1 / joined.numel())
 
 
@@ -93,12 +102,11 @@ class Participatory(Scorer):
         similarities.
     layers
         Layers of the language model whose attention is read: negative ones count from the end, and a float in [0, 1)
-        is a share of the depth. The glance pass stops after the last one. The default suits the reference VLM, whose
-        last two of three layers ground; deep models ground around the middle (Zhang et al. read layer 14 of 32 in
-        LLaVA-1.5).
+        is a share of the depth. The glance pass stops after the last one. By default the band of depth where
+        pretrained models ground, or what the model brings of its own (see `arr_coc.knowing.reading`).
     heads
-        ``"sharp"`` gives more weight to heads that look at one patch, ``"mean"`` the same to all; or a list of
-        (layer, head) pairs, in which case ``layers`` is ignored.
+        ``"mean"``: all heads of a layer alike; ``"sharp"`` gives more weight to heads that look at one patch; or a
+        list of (layer, head) pairs, in which case ``layers`` is ignored. See `attention_map`.
     model, processor
         For ``"siglip"`` and ``"clip"``: a name or folder for transformers, or a loaded model with its processor.
 
@@ -114,8 +122,8 @@ class Participatory(Scorer):
     def __init__(
         self,
         variant: str = "attention",
-        layers: Sequence[float] = (-2, -1),
-        heads: str | Sequence[tuple[int, int]] = "sharp",
+        layers: Sequence[float] = SHARES,
+        heads: str | Sequence[tuple[int, int]] = "mean",
         model: Any = None,
         processor: Any = None,
     ) -> None:
@@ -135,6 +143,7 @@ class Participatory(Scorer):
         if not self.layers:
             raise ValueError(f"layers={layers!r}, heads={heads!r} name no layer to read; give at least one.")
         self.variant, self.sharp = variant, heads == "sharp"
+        self.more_readings = ("peak",) if variant == "attention" else ()
         self.needs = frozenset({"pixels"} if paired else {"glance"})
         if paired:
             from .paired import Paired
@@ -173,10 +182,21 @@ class Participatory(Scorer):
                 raise ValueError("The question has no words; ask one, or use a policy that needs no question.")
             joined = word_map(torch.cat(list(scene.glance)), scene.question_embeddings)
         else:
-            attention = scene.read_attention(self.layers)
-            if attention.shape[-1] != sum(sizes):
-                raise ValueError(f"read_attention gave {attention.shape[-1]} cells, the glance grids {sum(sizes)}.")
-            if self.heads is not None:
-                attention = torch.stack([attention[self.layers.index(layer), head] for layer, head in self.heads])
-            joined = attention_map(attention, sizes, self.sharp)
+            joined = attention_map(self._attention(scene, sizes), sizes, self.sharp)
         return list(joined.split(sizes))
+
+    def readings(self, scene: Scene) -> dict[str, Tensor]:
+        """``peak``: as the score, with the maximum over layers (or single heads) in the place of their mean."""
+        sizes = [rows * columns for rows, columns in scene.glance_grids]
+        if not self.more_readings or not sizes:
+            return {}
+        joined = attention_map(self._attention(scene, sizes), sizes, sharp=False, peak=True)
+        return {"peak": torch.stack([part.sum() for part in joined.split(sizes)])}
+
+    def _attention(self, scene: Scene, sizes: Sequence[int]) -> Tensor:
+        attention = scene.read_attention(self.layers)
+        if attention.shape[-1] != sum(sizes):
+            raise ValueError(f"read_attention gave {attention.shape[-1]} cells, the glance grids {sum(sizes)}.")
+        if self.heads is not None:
+            attention = torch.stack([attention[self.layers.index(layer), head] for layer, head in self.heads])
+        return attention
