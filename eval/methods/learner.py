@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from allocator import Policy
-from arr_coc.learning.gold import GOLD
-from arr_coc.learning.rewards import make_reward
+from arr_coc.learning.rewards import ASK_AGAIN, make_reward
 from arr_coc.scene.contract import Planner
 
 from .base import Method, register_method
@@ -140,7 +139,7 @@ def learn_side_by_side(bench: Bench, learners: Sequence[Learner], progress: bool
     """
     streams: dict[tuple[Any, ...], list[Learner]] = {}
     for learner in learners:
-        if ("learner", learner.label) not in bench.lessons and learner.reward != GOLD:
+        if ("learner", learner.label) not in bench.lessons and learner.reward not in ASK_AGAIN:
             streams.setdefault(learner.stream(bench), []).append(learner)
     for group in streams.values():
         if len(group) < 2:
