@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .asking.ask import ask
     from .config import ArrCocConfig
     from .drawing import draw_allocation
+    from .learning.calibrate import calibrate
     from .learning.evaluate import evaluate
     from .learning.loop import learn
     from .wrapping.wrapper import ArrCoc, unwrap, wrap
@@ -22,6 +23,7 @@ _HOMES = {
     "ArrCoc": "wrapping.wrapper",
     "ArrCocConfig": "config",
     "ask": "asking.ask",
+    "calibrate": "learning.calibrate",
     "draw_allocation": "drawing",
     "evaluate": "learning.evaluate",
     "learn": "learning.loop",
@@ -29,8 +31,8 @@ _HOMES = {
     "wrap": "wrapping.wrapper",
 }
 __all__ = [
-    "ArrCoc", "ArrCocConfig", "__version__", "ask", "draw_allocation", "evaluate", "learn", "reference", "unwrap",
-    "wrap",
+    "ArrCoc", "ArrCocConfig", "__version__", "ask", "calibrate", "draw_allocation", "evaluate", "learn", "reference",
+    "unwrap", "wrap",
 ]  # fmt: skip
 
 

@@ -1,5 +1,5 @@
-"""The command line: ``arr-coc ask``, ``evaluate``, ``learn``, ``serve``, ``retrain``, ``rollback``, ``reference``,
-``info``.
+"""The command line: ``arr-coc ask``, ``evaluate``, ``calibrate``, ``learn``, ``serve``, ``retrain``, ``rollback``,
+``reference``, ``info``.
 
 Commands import what they need when they run, so that ``--help`` is instant.
 """
@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .commands.calibrate import calibrate
 from .commands.serve import retrain, rollback, serve
 from .commands.terminal import (
     check_folder,
@@ -41,6 +42,7 @@ reference_app = typer.Typer(
     help="The reference model that ships with ARR-COC: train it, measure it, draw its world.",
 )
 app.add_typer(reference_app, name="reference")
+app.command()(calibrate)
 app.command()(serve)
 app.command()(retrain)
 app.command()(rollback)

@@ -99,6 +99,9 @@ class ArrCocConfig:
         What the context vectors hold: ``"free"``, slots from which the truth can be learned where relevance or doubt
         is wrong, beside the heuristic's; or ``"gated"``, the heuristic's alone (policies saved before there were
         others). See `arr_coc.attending.contexts`.
+    trust
+        What a calibration says of relevance and doubt, ``{"relevance_floor": number, "doubt": knots}``; ``None`` takes
+        both as they are. See `arr_coc.calibrate`.
     caution
         Standard deviations by which a learned allocation must beat the prior's, on what was learned, to be played in
         its place; 0 plays what was learned.
@@ -132,6 +135,7 @@ class ArrCocConfig:
     confidence: bool = True
     detail: bool = True
     slots: str = "free"
+    trust: Mapping[str, Any] | None = None
     caution: float = 2.0
     tensions: tuple[str, ...] = ()
     realizer: str = "auto"
@@ -163,6 +167,8 @@ class ArrCocConfig:
             raise ValueError(f"positions={self.positions!r} is unknown. {nearest(self.positions, POSITIONS)}")
         if self.slots not in SLOTS:
             raise ValueError(f"slots={self.slots!r} is unknown. {nearest(self.slots, SLOTS)}")
+        if self.trust is not None and not set(self.trust) <= {"relevance_floor", "doubt"}:
+            raise ValueError(f"trust={self.trust!r} may hold relevance_floor and doubt; take it from a calibration.")
         if not _is_real(self.caution) or not math.isfinite(self.caution) or self.caution < 0:
             raise ValueError(f"caution={self.caution!r} must be a finite number >= 0 (standard deviations).")
         if not _is_real(self.price) or not math.isfinite(self.price) or self.price < 0:

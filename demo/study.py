@@ -59,6 +59,7 @@ class StudyContexts(Contexts):
         super().__init__(
             contexts.budgets, scorers, confidence=contexts.confidence and "doubt" not in off, seed=contexts.seed,
             detail=contexts.measured and "detail" not in off, slots=contexts.kind,
+            trust={"relevance_floor": contexts.floor, "doubt": contexts.knots},
         )  # fmt: skip
 
 

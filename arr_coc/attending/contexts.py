@@ -80,6 +80,9 @@ class Contexts:
         Of the question's projection.
     detail
         Whether the detail lost is measured; else it is what is typical of each budget, see `TYPICAL_LOSS`.
+    trust
+        What a calibration says: ``relevance_floor``, the relevance of any patch relative to the first; ``doubt``,
+        knots (doubt, probability that detail changes the answer) between which doubt is interpolated.
     slots
         ``"free"``: all slots. ``"gated"``: only those that are multiples of relevance times doubt.
 
@@ -99,11 +102,15 @@ class Contexts:
         seed: int = 0,
         detail: bool = True,
         slots: str = "free",
+        trust: Mapping[str, Any] | None = None,
     ):
         self.scorers, self.confidence, self.seed, self.measured = list(scorers), confidence, seed, detail
         self.typical = torch.tensor([TYPICAL_LOSS * (1 - math.sqrt(b / budgets[-1])) for b in budgets[:-1]])
         self.budgets, self.reduced, self.kind = tuple(budgets), [f"loss_{b}" for b in budgets[:-1]], slots
         questions = [f"q{i}" for i in range(QUESTION_WIDTH)]
+        self.floor, self.knots = 0.0, None
+        if trust is not None:
+            self.floor, self.knots = float(trust.get("relevance_floor") or 0.0), trust.get("doubt")
         self.relevance = Relevance(scorers)
         single = len(self.relevance.readers) == 1
         self.factors = [s.name for s in scorers if not (single and s.reads_question)]
@@ -169,8 +176,10 @@ class Contexts:
         """Contexts ``[N, d]``, covariates ``[m]`` and the scores by name."""
         # The full-depth pass goes first: attention is then read off the same pass.
         u, e = self.doubt(scene)
+        if self.knots is not None:
+            u = float(np.interp(u, *self.knots))
         scores = {scorer.name: scorer(scene).cpu() for scorer in self.scorers}
-        relevance = _relative(self.relevance.join(scores))
+        relevance = self.floor + (1 - self.floor) * _relative(self.relevance.join(scores))
         readers = {reader.name for reader in self.relevance.readers}
         others = [_relative(scores[name]) if name in readers else scores[name] for name in self.factors]
         worth = u * relevance if self.kind == "gated" else torch.full_like(relevance, u)

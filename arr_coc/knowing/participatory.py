@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 VARIANTS = ("attention", "embedding", "siglip", "clip")
 
 
+PLACES = ("first", "between", "last")
+"""Patches by their place in the prompt: sinks stand at its ends."""
+
+
+def place_of(cell: int, rows: int, columns: int) -> int:
+    """Where a cell of a grid lies on a grid of 8 x 8, in raster order: the resolution of a position prior."""
+    row, column = divmod(cell, columns)
+    return row * 8 // rows * 8 + column * 8 // columns
+
+
 def word_map(tokens: Tensor, words: Tensor, sharpness: float = 10.0) -> Tensor:
     """Similarity of glance tokens to the words of a question that single some of them out.
 
@@ -107,6 +117,11 @@ class Participatory(Scorer):
     heads
         ``"mean"``: all heads of a layer alike; ``"sharp"`` gives more weight to heads that look at one patch; or a
         list of (layer, head) pairs, in which case ``layers`` is ignored. See `attention_map`.
+    weights
+        One per layer, not negative: the map is then the weighted mean of the layers'.
+    prior
+        ``[3, 64]`` how many times its even share each place draws whatever is asked (see `PLACES` and `place_of`): the
+        map is divided by it. Both come from `arr_coc.calibrate`.
     model, processor
         For ``"siglip"`` and ``"clip"``: a name or folder for transformers, or a loaded model with its processor.
 
@@ -124,6 +139,8 @@ class Participatory(Scorer):
         variant: str = "attention",
         layers: Sequence[float] = SHARES,
         heads: str | Sequence[tuple[int, int]] = "mean",
+        weights: Sequence[float] | None = None,
+        prior: Sequence[Sequence[float]] | None = None,
         model: Any = None,
         processor: Any = None,
     ) -> None:
@@ -143,6 +160,16 @@ class Participatory(Scorer):
         if not self.layers:
             raise ValueError(f"layers={layers!r}, heads={heads!r} name no layer to read; give at least one.")
         self.variant, self.sharp = variant, heads == "sharp"
+        self.weights = None if weights is None else torch.tensor(list(weights), dtype=torch.float32)
+        self.prior = None if prior is None else torch.tensor(prior, dtype=torch.float32)
+        if self.weights is not None and (
+            heads != "mean" or self.weights.shape != (len(self.layers),) or not bool((self.weights >= 0).all())
+        ):
+            raise ValueError(
+                f"weights={weights!r} must be one number >= 0 for each of layers={layers!r}, heads='mean'."
+            )
+        if self.prior is not None and (self.prior.shape != (len(PLACES), 64) or not bool((self.prior > 0).all())):
+            raise ValueError(f"prior must hold {len(PLACES)} x 64 positive numbers; take it from arr_coc.calibrate.")
         self.more_readings = ("peak",) if variant == "attention" else ()
         self.needs = frozenset({"pixels"} if paired else {"glance"})
         if paired:
@@ -182,8 +209,27 @@ class Participatory(Scorer):
                 raise ValueError("The question has no words; ask one, or use a policy that needs no question.")
             joined = word_map(torch.cat(list(scene.glance)), scene.question_embeddings)
         else:
-            joined = attention_map(self._attention(scene, sizes), sizes, self.sharp)
+            joined = self._less_prior(self._joined(scene, sizes), scene)
         return list(joined.split(sizes))
+
+    def _joined(self, scene: Scene, sizes: Sequence[int]) -> Tensor:
+        attention = self._attention(scene, sizes)
+        if self.weights is None:
+            return attention_map(attention, sizes, self.sharp)
+        maps = torch.stack([attention_map(layer[None], sizes, False) for layer in attention])
+        return self.weights @ maps / self.weights.sum().clamp_min(1e-12)
+
+    def _less_prior(self, joined: Tensor, scene: Scene) -> Tensor:
+        if self.prior is None:
+            return joined
+        last = len(scene.glance_grids) - 1
+        drawn = [
+            self.prior[0 if i == 0 else 2 if i == last else 1, place_of(cell, rows, columns)]
+            for i, (rows, columns) in enumerate(scene.glance_grids)
+            for cell in range(rows * columns)
+        ]
+        relative = joined / torch.stack(drawn)
+        return relative / relative.sum().clamp_min(1e-12)
 
     def readings(self, scene: Scene) -> dict[str, Tensor]:
         """``peak``: as the score, with the maximum over layers (or single heads) in the place of their mean."""
@@ -191,6 +237,7 @@ class Participatory(Scorer):
         if not self.more_readings or not sizes:
             return {}
         joined = attention_map(self._attention(scene, sizes), sizes, sharp=False, peak=True)
+        joined = self._less_prior(joined, scene)
         return {"peak": torch.stack([part.sum() for part in joined.split(sizes)])}
 
     def _attention(self, scene: Scene, sizes: Sequence[int]) -> Tensor:
