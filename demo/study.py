@@ -60,6 +60,7 @@ class StudyContexts(Contexts):
             contexts.budgets, scorers, confidence=contexts.confidence and "doubt" not in off, seed=contexts.seed,
             detail=contexts.measured and "detail" not in off, slots=contexts.kind,
             trust={"relevance_floor": contexts.floor, "doubt": contexts.knots},
+            tokenizer=contexts.between.tokenizer,
         )  # fmt: skip
 
 

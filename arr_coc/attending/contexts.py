@@ -39,6 +39,7 @@ from torch import Tensor
 from ..balancing import flatness
 from ..knowing import Scorer
 from ..knowing.detail import scene_detail_loss
+from ..knowing.doubt import Doubt
 from ..knowing.participatory import word_map
 from ..knowing.relevance import Relevance
 
@@ -83,6 +84,8 @@ class Contexts:
     trust
         What a calibration says: ``relevance_floor``, the relevance of any patch relative to the first; ``doubt``,
         knots (doubt, probability that detail changes the answer) between which doubt is interpolated.
+    tokenizer
+        Of the model's answers: spellings of one answer are then one candidate. See `Doubt`.
     slots
         ``"free"``: all slots. ``"gated"``: only those that are multiples of relevance times doubt.
 
@@ -103,11 +106,13 @@ class Contexts:
         detail: bool = True,
         slots: str = "free",
         trust: Mapping[str, Any] | None = None,
+        tokenizer: Any = None,
     ):
         self.scorers, self.confidence, self.seed, self.measured = list(scorers), confidence, seed, detail
         self.typical = torch.tensor([TYPICAL_LOSS * (1 - math.sqrt(b / budgets[-1])) for b in budgets[:-1]])
         self.budgets, self.reduced, self.kind = tuple(budgets), [f"loss_{b}" for b in budgets[:-1]], slots
         questions = [f"q{i}" for i in range(QUESTION_WIDTH)]
+        self.between = Doubt(tokenizer)
         self.floor, self.knots = 0.0, None
         if trust is not None:
             self.floor, self.knots = float(trust.get("relevance_floor") or 0.0), trust.get("doubt")
@@ -212,15 +217,8 @@ class Contexts:
         return found
 
     def doubt(self, scene: Scene) -> tuple[float, float]:
-        """Doubt u about the glance's answer and probability e of all other answers, both in [0, 1].
-
-        u is one less the margin between the two likeliest answers: between "yes" and "no" at 70 to 30 it is 0.6,
-        where e, at most one half there, would call that surer than a name picked at 60 from a hundred.
-        """
-        if not self.confidence:
-            return 1.0, 1.0
-        first, second = scene.glance_answer().float().exp().topk(2).values.tolist()
-        return max(1.0 - (first - second), 0.0), max(1.0 - first, 0.0)
+        """Doubt u about the glance's answer and probability e of all other answers, both in [0, 1]; see `Doubt`."""
+        return self.between(scene.glance_answer()) if self.confidence else (1.0, 1.0)
 
     @staticmethod
     def words(scene: Scene) -> Tensor:

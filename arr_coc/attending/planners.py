@@ -137,7 +137,14 @@ def make_planner(config: ArrCocConfig, model: Any = None, processor: Any = None)
         return BlindPlanner(config, make_policy("random", arms=len(config.budgets), seed=config.seed))
     scorers = [make_scorer(suited(spec, model)) for spec in config.scorers]
     contexts = Contexts(
-        config.budgets, scorers, config.confidence, config.seed, config.detail, config.slots, config.trust
+        config.budgets,
+        scorers,
+        config.confidence,
+        config.seed,
+        config.detail,
+        config.slots,
+        config.trust,
+        getattr(processor, "tokenizer", processor),
     )
     return PolicyPlanner(config, contexts, build_policy(config, contexts))
 
