@@ -54,6 +54,10 @@ class Cautious(Policy):
         """Mean and standard deviation of the reward that one allocation gains over another, before price."""
         raise NotImplementedError
 
+    def _separable(self) -> bool:
+        plain = type(self)._choose is Policy._choose and type(self)._decide is Cautious._decide
+        return plain and not self.caution
+
     def _decide(self, problem: Problem) -> Decision:
         decision = super()._decide(problem)
         if not self.caution or problem.temperature > 0:

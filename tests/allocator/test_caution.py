@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from allocator import make_policy, policy_class, policy_names
+from allocator.knapsack import solve_many
 from allocator.policies.caution import Cautious
 from allocator.policies.full_bandit.base import NOISE
 from allocator.policies.full_bandit.neural_mixture import SCALES
@@ -184,3 +185,15 @@ class TestMixture:
     def test_bad_options_are_named(self, options, message):
         with pytest.raises(ValueError, match=message):
             make_policy("neural_mixture", **{"dim": D, "arms": K, "covariates": 1, **options})
+
+
+def test_many_questions_are_solved_together_unless_caution_looks_at_each(monkeypatch):
+    asked = [question(seed) for seed in range(6)]
+    for caution, together in ((0.0, 1), (1.0, 0)):
+        policy, calls = learned(caution=caution), []
+        single = [policy.select(**q, explore=False) for q in asked]
+        monkeypatch.setattr(
+            "allocator.policy.solve_many", lambda *a, _calls=calls, **k: _calls.append(1) or solve_many(*a, **k)
+        )
+        many = policy.select_many([{**q, "explore": False} for q in asked])
+        assert all((a.index == b.index).all() for a, b in zip(single, many, strict=True)) and len(calls) == together
