@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .policy import Policy
 
 VERSION = 1  # of the saved format
+_LARGEST = 2048  # a size that needs no tensor of its length to be believed
 
 
 class Resumable:
@@ -123,8 +124,28 @@ class Resumable:
             If the file is not a saved policy, or not one of this class.
         """
         state = read_state(path)
-        policy = make_policy(state["policy"], **state["config"])
+        try:
+            _check_sizes(state["config"], max([_LARGEST, *(n for t in state["tensors"].values() for n in t.shape)]))
+            policy = make_policy(state["policy"], **state["config"])
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"{path} holds no policy that can be rebuilt: {reason}") from None
         if not isinstance(policy, cls):
             raise ValueError(f"{path} holds a {policy.name!r} policy, not a {cls.__name__}")
         policy.load_state_dict(state)
         return policy
+
+
+def _check_sizes(config: Any, largest: int) -> None:
+    """Refuse a configuration that would take memory out of proportion to the tensors it came with."""
+    if not isinstance(config, dict):
+        raise ValueError(f"its configuration is a {type(config).__name__}")
+    sizes = {key: config.get(key) or 0 for key in ("dim", "arms", "covariates", "width")}
+    for key, value in sizes.items():
+        if not isinstance(value, int) or value > largest:
+            raise ValueError(f"{key}={value!r} does not fit its tensors, whose longest side is {largest}")
+    if sizes["dim"] * sizes["arms"] + sizes["covariates"] > 2 * largest:
+        raise ValueError(f"{sizes} do not fit its tensors, whose longest side is {largest}")
+    for value in config.values():
+        if isinstance(value, dict):
+            _check_sizes(value, largest)

@@ -52,7 +52,9 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             state: dict[str, Any] = json.loads((file.metadata() or {})["policy_state"])
+            if not isinstance(state, dict):
+                raise ValueError(f"its state is a {type(state).__name__}")
             state["tensors"] = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a saved policy: {error}") from None
     return state

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from .commands.calibrate import calibrate
-from .commands.serve import retrain, rollback, serve
+from .commands.serve import log_app, retrain, rollback, serve
 from .commands.terminal import (
     check_folder,
     check_picture_path,
@@ -46,6 +46,7 @@ app.command()(calibrate)
 app.command()(serve)
 app.command()(retrain)
 app.command()(rollback)
+app.add_typer(log_app, name="log")
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -266,8 +267,7 @@ def learn(
     for file in files:
         if not file.is_file():
             raise ValueError(f"the settings file {file} does not exist; the repository has one in configs/")
-    with quick_imports():
-        from .learning.runs import learn_run
+    from .learning.runs import learn_run
 
     folder = out or Path("runs") / (files[-1].stem if files else "learn")
     check_folder(folder)
@@ -384,6 +384,7 @@ def reference_draw(
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 12,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     split: Annotated[str, typer.Option(help="train, learn or eval; their pictures never meet.")] = "eval",
+    world: Annotated[str, typer.Option(help="reference (signs on patches) or pages (of print).")] = "reference",
     debug: Debug = False,
 ) -> None:
     """Draw reference VQA: single pictures with questions.jsonl, or one page with questions, answers and evidence.
@@ -392,19 +393,19 @@ def reference_draw(
 
     `arr-coc reference draw --out pictures -n 4`
 
-    `arr-coc reference draw --out page.png -n 12 --seed 3`
+    `arr-coc reference draw --out page.png -n 12 --seed 3 --world pages`
     """
     if out.suffix:
         from .reference.drawing import draw
 
         check_picture_path(out)
-        typer.echo(f"page: {draw(n, seed, split, out)}")
+        typer.echo(f"page: {draw(n, seed, split, out, world)}")
         return
     from .reference import generate
 
     check_folder(out)
     with (out / "questions.jsonl").open("w", encoding="utf-8") as lines:
-        for sample in generate(n, seed=seed, split=split):
+        for sample in generate(n, seed=seed, split=split, world=world):
             name = f"{sample['image_id']}.png"
             sample.pop("image").save(out / name)
             lines.write(json.dumps({**sample, "image": name}) + "\n")

@@ -8,6 +8,7 @@ import functools
 import itertools
 import math
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,6 +23,8 @@ POLICIES = (
     "thompson", "ucb", "uniform",
 )  # fmt: skip
 """The shipped policies that a model can be wrapped with; named here, so that a wrong name is told without torch."""
+SHARES = (0.16, 0.32, 0.64, 1.0)
+"""The budgets of ``"auto"``, as shares of the family's own patch."""
 POSITIONS = ("auto", "keep", "compact")
 TENSIONS = ("price", "temperature", "coverage")
 SLOTS = ("free", "gated")
@@ -73,7 +76,12 @@ class ArrCocConfig:
     Parameters
     ----------
     budgets
-        Visual tokens a patch may spend, in rising order; the first is the floor that every patch gets.
+        Visual tokens a patch may spend, in rising order; the first is the floor that every patch gets. ``"auto"``, the
+        default, takes .16, .32, .64 and 1 of the family's own patch: 64, 128, 256 and 400 where it spans 20 x 20, and
+        what fits elsewhere; smaller patches at the edges get the same shares of their own size (see ``scaled``).
+    scaled
+        Whether budgets are those of a patch of the family's own size, so that a smaller one gets its share of them.
+        Otherwise a budget buys as many tokens on every patch. ``"auto"`` sets it.
     patch_side
         Side of a full-detail patch in visual tokens (20 gives 20 x 20 = 400).
     policy
@@ -81,9 +89,12 @@ class ArrCocConfig:
     budget
         The one budget of the ``"uniform"`` policy; must be one of ``budgets``.
     limit
-        Upper bound on the tokens of one question: an ``int`` counts tokens, a ``float`` in (0, 1] is a share of full
-        detail, ``None`` sets no bound. It must lie between the sum of floors and full detail (see
-        :func:`resolve_limit`).
+        Upper bound on the tokens of one question: an ``int`` counts tokens and must lie between the sum of floors and
+        full detail; a ``float`` in (0, 1] is a share of full detail, and means the floors where it is less than they
+        need; ``None`` sets no bound (see :func:`resolve_limit`).
+    direct
+        Whether a question is answered at full detail without a glance where looking can't pay: a picture of one patch,
+        or one so small that glance and look would cost more than the untouched model, counted beforehand.
     price
         Reward units that a full-detail image costs: an allocation is charged ``price * tokens / full_tokens``.
     scorers
@@ -125,11 +136,13 @@ class ArrCocConfig:
         For a value of the wrong kind or outside its range; the message names the value, the rule and the remedy.
     """
 
-    budgets: tuple[int, ...] = (64, 128, 256, 400)
+    budgets: tuple[int, ...] = ()
+    scaled: bool = False
     patch_side: int = 20
     policy: str = "thompson"
     budget: int | None = None
     limit: int | float | None = None
+    direct: bool = True
     price: float = 0.05
     scorers: tuple[str | Mapping[str, Any], ...] = ("propositional", "perspectival", "participatory")
     confidence: bool = True
@@ -155,13 +168,13 @@ class ArrCocConfig:
             value = getattr(self, name)
             if not isinstance(value, str) or not value:
                 raise TypeError(f"{name}={value!r} must be a name (a non-empty string).")
-        for name in ("confidence", "detail"):
+        for name in ("confidence", "detail", "scaled", "direct"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}={getattr(self, name)!r} must be True or False.")
         _check_policy(self.policy)
         if self.policy == "uniform" and self.budget is None:
-            raise ValueError(f"policy='uniform' needs budget=, one of {self.budgets}")
-        if self.budget is not None and self.budget not in self.budgets:
+            raise ValueError(f"policy='uniform' needs budget=, one of {self.budgets or 'the budgets'}")
+        if self.budget is not None and self.budgets and self.budget not in self.budgets:
             raise ValueError(f"budget={self.budget!r} must be one of the budgets {self.budgets}.")
         if self.positions not in POSITIONS:
             raise ValueError(f"positions={self.positions!r} is unknown. {nearest(self.positions, POSITIONS)}")
@@ -193,6 +206,31 @@ class ArrCocConfig:
             if key not in known:
                 raise ValueError(f"Unknown configuration key {key!r}. {nearest(key, known)}")
         return cls(**values)
+
+    def resolved(self, sizes: Iterable[int] | None = None) -> ArrCocConfig:
+        """The configuration with its budgets in numbers.
+
+        Parameters
+        ----------
+        sizes
+            Tokens that a budget can buy on the family's own patch, full detail last; those of ``patch_side`` squared
+            by default.
+
+        Returns
+        -------
+        ArrCocConfig
+            This one where it names budgets; else a copy with those nearest to `SHARES` of full detail, ``scaled``.
+
+        Raises
+        ------
+        ValueError
+            If ``budget`` is none of them.
+        """
+        if self.budgets:
+            return self
+        known = sorted(set(sizes or range(1, self.patch_side**2 + 1)))
+        nearest_to = [min(known, key=lambda size: (abs(size - share * known[-1]), size)) for share in SHARES]
+        return dataclasses.replace(self, budgets=tuple(sorted(set(nearest_to))), scaled=True)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain JSON-able data; ``from_dict`` reads it back."""
@@ -237,23 +275,38 @@ def resolve_limit(limit: float | None, costs: torch.Tensor) -> int:
     Returns
     -------
     int
-        Tokens; full detail when ``limit`` is ``None``. A share is rounded down.
+        Tokens; full detail when ``limit`` is ``None``. A share is rounded down, and means the floors where those
+        need more.
 
     Raises
     ------
     ValueError
-        If the limit is below the sum of the floors or above full detail.
+        If a number of tokens is below the sum of the floors or above full detail.
+
+    Warns
+    -----
+    UserWarning
+        If a share is below the floors: the floors are its answer.
     """
     check_limit(limit)
     floors, full = int(costs[:, 0].sum()), int(costs[:, -1].sum())
     if limit is None:
         return full
     tokens = limit if isinstance(limit, int) else math.floor(limit * full + 1e-9)
+    if below_floors(limit, costs):
+        # The same words each time, so that Python says them once.
+        warnings.warn(
+            f"limit={limit} is less than the floors of a picture's patches need; such a picture gets its floors, and "
+            "arr.last says which did. A smaller first budget would allow less.",
+            stacklevel=2,
+        )
+        return floors
     if tokens < floors:
         share = math.ceil(1000 * floors / full) / 1000
+        patches = "1 patch needs" if costs.shape[0] == 1 else f"{costs.shape[0]} patches need"
         raise ValueError(
-            f"limit={limit} allows {tokens} tokens, but {costs.shape[0]} patches need {floors} for their floors; "
-            f"use at least {floors} (or the share {share})."
+            f"limit={limit} allows {tokens} tokens, but {patches} {floors} at the floor; use at least {floors} "
+            f"(or the share {share})."
         )
     if tokens > full:
         raise ValueError(
@@ -261,6 +314,13 @@ def resolve_limit(limit: float | None, costs: torch.Tensor) -> int:
             f"use at most {full}, a share in (0, 1], or None for no limit."
         )
     return tokens
+
+
+def below_floors(limit: float | None, costs: torch.Tensor) -> bool:
+    """Whether a limit is a share of full detail that the floors alone exceed; as in :func:`resolve_limit`."""
+    if limit is None or isinstance(limit, int):
+        return False
+    return math.floor(limit * int(costs[:, -1].sum()) + 1e-9) < int(costs[:, 0].sum())
 
 
 def _check_policy(name: str) -> None:
@@ -291,8 +351,12 @@ def _is_real(value: object) -> bool:
 
 
 def _budgets(values: object) -> tuple[int, ...]:
+    if values == "auto" or values == () or values == []:
+        return ()
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"budgets={values!r} must be a sequence of positive ints, for example (64, 128, 256, 400).")
+        raise TypeError(
+            f"budgets={values!r} must be 'auto' or a sequence of positive ints, for example (64, 128, 256, 400)."
+        )
     budgets = tuple(values)
     if not budgets or not all(_is_int(b) and b > 0 for b in budgets):
         raise ValueError(f"budgets={budgets!r} must be positive ints, for example (64, 128, 256, 400).")

@@ -1,4 +1,4 @@
-"""The page as a whole. A Hugging Face Space runs this file; on a machine of your own, ``python -m demo`` does."""
+"""The page as a whole. On a machine of your own ``python -m demo`` serves it; on a Hugging Face Space, `main`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it wh
 
 import gradio as gr
 
-from .gallery import gallery
-from .host import Host
+from .models import Models, shipped
 from .results import runs
 from .tabs import ask, compare, knowing, learning, results
 from .tabs.chooser import Chooser
@@ -20,39 +19,42 @@ from .tabs.common import QUIET
 STYLE = Path(__file__).with_name("style.css")
 TITLE = "ARR-COC: every patch its own token budget"
 INTRODUCTION = """# Where does the model look closely?
-A vision-language model reads a picture as *visual tokens*. Usually every part of the picture gets the same number of
-them. Here each patch gets its own budget, from 64 to 400 tokens, **chosen for your question** by a policy that learned
-from the model's own answers. Choose another question and watch the bright patch move."""
+Each patch of the picture gets its own budget of *visual tokens*, **chosen for your question**. Ask another one and
+watch the bright frame move."""
 
 
-def build(host: Host) -> gr.Blocks:
-    """The page over one model.
+def build(models: Models) -> gr.Blocks:
+    """The page over some models.
 
     Parameters
     ----------
-    host
-        Who answers.
+    models
+        Who answers; the first one at first.
     """
-    pictures = gallery(host.is_reference)
-    first = host.ask(pictures[0].image, pictures[0].questions[0].text)
-    chooser = Chooser(host, pictures)
+    host = models.first
+    picture = host.pictures[0]
+    asked = picture.image, picture.questions[0].text
+    host.ask(*asked)  # the first call of a process is slow, and would be shown as the time of an answer
+    answered = host.ask(*asked)
+    full = host.ask(*asked, host.full(answered.settings))
+    chooser = Chooser(models)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(INTRODUCTION, elem_id="introduction")
         with gr.Row(elem_id="page"):
-            with gr.Column(scale=3, min_width=300) as left:
+            with gr.Column(scale=3, min_width=300, elem_id="chooser") as left:
                 chooser.build()
-            with gr.Column(scale=8, min_width=320):
-                with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
-                    with gr.Tab("Ask", id="ask") as asking:
-                        ask.build(chooser, first)
-                    with gr.Tab("Compare", id="compare") as comparing:
-                        compare.build(chooser)
-                    with gr.Tab("Knowing", id="knowing") as knows:
-                        knowing.build(chooser)
-                    with gr.Tab("Learning", id="learning") as learns:
-                        learning.build(host)
-                    with gr.Tab("Results", id="results") as recorded:
-                        results.build(runs())
+            with gr.Column(scale=8, min_width=320, elem_id="main"), gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
+                with gr.Tab("Ask", id="ask") as asking:
+                    answer = ask.build(chooser, answered, full)
+                with gr.Tab("Compare", id="compare") as comparing:
+                    compare.build(chooser)
+                with gr.Tab("Knowing", id="knowing") as knows:
+                    knowing.build(chooser)
+                with gr.Tab("Learning", id="learning") as learns:
+                    learning.build(chooser)
+                with gr.Tab("Results", id="results") as recorded:
+                    results.build(runs())
+        chooser.wire(page, answer)
         for tab in (asking, comparing, knows):  # these three are about the picture and the question on the left
             tab.select(lambda: gr.update(visible=True), None, left, **QUIET)
         for tab in (learns, recorded):
@@ -61,17 +63,17 @@ def build(host: Host) -> gr.Blocks:
     return page
 
 
-def look() -> dict[str, Any]:
+def theme() -> dict[str, Any]:
     """Theme and style for ``launch``; nothing in them is fetched from elsewhere."""
-    theme = gr.themes.Base(
+    plain = gr.themes.Base(
         primary_hue="teal", neutral_hue="slate",
         font=["system-ui", "-apple-system", "Segoe UI", "sans-serif"], font_mono=["ui-monospace", "monospace"],
     )  # fmt: skip
-    return {"theme": theme, "css_paths": [STYLE]}
+    return {"theme": plain, "css_paths": [STYLE]}
 
 
 def serve(
-    host: Host,
+    models: Models,
     *,
     page: gr.Blocks | None = None,
     port: int | None = None,
@@ -83,7 +85,7 @@ def serve(
 
     Parameters
     ----------
-    host
+    models
         Who answers.
     page
         As `build` made it; built here by default.
@@ -101,13 +103,14 @@ def serve(
     tuple
         As of ``launch``: the web application, the local address and the public one, if any.
     """
-    page = page or build(host)
+    page = page or build(models)
     return page.launch(
         server_name=address, server_port=port, share=share, ssr_mode=False, max_file_size="20mb", footer_links=["api"],
-        enable_monitoring=False, state_session_capacity=200, **look(), **more,
+        enable_monitoring=False, state_session_capacity=200, **theme(), **more,
     )  # fmt: skip
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Serve the models that ship with ARR-COC, as a Space does."""
     # A Space is a container of its own: it must listen on all of its addresses to be reached.
-    serve(Host(), address="0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1")
+    serve(Models.named(shipped()), address="0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1")

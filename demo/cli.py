@@ -23,10 +23,17 @@ app = typer.Typer(
 def serve(
     context: typer.Context,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="Local folder or hub name of a VLM, or 'reference'.")
-    ] = "reference",
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Local folder or hub name of a VLM, or 'reference'; several to choose from if given several times. "
+            "By default what is on this disk.",
+        ),
+    ] = None,
     policy: Annotated[
-        str | None, typer.Option("--policy", "-p", help="Folder of a learned policy; the shipped one for 'reference'.")
+        str | None,
+        typer.Option("--policy", "-p", help="Folder of the first model's learned policy; 'reference' ships with one."),
     ] = None,
     device: Device = None,
     address: Annotated[str, typer.Option(help="Where to listen; by default this machine alone.")] = "127.0.0.1",
@@ -42,7 +49,7 @@ def serve(
 
     `python -m demo`
 
-    `python -m demo --model Qwen/Qwen2.5-VL-3B-Instruct --policy runs/mine/policy`
+    `python -m demo --model Qwen/Qwen2.5-VL-3B-Instruct --policy runs/mine/policy --model reference`
 
     It stays on this machine, fetches nothing and sends nothing, unless --share is given.
     """
@@ -53,10 +60,11 @@ def serve(
     except ImportError as error:
         raise ImportError("the demo needs gradio: pip install 'arr-coc[demo,eval]', or make demo") from error
     from .app import serve as launch
-    from .host import Host
+    from .models import Models, on_disk
 
-    typer.echo(f"loading {model} ...")
-    launch(Host(model, policy, device), port=port, address=address, share=share)
+    names = model or on_disk()
+    typer.echo(f"loading {names[0]} ...")
+    launch(Models.named(names, policy, device), port=port, address=address, share=share)
 
 
 @app.command()

@@ -1,12 +1,12 @@
-"""The model behind the demo: one instance, one question at a time, nothing kept between questions."""
+"""A model behind the demo: one instance, one question at a time, nothing kept between questions."""
 
 from __future__ import annotations
 
-import threading
+import math
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -21,18 +21,21 @@ from arr_coc.learning.runs import describe
 from arr_coc.realizing import make_realizer
 
 from .explain import Explanation, explain
+from .gallery import PAGES, SIGNS, Entry, gallery
 from .study import StudyPlanner
+from .turns import Turns
 
 if TYPE_CHECKING:
     from allocator import Decision
     from arr_coc.wrapping.record import Allocation
     from arr_coc.wrapping.wrapper import ArrCoc
 
-LEARNED = "learned"
+LEARNED, TAUGHT = "learned", "taught"
+"""The saved policy of a model, and a visitor's own copy of it."""
 LONGEST_QUESTION = 500
 MAX_NEW_TOKENS = 24
-KEPT_SIDE = 1600
-"""Pictures are scaled down to this side before anything else: the page can't show more, and the memory is shared."""
+KEPT_PIXELS = 1600 * 1600
+"""Pictures are scaled down to this area before anything else: the memory is shared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ class Settings:
     Attributes
     ----------
     policy
-        ``"learned"``, the name of a policy, or "uniform-64" and the like.
+        ``"learned"``, ``"taught"``, the name of a policy, or "uniform-64" and the like.
     price
         Reward units that a full-detail image costs; the policy's own by default.
     limit
@@ -60,14 +63,35 @@ class Settings:
     budgets: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class Taught:
+    """A visitor's own copy of a policy.
+
+    Attributes
+    ----------
+    start
+        The policy of `Settings` that it started from.
+    price
+        Reward units that a full-detail image costs, as it was taught.
+    state
+        Of the policy.
+    """
+
+    start: str
+    price: float
+    state: dict[str, Any] = field(repr=False)
+
+
 @dataclass
-class Shown:
+class Answered:
     """One question, answered: plain data that outlives the call.
 
     Attributes
     ----------
+    source
+        The picture as it was given.
     image
-        The picture; of a model that is given several views of it (tiles), all of them on one sheet.
+        The picture as it is drawn; of a model that is given several views of it (tiles), all of them on one sheet.
     question, answer, allocation, grid
         As in `arr_coc.asking.ask.Asked`.
     settings
@@ -79,11 +103,12 @@ class Shown:
     seen
         The picture at the resolution that each patch was given.
     seconds
-        Of the whole call.
+        From question and picture to the answer's words; neither waiting for one's turn nor drawing is in it.
     decision
         The policy's, for learning from it.
     """
 
+    source: Image.Image
     image: Image.Image
     question: str
     answer: str
@@ -126,7 +151,9 @@ class Host:
         self.name, self.is_reference = model, model == REFERENCE
         self.folder = str(reference.policy_path()) if policy is None and self.is_reference else policy
         self.model, self.processor = load_vlm(model, device=device)
-        self._lock = threading.Lock()
+        self.world = {REFERENCE: SIGNS, PAGES: PAGES}.get(model)
+        self.pictures: list[Entry] = gallery(self.world)
+        self._turns = Turns()
         with self.wrapped({"policy": self.folder} if self.folder else {}) as arr:
             self.budgets, self.price = (
                 tuple(arr.config.budgets),
@@ -144,23 +171,29 @@ class Host:
         """What `Settings.policy` may name."""
         looking = [name for name in wrappable_policies() if name not in ("uniform", "random", "heuristic")]
         uniform = [f"uniform-{budget}" for budget in self.budgets]
-        return [*([LEARNED] if self.folder else []), "heuristic", *uniform[::-1], "random", *looking]
+        return [*([LEARNED] if self.folder else []), TAUGHT, "heuristic", *uniform[::-1], "random", *looking]
 
     def realizers(self) -> list[str]:
         """What `Settings.realizer` may name."""
         return self._realizers
 
     @contextmanager
-    def wrapped(self, given: dict[str, Any]) -> Iterator[ArrCoc]:
+    def wrapped(self, given: dict[str, Any], patient: bool = False) -> Iterator[ArrCoc]:
         """The model, wrapped for one caller alone.
 
         Parameters
         ----------
         given
             As of `arr_coc.asking.models.wrap_with`.
+        patient
+            Whether others may go first, see `demo.turns.Turns`.
         """
-        with self._lock, wrap_with(self.model, self.processor, given) as arr:
+        with self._turns.take(patient), wrap_with(self.model, self.processor, given) as arr:
             yield arr
+
+    def full(self, settings: Settings) -> Settings:
+        """The same terms at full detail, where nothing is chosen and nothing limited."""
+        return replace(settings, policy=f"uniform-{self.budgets[-1]}", price=None, limit=None, budgets=())
 
     def given(self, settings: Settings) -> dict[str, Any]:
         """Configuration values of some settings.
@@ -202,9 +235,10 @@ class Host:
         *,
         off: Collection[str] = (),
         tensions: Collection[str] | None = None,
-        state: dict[str, Any] | None = None,
+        taught: Taught | None = None,
         explore: bool = False,
-    ) -> Shown:
+        patient: bool = False,
+    ) -> Answered:
         """Answer one question about one picture.
 
         Parameters
@@ -215,10 +249,12 @@ class Host:
             How.
         off, tensions
             As of `StudyPlanner`.
-        state
-            State of a private copy of the policy, to choose with that.
+        taught
+            Whom the policy "taught" stands for.
         explore
             Whether the policy explores.
+        patient
+            As of `wrapped`.
 
         Raises
         ------
@@ -228,16 +264,17 @@ class Host:
         settings = settings or Settings(policy=self.default_policy)
         if len(question) > LONGEST_QUESTION:
             raise ValueError(f"the question has {len(question):,} letters; at most {LONGEST_QUESTION} are read")
-        image = _kept(image)
-        began = time.perf_counter()
-        with self.wrapped(self.given(settings)) as arr:
+        source, image = image, _kept(image)
+        with self.wrapped(self.given(_concrete(settings, taught)), patient) as arr:
             planner = arr.planner
             if isinstance(planner, PolicyPlanner):
-                if state is not None:
-                    planner.policy.load_state_dict(state)
+                if settings.policy == TAUGHT and taught is not None:
+                    planner.policy.load_state_dict(taught.state)
                 planner.explore = explore
                 arr.planner = StudyPlanner(planner, off, tensions, settings.budgets or None)
+            began = time.perf_counter()
             asked = ask(arr, image, question, MAX_NEW_TOKENS)
+            seconds = time.perf_counter() - began
             explanation = explain(asked, arr.planner, arr.config.budgets)
             if asked.several_views:
                 image, boxes = spread_views(seen_pixels(arr, asked), asked.allocation.patches)
@@ -245,9 +282,9 @@ class Host:
             else:
                 boxes = patch_boxes(image.size, asked.allocation.patches, asked.grid)
                 seen = self._seen(image, asked.allocation, asked.grid)
-        return Shown(
-            image, question, asked.answer, asked.allocation, asked.grid, settings, explanation, boxes, seen,
-            time.perf_counter() - began, asked.plan.decision,
+        return Answered(
+            source, image, question, asked.answer, asked.allocation, asked.grid, settings, explanation, boxes, seen,
+            seconds, asked.plan.decision,
         )  # fmt: skip
 
     def _seen(self, image: Image.Image, allocation: Allocation, grid: tuple[int, int] | None) -> Image.Image:
@@ -272,10 +309,25 @@ def _side(boxes: list[Box], allocation: Allocation) -> int:
     return max(1, round((right - left) / allocation.patches[0].width))
 
 
+def _concrete(settings: Settings, taught: Taught | None) -> Settings:
+    """Settings that name a policy of the library.
+
+    Raises
+    ------
+    ValueError
+        If nothing was taught yet.
+    """
+    if settings.policy != TAUGHT:
+        return settings
+    if taught is None:
+        raise ValueError("your own copy has learned nothing yet; teach it on the Learning tab first")
+    return replace(settings, policy=taught.start, price=taught.price if settings.price is None else settings.price)
+
+
 def _kept(image: Image.Image) -> Image.Image:
     image = image.convert("RGB")
-    if max(image.size) > KEPT_SIDE:
-        scale = KEPT_SIDE / max(image.size)
+    if image.width * image.height > KEPT_PIXELS:
+        scale = math.sqrt(KEPT_PIXELS / (image.width * image.height))
         image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     return image
 

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import random
+import tempfile
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from allocator import Policy, make_policy
 from arr_coc import reference
+from arr_coc.asking.models import REFERENCE
 from arr_coc.attending.planners import PolicyPlanner
 from arr_coc.learning.loop import learn
 from arr_coc.learning.rewards import make_reward
 from eval.methods import make_method
 from eval.model.bench import Bench
 
-from .host import LEARNED, MAX_NEW_TOKENS, Host, Settings, Shown
+from .host import LEARNED, MAX_NEW_TOKENS, TAUGHT, Answered, Host, Settings, Taught
 
 BATCH = 8
-"""Questions answered in one go; other visitors get their turn in between."""
+"""Questions between two reports of a lesson."""
+STEP = 2
+"""Questions answered in one go; other visitors get their turn in between, and this long they may have to wait."""
 STARTS = {"prior": "thompson", "learned": LEARNED}
 """Where a pupil starts: from the score heuristic, or from what was learned already."""
 
@@ -29,7 +36,7 @@ STARTS = {"prior": "thompson", "learned": LEARNED}
 class Trial:
     """One explored answer that waits for its reward."""
 
-    shown: Shown
+    answered: Answered
     truth: str
 
 
@@ -39,6 +46,8 @@ class Pupil:
 
     Attributes
     ----------
+    model
+        Name of the model whose policy it is.
     start
         Key of `STARTS`.
     price
@@ -54,6 +63,7 @@ class Pupil:
         What waits for a thumb.
     """
 
+    model: str = REFERENCE
     start: str = "prior"
     price: float = 0.2
     seed: int = 0
@@ -65,8 +75,13 @@ class Pupil:
 
     @property
     def settings(self) -> Settings:
-        """How its questions are asked."""
+        """How its questions are asked while it has learned nothing."""
         return Settings(policy=STARTS[self.start], price=self.price)
+
+    @property
+    def taught(self) -> Taught | None:
+        """What it has learned, for other questions to be answered by; ``None`` before the first lesson."""
+        return None if self.state is None else Taught(STARTS[self.start], self.price, self.state)
 
 
 def lesson(host: Host, pupil: Pupil, episodes: int) -> Iterator[Pupil]:
@@ -83,19 +98,47 @@ def lesson(host: Host, pupil: Pupil, episodes: int) -> Iterator[Pupil]:
     """
     for _ in range(-(-episodes // BATCH)):
         samples = list(reference.generate(BATCH, seed=1000 * pupil.seed + pupil.batches, split="learn"))
-        with host.wrapped(host.given(pupil.settings)) as arr:
-            planner = arr.planner
-            if not isinstance(planner, PolicyPlanner):
-                raise TypeError(f"the policy {pupil.settings.policy!r} does not learn; start from another one")
-            _resume(planner.policy, pupil)
-            records = learn(arr, samples, episodes=BATCH, batch_size=BATCH, progress=False)
-            state = planner.policy.state_dict()
-            best = _evidence(Bench(arr, make_reward("vqa_accuracy"), MAX_NEW_TOKENS), samples)
-        done = [
-            _entry(pupil, len(pupil.log) + i, r, net) for i, (r, net) in enumerate(zip(records, best, strict=True))
-        ]
-        pupil = replace(pupil, state=state, log=(*pupil.log, *done), batches=pupil.batches + 1, trial=None)
+        for at in range(0, BATCH, STEP):
+            pupil = _step(host, pupil, samples[at : at + STEP])
+        pupil = replace(pupil, batches=pupil.batches + 1)
         yield pupil
+
+
+def _step(host: Host, pupil: Pupil, samples: list[dict[str, Any]]) -> Pupil:
+    """Learn from a few questions at once; whoever has a question of their own goes first."""
+    with host.wrapped(host.given(pupil.settings), patient=True) as arr:
+        planner = arr.planner
+        if not isinstance(planner, PolicyPlanner):
+            raise TypeError(f"the policy {pupil.settings.policy!r} does not learn; start from another one")
+        _resume(planner.policy, pupil)
+        records = learn(arr, samples, episodes=len(samples), batch_size=len(samples), progress=False)
+        state = planner.policy.state_dict()
+        best = _evidence(Bench(arr, make_reward("vqa_accuracy"), MAX_NEW_TOKENS), samples)
+    first = len(pupil.log)
+    done = [_entry(pupil, first + i, r, net) for i, (r, net) in enumerate(zip(records, best, strict=True))]
+    return replace(pupil, state=state, log=(*pupil.log, *done), trial=None)
+
+
+def saved(host: Host, pupil: Pupil) -> bytes:
+    """What a pupil has learned, as the zipped folder that ``ArrCoc.save_pretrained`` writes and ``--policy`` takes.
+
+    Raises
+    ------
+    ValueError
+        If it has learned nothing yet.
+    """
+    if pupil.state is None:
+        raise ValueError("nothing was learned yet, so there is no policy to save; teach it first")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "policy"
+        with host.wrapped(host.given(pupil.settings)) as arr:
+            _resume(arr.planner.policy, pupil)
+            arr.save_pretrained(folder)
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as pack:
+            for file in sorted(folder.iterdir()):
+                pack.write(file, f"policy/{file.name}")
+    return out.getvalue()
 
 
 def _evidence(bench: Bench, samples: list[dict[str, Any]]) -> list[tuple[float, float]]:
@@ -119,8 +162,9 @@ def try_one(host: Host, pupil: Pupil) -> Pupil:
     """Answer a fresh question with an explored allocation, and wait for a thumb."""
     rng = random.Random(f"{pupil.seed}/{pupil.tried}")
     (sample,) = reference.generate(1, seed=rng.randrange(10**6), split="learn")
-    shown = host.ask(sample["image"], sample["question"], pupil.settings, state=pupil.state, explore=True)
-    return replace(pupil, trial=Trial(shown, sample["answer"]), tried=pupil.tried + 1)
+    settings = pupil.settings if pupil.state is None else replace(pupil.settings, policy=TAUGHT)
+    answered = host.ask(sample["image"], sample["question"], settings, taught=pupil.taught, explore=True)
+    return replace(pupil, trial=Trial(answered, sample["answer"]), tried=pupil.tried + 1)
 
 
 def thumb(host: Host, pupil: Pupil, reward: float) -> Pupil:
@@ -131,9 +175,9 @@ def thumb(host: Host, pupil: Pupil, reward: float) -> Pupil:
     ValueError
         If no trial waits.
     """
-    if pupil.trial is None or pupil.trial.shown.decision is None:
+    if pupil.trial is None or pupil.trial.answered.decision is None:
         raise ValueError("nothing waits for your judgement; ask for a question first")
-    shown = pupil.trial.shown
+    answered = pupil.trial.answered
     if pupil.state is None:
         with host.wrapped(host.given(pupil.settings)) as arr:
             policy = arr.planner.policy
@@ -141,11 +185,11 @@ def thumb(host: Host, pupil: Pupil, reward: float) -> Pupil:
     else:
         policy = make_policy(pupil.state["policy"], **pupil.state["config"])
         policy.load_state_dict(pupil.state)
-    policy.update(shown.decision, reward)
-    allocation = shown.allocation
+    policy.update(answered.decision, reward)
+    allocation = answered.allocation
     net = reward - pupil.price * allocation.tokens / allocation.full_tokens
     entry = {
-        "episode": len(pupil.log), "question": shown.question, "prediction": shown.answer, "reward": reward,
+        "episode": len(pupil.log), "question": answered.question, "prediction": answered.answer, "reward": reward,
         "tokens": allocation.tokens, "full_tokens": allocation.full_tokens, "budgets": allocation.budgets,
         "price": pupil.price, "kind": "by hand", "net": net, "regret": None, "by": "hand",
     }  # fmt: skip

@@ -20,7 +20,7 @@ FLAGS = (
 """No sandbox, because inside a container there is none to be had; nothing fetched on the browser's own account."""
 LARGEST = 300_000
 """Bytes of a picture."""
-DESKTOP, PHONE = (1400, 900), (390, 844)
+DESKTOP, PHONE = (1440, 900), (390, 844)
 
 
 def chromium() -> str | None:
@@ -94,9 +94,9 @@ def take(out: Path, episodes: int = 64) -> list[Path]:
         Length of the lesson that is pictured.
     """
     from .app import serve
-    from .host import Host
+    from .models import Models, shipped
 
-    with _served(lambda **more: serve(Host(), **more)) as url, browser() as chrome:
+    with _served(lambda **more: serve(Models.named(shipped()), **more)) as url, browser() as chrome:
         page = visit(chrome, url)
         # a question whose evidence is fine print, then one about another patch: the budgets have moved
         page.locator("#suggestions input").nth(1).check()

@@ -7,8 +7,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("allocator", "arr_coc", "eval", "demo")
-AT_THE_TOP = ("README.md", "app.py", "requirements.txt")
-"""What a Space looks for in its own root."""
+AT_THE_TOP = ("README.md", "requirements.txt")
+"""What a Space looks for in its own root, beside `APP`."""
+APP = """from demo.app import main
+
+if __name__ == "__main__":
+    main()
+"""
 
 
 def assemble(out: Path) -> Path:
@@ -29,6 +34,7 @@ def assemble(out: Path) -> Path:
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc", "*.pyi", ".*")
     for package in PACKAGES:
         shutil.copytree(ROOT / package, out / package, ignore=ignore)
+    (out / "app.py").write_text(APP, encoding="utf-8")
     for name in AT_THE_TOP:
         shutil.copy(ROOT / "demo" / name, out / name)
     return out

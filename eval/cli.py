@@ -50,13 +50,14 @@ def run(
 
     Processes that `accelerate launch` started share the questions; see configs/accelerate-cpu.yaml.
     """
+    from .config import read_config
+
+    settings = read_config(config, overrides or (), overlay or ())
     from arr_coc.learning.workers import Workers
 
-    from .config import read_config
     from .reporting.page import terminal_table
     from .run import run as evaluate
 
-    settings = read_config(config, overrides or (), overlay or ())
     if dry:
         _rehearse(settings)
         return
@@ -103,14 +104,21 @@ def quickstart(
 
     A broken run is continued by naming its folder: `python -m eval quickstart --out FOLDER`.
     """
+    from arr_coc.commands.terminal import command_line
+
+    from .quickstart import first_question
     from .quickstart import quickstart as whole_loop
-    from .reporting.page import terminal_table
+    from .reporting.page import terminal_table, verdict
 
     folder = out or Path("runs") / f"quickstart-{datetime.now():%Y%m%d-%H%M%S}"
     metrics = whole_loop(folder, episodes, questions, seed)
     title = f"{metrics['questions']:,} held-out questions, policy learned from {episodes:,} answers"
     Console().print(terminal_table(metrics, title))
-    typer.echo(f"run folder: {folder} (report.md, pareto.png, overlays.png, learning.png, questions.jsonl)")
+    typer.echo(verdict(metrics).strip("*"))
+    typer.echo(f"\nreport, with its pictures in it: {folder / 'report.html'}")
+    question = ("--image", folder / "picture.png", "--question", first_question(seed)["question"])
+    typer.echo("ask with what was learned:")
+    typer.echo("  " + command_line("ask", *question, "--policy", folder / "policy", "--out", folder / "overlay.png"))
 
 
 @app.command()
@@ -186,6 +194,56 @@ def knowing(
     samples = list(arr_coc.reference.generate(count, seed=seed, split="learn"))
     with arr_coc.wrap(model, processor, arr_coc.ArrCocConfig(policy="heuristic")) as arr:
         typer.echo(markdown(study(arr, samples, out, photographs or ())))
+    typer.echo(f"record: {out}")
+
+
+@app.command()
+@clear_errors
+def mosaics(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the pictures and questions.")] = Path(
+        "runs/easy-vqa"
+    ),
+    count: Annotated[int, typer.Option("-n", min=1, help="Mosaics to train on, and as many to judge on.")] = 2000,
+    rows: Annotated[int, typer.Option(min=2, max=3)] = 2,
+    columns: Annotated[int, typer.Option(min=2, max=3)] = 2,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    debug: Debug = False,
+) -> None:
+    """Make mosaics of easy-VQA's pictures, a foreign world with known evidence. Needs `pip install easy-vqa`.
+
+    Example: `python -m eval mosaics -n 500`, then `--with configs/tasks/easy-vqa.yaml`
+    """
+    from .mosaics import write_mosaics
+
+    for file in write_mosaics(out, count, (rows, columns), seed):
+        typer.echo(file)
+
+
+@app.command()
+@clear_errors
+def attention(
+    models: Annotated[list[str] | None, typer.Argument(help="Of 'reference', 'pages'; by default both.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the record.")] = Path("runs/attention"),
+    count: Annotated[int, typer.Option("-n", min=20, help="Questions per model.")] = 300,
+    seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """What a model's attention is like: hits, sinks and entropy by layer and head, and what doubt foretells.
+
+    Example: `python -m eval attention pages -n 100`
+    """
+    import arr_coc
+
+    from .studies.attention import markdown, study, write
+
+    found = {}
+    for name in models or arr_coc.reference.MODELS:
+        model, processor = arr_coc.reference.load(name)
+        samples = list(arr_coc.reference.generate(count, seed=seed, split="learn", grid=(3, 3), world=name))
+        with arr_coc.wrap(model, processor, arr_coc.ArrCocConfig(policy="uniform", budget=64)) as arr:
+            found[name] = study(arr, samples)
+    write(found, out)
+    typer.echo(markdown(found))
     typer.echo(f"record: {out}")
 
 

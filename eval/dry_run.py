@@ -8,6 +8,7 @@ from typing import Any
 
 from arr_coc.learning.rewards import check_reward, make_reward
 from arr_coc.learning.tasks import Task
+from arr_coc.reference import MODELS
 
 from .config import EvalConfig
 from .methods import Method, make_methods
@@ -72,7 +73,8 @@ def rehearse(config: EvalConfig) -> Rehearsal:
     found.notes.append(_model(config, image))
     for number, ready in enumerate(passes(methods), start=1):
         for method in ready:
-            count = min(limit, method.questions or limit) + config.timed
+            count = min(limit, method.questions or limit)
+            count += min(config.timed, count)
             found.methods.append((number, method.label, count))
             found.answers += count
             found.full += count * _share(method, config)
@@ -97,8 +99,8 @@ def _model(config: EvalConfig, image: Any) -> str:
     from arr_coc.families import known_families
 
     name = config.model.get("name", "reference")
-    if name == "reference":
-        return "model: the reference model, which ships"
+    if name in MODELS:
+        return f"model: {name}, which comes with this package"
     try:
         kind = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
         if kind not in known_families():

@@ -10,7 +10,6 @@ from arr_coc.config import ArrCocConfig
 from arr_coc.reference import generate
 
 from .config import EvalConfig, TaskConfig
-from .reporting.plots import learning_curve
 from .run import run
 
 METHODS: list[Any] = [
@@ -54,9 +53,15 @@ def quickstart(
         stream = generate(episodes, seed=seed, split="learn")
         arr_coc.learn(arr, stream, episodes=episodes, out=out / "learning", resume=True, progress=progress)
         arr.save_pretrained(out / "policy")
-        learning_curve([out / "learning" / "log.jsonl"], out / "learning.png")
         evaluation = EvalConfig(
             out=str(out), policy=str(out / "policy"), methods=METHODS, seed=seed,
-            task=TaskConfig(limit=questions, seed=seed), batch_size=4, max_new_tokens=4,
+            task=TaskConfig(limit=questions, seed=seed), batch_size=1, max_new_tokens=4,
         )  # fmt: skip
-        return run(evaluation, arr, progress)
+        metrics = run(evaluation, arr, progress)
+    first_question(seed)["image"].save(out / "picture.png")
+    return metrics
+
+
+def first_question(seed: int = 0) -> dict[str, Any]:
+    """The first question that a quickstart is judged on, whose picture is left in the run folder."""
+    return next(generate(1, seed=seed, split="eval"))

@@ -89,6 +89,7 @@ class RunFolder:
         replace_file(self.path / "questions.jsonl", "".join(lines))
         replace_file(self.path / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
         (self.path / "journal.jsonl").unlink(missing_ok=True)
+        (self.path / ".lock").unlink(missing_ok=True)  # of no more use: it is finished
 
 
 def read_run(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Record], dict[str, Any]]:

@@ -6,6 +6,7 @@ import itertools
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from tqdm.auto import tqdm
 from arr_coc.learning.rewards import make_reward
 from arr_coc.learning.tasks import Sample, Task
 from arr_coc.learning.workers import Workers
+from arr_coc.wrapping.question import check_question
 
 from .config import EvalConfig
 from .methods import Method, NotApplicable, curve_members, make_methods
@@ -73,6 +75,7 @@ def run(
     began = time.perf_counter()
     try:
         arr = load(config) if arr is None else arr
+        task.check = partial(check_question, arr.processor)
         learned = config.policy is not None or not own
         bench = Bench(
             arr, reward, config.max_new_tokens, config.seed, learned, folder=shard.path, shared=config.shared

@@ -6,6 +6,10 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from .. import Policy
+from ..problem import pose
 from .explore import Taken
 from .segments import Damage, read_rewards, read_segment, segments
 
@@ -88,8 +92,12 @@ def read_rounds(folder: str | os.PathLike[str], last: int | None = None) -> Join
             try:
                 joined.rounds.append(
                     Round.from_dict(
-                        record, id=record["id"], version=str(record["version"]), time=float(record["time"]),
-                        reward=float(reward["reward"]), model=_text(record.get("model")),
+                        record,
+                        id=record["id"],
+                        version=str(record["version"]),
+                        time=float(record["time"]),
+                        reward=float(reward["reward"]),
+                        model=_text(record.get("model")),
                         client=_text(reward.get("client")),
                     )  # fmt: skip
                 )
@@ -106,6 +114,34 @@ def read_rounds(folder: str | os.PathLike[str], last: int | None = None) -> Join
         del joined.rounds[:-last]
     joined.models.update(r.model for r in joined.rounds)
     return joined
+
+
+def check_round(r: Round, policy: Policy) -> None:
+    """Refuse a round that is sound as data and none of this policy's kind, or at odds with itself.
+
+    Raises
+    ------
+    ValueError
+        Which says why: sizes, a choice that costs something else, or a propensity that isn't that of its law.
+    """
+    d, n = r.decision, np.arange(len(r.decision.index))
+    try:
+        pose(policy, d.contexts, d.covariates, r.costs, r.limit, d.price, coverage=r.coverage)
+        if d.values.shape != r.costs.shape or d.index.min() < 0 or d.index.max() >= r.costs.shape[1]:
+            raise ValueError(f"index {d.index.tolist()} is none of {r.costs.shape[1]} arms")
+        if (r.costs[n, d.index] != d.costs).any():
+            raise ValueError("its costs are not those of what it chose")
+        if d.probabilities is not None:
+            rows = d.probabilities
+            if rows.shape != d.values.shape or rows.min() < 0 or not np.allclose(rows.sum(axis=1), 1.0, atol=1e-6):
+                raise ValueError("its probabilities are no distributions")
+            if (rows[n, d.index] <= 0).any():
+                raise ValueError("it chose what had no probability")
+        known = 0.0 if r.law is None else r.law.log_probability(d.values, r.costs, d.index)
+        if d.log_propensity is None or not abs(known - d.log_propensity) < 1e-6:
+            raise ValueError(f"its log-propensity is {d.log_propensity}, its law says {known}")
+    except (TypeError, IndexError, OverflowError, ZeroDivisionError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _text(value: object) -> str | None:

@@ -45,9 +45,13 @@ class Damage:
 
     def add(self, path: Path, number: int, reason: object) -> None:
         """Count one."""
+        self.count(f"{path.name}, line {number}: {reason}")
+
+    def count(self, place: str) -> None:
+        """Count one whose place is said otherwise."""
         self.lines += 1
         if len(self.places) < 20:
-            self.places.append(f"{path.name}, line {number}: {reason}")
+            self.places.append(place[:300])
 
 
 def segments(folder: str | os.PathLike[str]) -> list[Path]:

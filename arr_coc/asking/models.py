@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from ..wrapping.wrapper import ArrCoc
 
 REFERENCE = "reference"
+SHIPPED = (REFERENCE, "pages")
+"""Models of this package, by name (``arr_coc.reference.MODELS``)."""
 FREE = frozenset(("limit", "price", "realizer", "positions"))
 """Fields of a configuration that may differ from those a policy was saved with."""
 
@@ -26,12 +28,12 @@ def load_vlm(name: str = REFERENCE, *, device: str | None = None, dtype: str = "
     Parameters
     ----------
     name
-        ``"reference"`` for the model that ships with ARR-COC, else a local folder or a hub name. It is loaded by
-        ``AutoModelForImageTextToText``; code from the model's repository is never run.
+        ``"reference"`` for the model that ships with ARR-COC, ``"pages"`` for its second one, else a local folder or
+        a hub name. It is loaded by ``AutoModelForImageTextToText``; code from the model's repository is never run.
     device
         As torch names it ("cpu", "cuda", "cuda:1", ...); by default a GPU if there is one.
     dtype
-        Of the weights; "auto" takes what the checkpoint says. The reference model is always float32.
+        Of the weights; "auto" takes what the checkpoint says. The models of this package are always float32.
 
     Returns
     -------
@@ -44,7 +46,7 @@ def load_vlm(name: str = REFERENCE, *, device: str | None = None, dtype: str = "
         If there is no such model, if it is no vision-language model, or if its family is not supported.
     """
     here: dict[str, Any] = {"trust_remote_code": False}  # else transformers would ask on stdin
-    if name != REFERENCE:
+    if name not in SHIPPED:
         name = resolve(name)
         here["local_files_only"] = not (Path(name).is_dir() or _hub_answers(name))
     import torch
@@ -56,10 +58,10 @@ def load_vlm(name: str = REFERENCE, *, device: str | None = None, dtype: str = "
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"device {device!r} can't be used ({reason}); use cpu, or cuda if there is one") from error
-    if name == REFERENCE:
+    if name in SHIPPED:
         from .. import reference
 
-        model, processor = reference.load()
+        model, processor = reference.load(name)
     else:
         model, processor = _load_named(name, dtype, here)
     return model.to(target).eval(), processor
@@ -208,7 +210,7 @@ def check_model(name: str) -> None:
     ModelError
         If it is no folder with a model, nor a repository that can be had.
     """
-    if name != REFERENCE and not Path(resolve(name)).is_dir():
+    if name not in SHIPPED and not Path(resolve(name)).is_dir():
         _hub_answers(name)
 
 

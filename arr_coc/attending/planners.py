@@ -63,6 +63,11 @@ class PolicyPlanner:
         self.balancer = Balancer(balance_config(config.tensions), contexts.relevance.join)
         self.price, self.explore = config.price, False
 
+    @property
+    def direct(self) -> bool:
+        """Whether a question may be answered without asking, where looking can't pay; not while exploring."""
+        return self.config.direct and not self.explore
+
     def plan(self, scene: Scene) -> Plan:
         """Score the patches, set the terms, let the policy choose."""
         began = time.perf_counter()
@@ -129,6 +134,7 @@ def make_planner(config: ArrCocConfig, model: Any = None, processor: Any = None)
     ValueError
         If a scorer or one of its options is unknown.
     """
+    config = config.resolved()
     if config.policy == "uniform":
         assert config.budget is not None  # the configuration saw to that
         arm = config.budgets.index(config.budget)

@@ -140,8 +140,15 @@ def retrain(
     from ..serving.store import Store
 
     config = RetrainConfig(
-        margin=margin, confidence=confidence, additive=additive, fewest=fewest, last=last, seed=seed,
-        reference_margin=reference_margin, client_share=client_share, model=for_model,
+        margin=margin,
+        confidence=confidence,
+        additive=additive,
+        fewest=fewest,
+        last=last,
+        seed=seed,
+        reference_margin=reference_margin,
+        client_share=client_share,
+        model=for_model,
     )
     if incumbent is None:
         versions = Store(store)
@@ -169,3 +176,39 @@ def rollback(
     versions = Store(store)
     before = versions.current
     typer.echo(f"version {before} -> {versions.roll_back(to)}")
+
+
+log_app = typer.Typer(help="Look after a decision log.", no_args_is_help=True)
+
+
+@log_app.command("prune")
+@clear_errors
+def prune_log(
+    folder: Annotated[Path, typer.Argument(help="Folder of the decision log.")],
+    keep_days: Annotated[
+        float | None, typer.Option(help="Delete what was last written longer ago than so many days.")
+    ] = None,
+    keep_gib: Annotated[
+        float | None, typer.Option(help="Delete the oldest until the rest has at most so many GiB.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Delete the oldest segments of a decision log, never one that a server writes, with their rewards.
+
+    Servers need not be stopped: each holds a lock on the segment that it writes. A reward that comes for a deleted
+    decision is refused as unknown.
+
+    Examples:
+
+    `arr-coc log prune runs/log --keep-days 30 --dry-run`
+
+    `arr-coc log prune runs/log --keep-days 30 --keep-gib 40`
+    """
+    from allocator.logged.log import prune
+
+    done = prune(folder, days=keep_days, size=None if keep_gib is None else int(keep_gib * 2**30), dry_run=dry_run)
+    for name in done.deleted:
+        typer.echo(name)
+    says = "would be deleted" if dry_run else "deleted"
+    typer.echo(f"{len(done.deleted)} segments {says}, {done.bytes / 2**20:,.1f} MiB; {len(done.in_use)} in use")

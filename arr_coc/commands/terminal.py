@@ -6,6 +6,8 @@ import contextlib
 import functools
 import gc
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -115,6 +117,14 @@ def quick_imports() -> Iterator[None]:
         if enabled:
             gc.enable()
         gc.freeze()
+
+
+def command_line(*words: object) -> str:
+    """``arr-coc WORDS`` as it can be pasted here: with the path of the program where it is not found by its name."""
+    own = Path(sys.executable).parent / "arr-coc"
+    found = shutil.which("arr-coc")
+    program = "arr-coc" if found is not None and Path(found).resolve() == own.resolve() else os.path.relpath(own)
+    return shlex.join([program, *map(str, words)])
 
 
 def check_picture_path(path: Path) -> None:

@@ -49,8 +49,8 @@ def draw_budgets(
 ) -> Image.Image:
     """The budgets of one question over its image, with legend, tokens and caption.
 
-    The picture keeps its colours and stays legible: each patch is framed in the colour of its budget, the dearer the
-    thicker, faintly tinted above the floor, and a tag in its corner tells the tokens that it spent.
+    The picture keeps its colours, because questions ask for them: each patch is framed in the colour of its budget,
+    the dearer the thicker, and a tag in its corner tells the tokens that it spent.
 
     Parameters
     ----------
@@ -83,14 +83,12 @@ def draw_budgets(
         )
     colors = palette([*levels, *budgets])
     canvas, scale = _fitted(image, width)
-    draw = ImageDraw.Draw(canvas, "RGBA")
+    draw = ImageDraw.Draw(canvas)
     ranks = {level: rank for rank, level in enumerate(colors)}
     for box, budget, spent in zip(boxes, budgets, realised, strict=True):
         left, top, right, bottom = (round(side * scale) for side in box)
         right, bottom = max(right, left + 4), max(bottom, top + 4)  # a frame stays visible on a strip
         line = max(2, width // 320) + ranks[budget]
-        if ranks[budget]:
-            draw.rectangle((left, top, right - 1, bottom - 1), fill=(*colors[budget], 30))
         draw.rectangle((left + 1, top + 1, right - 2, bottom - 2), outline=colors[budget], width=line)
         size = max(9, min(width // 34, (right - left) // 6))
         _tag(draw, (left + line, top + line), str(spent), font(size), colors[budget], right - left - 2 * line)

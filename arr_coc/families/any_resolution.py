@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 class AnyResolution(Family):
     """llava_next and llava_onevision."""
 
+    def tile(self, model: PreTrainedModel) -> tuple[int, int] | None:
+        return _side(model), _side(model)
+
     def layout(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Entry]:
         sizes, pixels = inputs.get("image_sizes"), inputs["pixel_values"]
         if sizes is None:

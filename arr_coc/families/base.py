@@ -138,6 +138,18 @@ class Family(ABC):
         """Inner patch borders fall on multiples of this many visual tokens (windows of the tower)."""
         return 1
 
+    def tile(self, model: PreTrainedModel) -> tuple[int, int] | None:
+        """Rows and columns of visual tokens of the pictures that the tower takes; ``None`` if any size is taken."""
+        return None
+
+    def tower_tokens(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
+        """The tower's own tokens (ViT patches) in a call."""
+        patch = getattr(getattr(model.config, "vision_config", None), "patch_size", None) or 14
+        side = patch if isinstance(patch, int) else patch[0]
+        values = inputs["pixel_values"]
+        count = values.numel() if isinstance(values, torch.Tensor) else sum(part.numel() for part in values)
+        return int(count // (3 * side**2))
+
     def pixels(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], patches: Sequence[Patch], scale: tuple[Any, Any]
     ) -> list[torch.Tensor] | None:

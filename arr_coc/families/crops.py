@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 class Crops(Pictures):
     """idefics3, smolvlm and granite_docling."""
 
+    def tile(self, model: PreTrainedModel) -> tuple[int, int] | None:
+        return self.fixed(model)
+
     def pictures(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
         pixels = inputs["pixel_values"]
         if pixels.ndim != 5:

@@ -118,6 +118,9 @@ class GridThw(RescalingFamily):
             taken["image_merge_sizes"] = inputs["image_merge_sizes"][chosen]
         return taken
 
+    def tower_tokens(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
+        return int(inputs["pixel_values"].shape[0])
+
     def cut_multiple(self, model: PreTrainedModel) -> int:
         vision = model.config.vision_config
         window = getattr(vision, "window_size", None)

@@ -50,6 +50,15 @@ class Pictures(RescalingFamily):
     def image_inputs(self, inputs: Mapping[str, Any], pictures: Sequence[torch.Tensor]) -> dict[str, Any]:
         """The image inputs of a call with these pictures."""
 
+    def fixed(self, model: PreTrainedModel) -> tuple[int, int] | None:
+        """Rows and columns of visual tokens of the one size that the tower was made for, if its configuration says."""
+        size = getattr(getattr(model.config, "vision_config", None), "image_size", None)
+        sides = (size, size) if isinstance(size, int) else size
+        if not sides:
+            return None
+        cell = self.cell(model)
+        return int(sides[0]) // cell, int(sides[1]) // cell
+
     def layout(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Entry]:
         cell = self.cell(model)
         sizes = [(p.shape[-2] // cell, p.shape[-1] // cell) for p in self.pictures(model, inputs)]

@@ -25,6 +25,9 @@ class SquareGrid(Pictures):
 
     companions: tuple[str, ...] = ()
 
+    def tile(self, model: PreTrainedModel) -> tuple[int, int] | None:
+        return self.fixed(model)
+
     def pictures(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
         pixels = inputs["pixel_values"]
         if not isinstance(pixels, torch.Tensor) or pixels.ndim not in (4, 5):

@@ -13,12 +13,10 @@ from typing import Any
 
 import yaml
 
-from allocator.locks import FolderLock
-
 from .settings import read_settings
 
-# Of the parameters of learn(), those that the command line sets itself.
-_NOT_SETTINGS = {"arr", "dataset", "out", "resume", "progress", "workers"}
+LEARN = ("reward", "episodes", "batch_size", "max_new_tokens", "target", "checkpoint_every")
+"""The parameters of :func:`arr_coc.learn` that are settings; named here, so that a wrong one is told without torch."""
 
 
 def learn_sections() -> dict[str, tuple[str, ...] | None]:
@@ -29,14 +27,13 @@ def learn_sections() -> dict[str, tuple[str, ...] | None]:
     """
     from ..asking.models import load_vlm
     from ..config import ArrCocConfig
-    from .loop import learn
     from .task_config import TaskConfig
 
     return {
         "model": tuple(inspect.signature(load_vlm).parameters),
         "wrap": tuple(field.name for field in dataclasses.fields(ArrCocConfig)),
         "task": tuple(field.name for field in dataclasses.fields(TaskConfig)),
-        "learn": tuple(name for name in inspect.signature(learn).parameters if name not in _NOT_SETTINGS),
+        "learn": LEARN,
         "run": None,
     }
 
@@ -79,20 +76,28 @@ def learn_run(
     ValueError
         For bad settings, or a folder that holds another run, or in which another process works.
     """
+    from ..asking.models import REFERENCE, check_model
     from ..config import ArrCocConfig
-    from .loop import learn
     from .rewards import check_reward
+    from .task_config import expanded
     from .tasks import learning_task
+
+    overrides = [one for given in overrides for one in expanded(given)]
+    settings = read_settings(config, learn_sections(), overrides, overlays)
+    wrapping = ArrCocConfig.from_dict(settings["wrap"])
+    check_reward(settings["learn"].get("reward"))
+    check_model(settings["model"].get("name", REFERENCE))
+    from allocator.locks import FolderLock
+
+    from .loop import learn
     from .workers import Workers
 
-    settings = read_settings(config, learn_sections(), overrides, overlays)
     chosen = dict(settings["learn"])
     episodes = chosen.get("episodes", inspect.signature(learn).parameters["episodes"].default)
     questions = learning_task(settings["task"], episodes)
     chosen.setdefault("reward", questions.config.reward)
     check_reward(chosen["reward"])
     chosen.setdefault("max_new_tokens", settings["run"].get("max_new_tokens"))
-    wrapping = ArrCocConfig.from_dict(settings["wrap"])
     workers = Workers.start()
     lock = FolderLock(folder, ".run.lock") if workers.first else None  # its ".lock" is the learning loop's
     try:
@@ -165,4 +170,5 @@ def describe() -> dict[str, Any]:
         "scorers": list(scorer_names()),
         "realizers": sorted(k.name for k in kinds if issubclass(k, realizing.Realizer) and k.name),
         "reference model": str(reference.path()),
+        "pages model": str(reference.path("pages")),
     }

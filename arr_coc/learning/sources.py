@@ -42,12 +42,14 @@ def checked(sample: Sample) -> Sample:
     return sample
 
 
-def _reference(config: TaskConfig) -> Iterator[Row]:
+def _drawn(config: TaskConfig) -> Iterator[Row]:
     from ..reference import generate
 
     grid: Any = tuple(config.grid) if config.grid else None
     count = config.skip + (config.limit or 0)
-    samples = generate(count, seed=config.seed, split=str(config.split), kinds=config.kinds, grid=grid)
+    samples = generate(
+        count, seed=config.seed, split=str(config.split), kinds=config.kinds, grid=grid, world=str(config.source)
+    )
     for sample in samples:
         yield sample["question_id"], partial(dict, sample)
 
@@ -94,6 +96,30 @@ def _vqa_json(config: TaskConfig) -> Iterator[Row]:
         yield f"question {question['question_id']}", partial(make, question)
 
 
+def _fields(config: TaskConfig) -> Iterator[Row]:
+    """Pictures, and beside each a JSON object whose keys are asked for."""
+    pictures = {file.stem: file for file in sorted(Path(str(config.images)).iterdir())}
+    for file in sorted(Path(str(config.annotations)).iterdir()):
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, OSError):
+            values = None
+        if not isinstance(values, dict):
+            yield file.name, partial(_unreadable, f"{file} is no JSON object")
+            continue
+        for key, value in values.items():
+            if file.stem not in pictures:
+                yield file.name, partial(_unreadable, f"no picture of this name in {config.images}")
+                break
+            row = {"image": pictures[file.stem].name, "question": key, "answer": value, "kind": key,
+                   "image_id": file.stem, "question_id": f"{file.stem} {key}"}  # fmt: skip
+            yield f"{file.name}, {key}", partial(_from_row, row, config, 0, Path(str(config.images)))
+
+
+def _unreadable(reason: str) -> Sample:
+    raise ValueError(reason)
+
+
 def _dataset(config: TaskConfig) -> Iterator[Row]:
     """A Hugging Face dataset: hub name, folder of files or saved dataset, or one CSV, JSON or Parquet file."""
     try:
@@ -110,7 +136,7 @@ def _dataset(config: TaskConfig) -> Iterator[Row]:
         data = datasets.load_dataset(kind, data_files={split: str(path)}, split=split)
     else:
         data = _load(config, config.subset, split, config.streaming)
-    column = config.columns.get("image", "image")
+    column = config.columns.get("image") or "image"
     if column not in (data.column_names or [column]):
         raise ValueError(
             f"the data has no column {column!r} for the image, only {data.column_names}; set task.columns."
@@ -174,6 +200,9 @@ def _from_row(
         theirs = config.columns.get(ours, ours)
         if theirs is None:
             continue
+        if "{" in theirs:
+            sample[ours] = theirs.format(**row)
+            continue
         first, _, rest = theirs.partition(".")
         if theirs in row:
             sample[ours] = row[theirs]
@@ -205,8 +234,10 @@ def _image(value: Any, folder: Path) -> tuple[Image.Image, str]:
 
 
 READERS: dict[str, Callable[[TaskConfig], Iterator[Row]]] = {
-    "reference": _reference,
+    "reference": _drawn,
+    "pages": _drawn,
     "dataset": _dataset,
     "vqa_json": _vqa_json,
     "jsonl": _jsonl,
+    "fields": _fields,
 }

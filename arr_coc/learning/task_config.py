@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..config import nearest
+from ..reference import MODELS
 from .settings import check_types
 
-SOURCES = ("reference", "dataset", "vqa_json", "jsonl", "rows")
+SOURCES = (*MODELS, "dataset", "vqa_json", "jsonl", "fields", "rows")
 FIELDS = ("image", "question", "answers", "answer", "kind", "image_id", "question_id")
 
 
@@ -18,10 +19,11 @@ class TaskConfig:
     Parameters
     ----------
     source
-        ``"reference"`` (drawn by the reference world), ``"dataset"`` (Hugging Face `datasets`: a hub name or a local
-        folder or file), ``"vqa_json"`` (the official pair of question and annotation files) or ``"jsonl"`` (one JSON
-        object a line), or ``"rows"`` (in memory, see `Task.of`). By default what ``path`` looks like; without a path
-        the reference world.
+        ``"reference"`` (drawn by the reference world), ``"pages"`` (by that of the second model), ``"dataset"``
+        (Hugging Face `datasets`: a hub name or a local folder or file), ``"vqa_json"`` (the official pair of question
+        and annotation files), ``"jsonl"`` (one JSON object a line), ``"fields"`` (a folder of pictures, and one of
+        JSON objects of the same names: every key is asked for, as of SROIE's receipts), or ``"rows"`` (in memory, see
+        `Task.of`). By default what ``path`` looks like; without a path the reference world.
     name
         What the run calls it; the source by default.
     path
@@ -30,7 +32,8 @@ class TaskConfig:
         Configuration and split of a dataset; the reference world's split ("learn" to learn from, "eval" to be judged
         on, by default). A dataset without splits has the one split "train", the default for local data.
     annotations, images
-        Annotation file of the official pair; folder against which image names are resolved.
+        Annotation file of the official pair, or folder of the objects (fields); folder against which image names are
+        resolved.
     image_name
         How the official pair names its files, e.g. ``"COCO_val2014_{image_id:012d}.jpg"``.
     image_subset
@@ -38,7 +41,8 @@ class TaskConfig:
         (GQA).
     columns
         From our names (image, question, answers, answer, kind, image_id, question_id) to the data's; a dot leads into
-        a mapping ("types.structural"), and null leaves out a column that the data has (an id that is not unique).
+        a mapping ("types.structural"), null leaves out a column that the data has (an id that is not unique), and
+        braces put a text together ("{directory}/{identifier}.png").
     prompt
         The text around the question, with ``{question}`` in it.
     reward
@@ -82,12 +86,12 @@ class TaskConfig:
             self.source = self._likely()
         if self.source not in SOURCES:
             raise ValueError(f"task.source={self.source!r} is unknown. {nearest(self.source, SOURCES)}")
-        if self.source == "reference":
+        if self.source in MODELS:
             for name in ("path", "annotations", "images", "subset", "image_subset"):
                 if getattr(self, name) is not None:
                     raise ValueError(
-                        f"task.{name}={getattr(self, name)!r} would be ignored: task.source='reference' draws its own "
-                        f"questions. Leave task.source out, or set it to one of {', '.join(SOURCES[1:4])}."
+                        f"task.{name}={getattr(self, name)!r} would be ignored: task.source={self.source!r} draws its "
+                        f"own questions. Leave task.source out, or set it to one of {', '.join(SOURCES[2:-1])}."
                     )
             self.split = self.split or "eval"
         for name, least in (("skip", 0), ("limit", 1)):
@@ -106,3 +110,8 @@ class TaskConfig:
         if self.annotations is not None:
             return "vqa_json"
         return "jsonl" if self.path.endswith(".jsonl") else "dataset"
+
+def expanded(override: str) -> list[str]:
+    """``model=pages`` as the settings that it stands for."""
+    key, _, name = override.partition("=")
+    return [f"model.name={name}", f"task.source={name}"] if key == "model" and name in MODELS else [override]

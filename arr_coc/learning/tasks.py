@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from ..reference import MODELS
 from .sources import READERS, Row, Sample, checked, in_memory
 from .task_config import FIELDS, TaskConfig
 
@@ -39,6 +40,8 @@ class Task:
         ``{"row", "reason"}`` of each row that the last pass could not read.
     read
         Rows that the last pass looked at.
+    check
+        Refuses, by a ValueError, questions that a model can't be asked; such a row cannot be read either.
 
     Raises
     ------
@@ -52,6 +55,7 @@ class Task:
         self.name = config.name or str(config.source)
         self.unreadable: list[dict[str, str]] = []
         self.read = 0
+        self.check: Callable[[str], None] | None = None
         if rows is None:
             _check_paths(config)
 
@@ -69,7 +73,7 @@ class Task:
             Other fields of `TaskConfig`; without ``limit`` all questions.
         """
         if isinstance(questions, str | os.PathLike):
-            named = {} if questions == "reference" else {"path": os.fspath(questions), "limit": None}
+            named = {"source": questions} if questions in MODELS else {"path": os.fspath(questions), "limit": None}
             return cls(TaskConfig(**{**named, **settings}))
         return cls(TaskConfig(**{"limit": None, **settings, "source": "rows"}), questions)
 
@@ -80,7 +84,7 @@ class Task:
 
     def count(self) -> int | None:
         """Rows there are, at most ``limit``, without reading a picture; ``None`` for a stream, whose end is far."""
-        if self.config.streaming or self.config.source == "reference":
+        if self.config.streaming or self.config.source in MODELS:
             return self.config.limit
         return sum(1 for _ in itertools.islice(self._found(), self.config.limit))
 
@@ -93,6 +97,8 @@ class Task:
             self.read += 1
             try:
                 sample = checked(make())
+                if self.check is not None:
+                    self.check(sample["question"])
             except (ValueError, TypeError, KeyError, OSError, Image.DecompressionBombError) as error:
                 self.unreadable.append({"row": name, "reason": f"{type(error).__name__}: {error}"})
                 if self.read >= 20 or not self.config.max_unreadable:
@@ -127,12 +133,18 @@ def _check_paths(config: TaskConfig) -> None:
             raise ValueError(
                 f"task.columns has the key {ours!r}; it maps our names ({', '.join(FIELDS)}) to the data's."
             )
-    if config.source == "reference":
+    if config.source in MODELS:
         if config.limit is None:
-            raise ValueError("task.limit=null: the reference world is endless; give the number of questions.")
+            raise ValueError("task.limit=null: the reference worlds are endless; give the number of questions.")
         return
     if config.source == "rows":
         raise ValueError("task.source='rows' is for rows in memory, Task.of(rows); name a file or a dataset here.")
+    if config.source == "fields":
+        for name in ("images", "annotations"):
+            folder = getattr(config, name)
+            if folder is None or not Path(folder).is_dir():
+                raise ValueError(f"task.{name}={folder!r} is no folder; source 'fields' needs pictures and objects.")
+        return
     if config.path is None:
         raise ValueError(f"task.path is missing: source {config.source!r} needs to know where the questions are.")
     if config.source == "vqa_json" and (config.annotations is None or config.images is None):
@@ -166,7 +178,7 @@ def learning_task(settings: Mapping[str, Any], episodes: int) -> Task:
         As `TaskConfig` and `Task`.
     """
     config = TaskConfig(**settings)
-    if config.source == "reference":
+    if config.source in MODELS:
         # How many episodes there may be is checked where they are learned.
         config = TaskConfig(**{"split": "learn", **settings, "limit": max(1, int(episodes))})
     return Task(config)

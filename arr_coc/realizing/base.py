@@ -47,16 +47,36 @@ class Realised:
 
 
 class Realizer(ABC):
-    """The base of all realizers."""
+    """The base of all realizers.
+
+    Attributes
+    ----------
+    before_tower
+        Whether patches are reduced before the vision tower, so that it runs on less.
+    joint
+        Whether patches of one image see each other in the tower after that.
+    full
+        Visual tokens of the patch that the budgets are meant for; a smaller patch gets its share of them. ``None``
+        takes budgets as they are, whatever the size of the patch.
+    """
 
     name: str = ""
+    before_tower: bool = False
+    joint: bool = False
+    full: int | None = None
 
     def check(self, family: Family) -> None:  # noqa: B027 - most realizers suit every family
         """Raise ``ValueError`` if the family can't be realized this way."""
 
     def grid(self, family: Family, patch: Patch, budget: int) -> Grid:
         """The grid (rows, columns) that a budget buys on a patch."""
-        return budget_grid(patch.height, patch.width, budget)
+        if self.full is not None:
+            budget = max(1, budget * patch.native // self.full)
+        return self.bought(family, patch, budget)
+
+    def bought(self, family: Family, patch: Patch, tokens: int) -> Grid:
+        """The largest grid of at most so many tokens."""
+        return budget_grid(patch.height, patch.width, tokens)
 
     def realize(self, call: Call, grids: Sequence[Grid], known: Mapping[int, Features] | None = None) -> Realised:
         """Bring every patch to its grid.

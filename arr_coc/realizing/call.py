@@ -48,6 +48,7 @@ class Call:
         self.model, self.family, self.inputs, self.side = model, family, inputs, side
         self.entries: list[Entry] = family.layout(model, inputs)
         self.borrowed: Features | None = None
+        self._alone: dict[int, Call] = {}
         self.placeholders: torch.Tensor = inputs["input_ids"] == family.image_token(model)
         self.sample_of = _owners(self.entries, self.placeholders.sum(1).tolist())
         self.starts = [0]
@@ -158,7 +159,12 @@ class Call:
         return kept[: _prompt_length(self.inputs.get("labels"), self.placeholders, sample, kept)]
 
     def question(self, sample: int) -> Call:
-        """One sample alone: its prompt, and only its own images."""
+        """One sample alone: its prompt, and only its own images; the same object each time."""
+        if sample not in self._alone:
+            self._alone[sample] = self._question(sample)
+        return self._alone[sample]
+
+    def _question(self, sample: int) -> Call:
         ids, kept = self.inputs["input_ids"], self.prompt(sample)
         entries = [e for e, owner in enumerate(self.sample_of) if owner == sample]
         inputs = self.family.take(self.model, self.inputs, entries)

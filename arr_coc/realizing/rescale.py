@@ -26,7 +26,7 @@ class Rescale(Realizer):
     """
 
     name = "rescale"
-    joint = True
+    before_tower, joint = True, True
 
     def check(self, family: Family) -> None:
         if not family.can_rescale:
@@ -35,8 +35,8 @@ class Rescale(Realizer):
                 "takes pictures of one size. Use realizer='pool' or 'select'."
             )
 
-    def grid(self, family: Family, patch: Patch, budget: int) -> Grid:
-        return cast(RescalingFamily, family).resized_grid(patch.height, patch.width, budget)
+    def bought(self, family: Family, patch: Patch, tokens: int) -> Grid:
+        return cast(RescalingFamily, family).resized_grid(patch.height, patch.width, tokens)
 
     def reduce(self, call: Call, grids: Sequence[Grid], known: Mapping[int, Features]) -> Realised:
         parts: list[tuple[torch.Tensor, Features]] = []  # feature rows of the call, and what fills them

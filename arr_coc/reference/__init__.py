@@ -10,24 +10,37 @@ import random
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 if TYPE_CHECKING:
     from transformers import Qwen2VLForConditionalGeneration
 
     from .processor import ReferenceProcessor
 
-__all__ = ["SPLITS", "generate", "load", "path", "policy_path"]
+__all__ = ["MODELS", "SPLITS", "generate", "load", "path", "policy_path"]
+
+MODELS = ("reference", "pages")
+"""The models that this package trained, each with a world of the same name: signs on patches, and pages of print."""
 
 SPLITS = ("train", "learn", "eval")
 """Disjoint streams of pictures: the VLM trains on "train", policies learn on "learn", all is judged on "eval"."""
 
 
-def path() -> Path:
-    """Folder of the shipped weights, tokenizer and processor.
+def _known(name: str, what: str) -> None:
+    if name not in MODELS:
+        raise ValueError(f"{what} {name!r} is unknown; it must be one of {', '.join(MODELS)}")
+
+
+def path(name: str = "reference") -> Path:
+    """Folder of a model's weights, tokenizer and processor; ``name`` is one of ``MODELS``.
 
     ``AutoModelForImageTextToText.from_pretrained`` takes it.
     """
+    _known(name, "model")
+    if name == "pages":
+        from . import pages
+
+        return pages.path()
     return Path(str(files("arr_coc.reference") / "data"))
 
 
@@ -36,11 +49,22 @@ def policy_path() -> Path:
     return Path(str(files("arr_coc.reference") / "policy"))
 
 
-def load(device: str = "cpu") -> tuple[Qwen2VLForConditionalGeneration, ReferenceProcessor]:
-    """The reference VLM (evaluation mode, float32) and its processor. Needs no network.
+@overload
+def load(name: Literal["reference"] = ..., device: str = ...) -> tuple[Qwen2VLForConditionalGeneration, ReferenceProcessor]: ...
+@overload
+def load(name: str, device: str = ...) -> tuple[Any, Any]: ...
+def load(name: str = "reference", device: str = "cpu") -> tuple[Any, Any]:
+    """A model of ``MODELS`` (evaluation mode, float32) and its processor. Needs no network.
 
-    Raises FileNotFoundError if the package was installed without its weights.
+    ``"reference"`` is fast and was built to be measured on; ``"pages"`` was trained as real models are.
+
+    Raises ValueError for an unknown name, FileNotFoundError if the package was installed without its weights.
     """
+    _known(name, "model")
+    if name == "pages":
+        from . import pages
+
+        return pages.load(device)
     from transformers import AutoModelForImageTextToText
 
     from .processor import ReferenceProcessor
@@ -61,6 +85,7 @@ def generate(
     split: str = "eval",
     kinds: Sequence[str] | None = None,
     grid: tuple[int, int] | None = None,
+    world: str = "reference",
 ) -> Iterator[dict[str, Any]]:
     """Draw ``n`` reference VQA samples, one question per picture, in the VQAv2 format.
 
@@ -78,6 +103,8 @@ def generate(
         Kinds of question to draw from, in equal shares; by default all, in the shares of ``questions.KINDS``.
     grid
         Rows and columns of patches; by default 2 x 2 to 3 x 3.
+    world
+        "reference", or "pages" for the world of the second model (see ``pages.generate``).
 
     Yields
     ------
@@ -96,6 +123,12 @@ def generate(
     from .questions import KINDS, ask
     from .world import draw_picture
 
+    _known(world, "world")
+    if world == "pages":
+        from . import pages
+
+        yield from pages.generate(n, seed, split, kinds, grid)
+        return
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}")
     if grid is not None and not (grid[0] in (1, 2, 3) and grid[1] in (1, 2, 3)):

@@ -15,7 +15,8 @@ CELL, MARGIN, LINE = 3 * PATCH, 16, 22
 """Pixels: side of a sample's place, space around it, height of a line of text."""
 
 
-def draw(n: int = 12, seed: int = 0, split: str = "eval", out: str | Path = "reference.png") -> Path:
+def draw(n: int = 12, seed: int = 0, split: str = "eval", out: str | Path = "reference.png",
+         world: str = "reference") -> Path:  # fmt: skip
     """Write a page of ``n`` samples: the picture at its own size, the evidence patches outlined, question and answer.
 
     Parameters
@@ -26,6 +27,8 @@ def draw(n: int = 12, seed: int = 0, split: str = "eval", out: str | Path = "ref
         Which ones, as in ``generate``.
     out
         Picture file; its ending names the format.
+    world
+        "reference" or "pages". The pictures of a row have one height: that of the largest grid.
 
     Returns
     -------
@@ -45,10 +48,11 @@ def draw(n: int = 12, seed: int = 0, split: str = "eval", out: str | Path = "ref
     if file.suffix.lower() not in known:
         raise ValueError(f"{file} must end in a picture format such as .png or .jpg")
     columns = math.ceil(math.sqrt(n))
-    cell = (CELL + 2 * MARGIN, CELL + 2 * MARGIN + 3 * LINE)
+    side = CELL if world == "reference" else 4 * PATCH
+    cell = (side + 2 * MARGIN, side + 2 * MARGIN + 3 * LINE)
     page = Image.new("RGB", (columns * cell[0], math.ceil(n / columns) * cell[1]), "white")
     pen = ImageDraw.Draw(page)
-    for i, sample in enumerate(generate(n, seed, split)):
+    for i, sample in enumerate(generate(n, seed, split, world=world)):
         x, y = i % columns * cell[0] + MARGIN, i // columns * cell[1] + MARGIN
         page.paste(sample["image"], (x, y))
         for patch in sample["evidence"]:
@@ -57,7 +61,7 @@ def draw(n: int = 12, seed: int = 0, split: str = "eval", out: str | Path = "ref
             pen.rectangle((left, top, left + PATCH - 1, top + PATCH - 1), outline=(220, 0, 120), width=2)
         below = y + sample["image"].height + 6
         words, cut = sample["question"], len(sample["question"])
-        if font(15, True).getlength(words) > CELL:
+        if font(15, True).getlength(words) > side:
             cut = words.rindex(" ", 0, len(words) // 2 + 8)
         for k, line in enumerate(filter(None, (words[:cut], words[cut:].strip()))):
             pen.text((x, below + k * LINE), line, font=font(15, True), fill="black")

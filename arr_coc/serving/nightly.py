@@ -31,7 +31,7 @@ from allocator import Policy
 from allocator.checks import count, number
 from allocator.logged.estimators import Estimate
 from allocator.logged.judge import by_model, judge
-from allocator.logged.rounds import Joined, Round, read_rounds
+from allocator.logged.rounds import Joined, Round, check_round, read_rounds
 from allocator.logged.shift import PSI_ALARM, WINDOW, ContextReference, describe, reward_test
 from allocator.logged.trust import Believed, believe
 from allocator.policies.full_bandit.base import Aggregated
@@ -126,6 +126,7 @@ def retrain(
     facts, incumbent, prior, new = store.facts(name), _load(store, name), _load(store, first), _load(store, first)
     joined = read_rounds(log, config.last)
     model, answered = _of_one_model(joined, config.model or facts.get("model"))
+    answered = _sound(answered, incumbent, joined)
     believed = believe(answered, config.client_share)
     start, drift = _drift(believed.rounds, facts.get("contexts"), config.fewest)
     usable, names = believed.rounds[start:], {name, digest(store.folder(name))}
@@ -143,7 +144,7 @@ def retrain(
         "margin": config.margin,
         "confidence": config.confidence,
         "model": model,
-        "log": _counts(joined, answered, believed, start, teaching, judging),
+        "log": _counts(joined, model, believed, start, teaching, judging),
         "passed over": joined.damage.places,
         "bounded clients": believed.bounded,
         "drift": drift,
@@ -185,6 +186,19 @@ def _of_one_model(joined: Joined, wanted: str | None) -> tuple[str | None, list[
             )
         wanted = next(iter(joined.models), None)
     return wanted, [r for r in joined.rounds if r.model == wanted]
+
+
+def _sound(rounds: Sequence[Round], policy: Aggregated, joined: Joined) -> list[Round]:
+    """Without the rounds that make no sense to this policy, which are counted."""
+    found = []
+    for r in rounds:
+        try:
+            check_round(r, policy)
+        except ValueError as error:
+            joined.damage.count(f"decision {r.id}: {error}")
+            continue
+        found.append(r)
+    return found
 
 
 def _unfit(judging: Sequence[Round], believed: Believed, config: RetrainConfig) -> str:
@@ -253,7 +267,7 @@ def _drift(rounds: Sequence[Round], known: dict[str, Any] | None, fewest: int) -
 
 def _counts(
     joined: Joined,
-    answered: Sequence[Round],
+    model: str | None,
     believed: Believed,
     start: int,
     teaching: Sequence[Round],
@@ -263,7 +277,7 @@ def _counts(
     return {
         "decisions": joined.decisions,
         "rounds": len(joined.rounds),
-        "of other models": len(joined.rounds) - len(answered),
+        "of other models": sum(joined.models.values()) - joined.models[model],
         "of a source that says the same for ever": believed.constant,
         "beyond a client's share": sum(believed.bounded.values()),
         "explored": sum(r.explored for r in rounds),

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..config import ArrCocConfig
+from ..config import ArrCocConfig, below_floors, resolve_limit
 from ..families import Family, Features
 from ..realizing import Call, Grid, Realizer
 from ..scene.contract import Plan, Planner, Scene
 from ..scene.patches import Patch, full_tokens, realised_costs
+from .cost import Forecast, Operations, forecast
 from .glance import Glance, layer_number
 from .question import check_question, find_question
 from .record import Allocation
@@ -46,7 +47,7 @@ class Observed:
     glance: Glance | None
     timings: dict[str, float]
 
-    def record(self, plan: Plan, patches: list[Patch], grids: list[Grid]) -> Allocation:
+    def record(self, plan: Plan, patches: list[Patch], grids: list[Grid], way: str, why: str) -> Allocation:
         """What is remembered of the question once it is planned."""
         realised = [rows * columns for rows, columns in grids]
         decision = plan.decision
@@ -64,6 +65,8 @@ class Observed:
             tension={name: float(value) for name, value in plan.tension.items()},
             decision=summary,
             timings={**self.timings, **plan.timings},
+            way=way,
+            why=why,
         )
 
 
@@ -108,6 +111,8 @@ class SceneBuilder:
         self.processor, self.tokenizer = processor, _tokenizer(processor)
         self.scale = _scale(processor)
         self.special = _special_ids(model, self.tokenizer)
+        self._forecasts: dict[tuple[Any, ...], Forecast] = {}
+        self._operations: Operations | None = None
 
     def build(
         self,
@@ -209,9 +214,17 @@ class SceneBuilder:
         asked = planner if allocation is None else None
         for sample in range(call.batch):
             members = call.patches_of(sample)
-            observed = self.build(call, sample, texts[sample], asked, synchronize, keep)
-            if observed.scene is not None:
+            direct = self._directly(call, sample, asked)
+            observed = self.build(call, sample, texts[sample], None if direct else asked, synchronize, keep)
+            why, way = "", "given" if members else ""
+            if direct is not None:
+                (budget, why), way = direct, "direct"
+                plan = Plan([budget] * len(members))
+            elif observed.scene is not None:
                 plan = self.plan(planner, observed.scene)
+                way = "look" if observed.glance is not None else "blind"
+                if below_floors(self.config.limit, observed.scene.costs):
+                    why = f"limit={self.config.limit} is below the floors, so the floors are the limit"
             else:
                 plan = Plan(list(allocation[sample]) if allocation is not None else [])
             for place, (index, budget) in enumerate(zip(members, plan.budgets, strict=True)):
@@ -219,9 +232,42 @@ class SceneBuilder:
                 if observed.glance is not None and planned.grids[index] == observed.glance.grids[place]:
                     planned.known[index] = observed.glance.patch(place)
             grids = [planned.grids[i] for i in members]
-            planned.records.append(observed.record(plan, [call.patches[i] for i in members], grids))
+            way = "glance" if observed.glance is not None and grids == observed.glance.grids else way
+            planned.records.append(observed.record(plan, [call.patches[i] for i in members], grids, way, why))
             planned.glances.append(observed.glance)
         return planned
+
+    def forecast(self, call: Call) -> Forecast:
+        """What glance and look will cost on a call of one question; nothing is run."""
+        words = call.inputs["input_ids"].shape[1] - call.starts[-1]
+        key = (*call.patches, words)
+        if key not in self._forecasts:
+            if self._operations is None:
+                self._operations = Operations.of(self.model)
+            if len(self._forecasts) > 1000:
+                self._forecasts.clear()
+            floors = [self.realizer.grid(self.family, patch, self.config.budgets[0]) for patch in call.patches]
+            self._forecasts[key] = forecast(call, self.realizer, floors, self._operations)
+        return self._forecasts[key]
+
+    def _directly(self, call: Call, sample: int, planner: Planner | None) -> tuple[int, str] | None:
+        """The one budget of a question that needs no glance, and why; ``None`` if it is to be looked at."""
+        members = call.patches_of(sample)
+        if not members or not getattr(planner, "direct", False):
+            return None
+        grid = partial(self.realizer.grid, self.family)
+        costs = realised_costs([call.patches[i] for i in members], self.config.budgets, grid)
+        limit, full = resolve_limit(self.config.limit, costs), int(costs[:, -1].sum())
+        if len(members) == 1:
+            best = max(k for k in range(costs.shape[1]) if int(costs[0, k]) <= limit)
+            return self.config.budgets[best], "one patch: there is nothing to choose between"
+        if full > limit:
+            return None
+        known = self.forecast(call.question(sample))
+        if known.pays:
+            return None
+        share = known.raised / known.untouched
+        return self.config.budgets[-1], f"glance and look would take {share:.2f} of the untouched model's operations"
 
     def check_scorers(self, scorers: Sequence[Any]) -> None:
         """Refuse scorers that this model and processor can't serve, before a question is asked.

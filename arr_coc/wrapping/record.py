@@ -43,6 +43,13 @@ class Allocation:
         Seconds by stage, no second in two of them: glance, read (the language model's pass over it), knowing,
         balancing, attending, encode, splice, generate; and after ``generate`` the total. ``encode``, ``splice``,
         ``generate`` and ``total`` are those of the whole call, shared by all questions of the batch.
+    way
+        How the question was answered: "glance" (by the glance: nothing was raised), "look" (glance, then look),
+        "direct" (at full detail, as looking could not pay), "blind" (by a planner that looks at nothing), "given" (by
+        the caller's allocation), or "" where there was no image.
+    why
+        What led to it, in words, where there is something to say: why no glance was taken, or that a limit was below
+        the floors.
     shared
         Tokens of the prompt, words and images, that were taken over from the glance instead of being read again.
     """
@@ -58,6 +65,8 @@ class Allocation:
     decision: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     newlines: int = 0
+    way: str = ""
+    why: str = ""
     shared: int = 0
 
     def __repr__(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -13,10 +14,11 @@ from weakref import WeakKeyDictionary
 import torch
 
 from ..config import ArrCocConfig
-from ..families import family_for
+from ..families import Family, family_for
 from ..families.compat import given_cache, innermost, output_cache, refuse_chunked_prefill, require_transformers
-from ..realizing import Call, make_realizer, splice
+from ..realizing import Call, Realizer, make_realizer, splice
 from ..scene.contract import Planner
+from ..scene.patches import Patch
 from . import saving
 from .inputs import (
     cache_length,
@@ -152,6 +154,10 @@ class ArrCoc:
         self.model, self.processor, self.config = innermost(model), processor, config
         self.family = family_for(self.model)
         self.realizer = make_realizer(config.realizer, self.family)
+        if not config.budgets:
+            config = self.config = config.resolved(_sizes(self.model, self.family, self.realizer, config.patch_side))
+        if config.scaled:
+            self.realizer.full = config.budgets[-1]
         if config.positions == "keep" and self.family.compact_only:
             raise ValueError(
                 f"positions='keep' can't be used with {type(self.model).__name__}: it numbers the tokens itself when "
@@ -401,3 +407,11 @@ class ArrCoc:
     def _record(self, watch: Stopwatch) -> None:
         for allocation in self.last:
             allocation.timings.update(watch.seconds)
+
+
+def _sizes(model: PreTrainedModel, family: Family, realizer: Realizer, side: int) -> list[int]:
+    """The tokens that a budget can buy on the family's own patch."""
+    tile = family.tile(model) or (side, side)
+    height, width = (-(-size // -(-size // side)) for size in tile)  # as an axis is cut into near-equal pieces
+    patch = Patch(0, 0, 0, height, 0, width)
+    return [math.prod(realizer.grid(family, patch, tokens)) for tokens in range(1, height * width + 1)]

@@ -14,12 +14,14 @@ from PIL import Image
 from arr_coc.asking.images import ImageError, load_image
 from arr_coc.commands.terminal import EXPECTED
 
-MODEL = {"concurrency_id": "model", "concurrency_limit": 2}
-"""One question is in the model, the next one is being read: more would only wait for the lock."""
+MODEL = {"concurrency_id": "model", "concurrency_limit": 16}
+"""One question is in the model at a time; `demo.turns` decides whose turn is next, so that none waits outside."""
 MAX_PIXELS = 20_000_000
 """Largest upload; as a server's."""
 QUIET = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
 """Listeners that only tidy the page."""
+STALE, FRESH = (f"() => {{ document.body.classList.{verb}('stale') }}" for verb in ("add", "remove"))
+"""The page says that what is shown was asked on other terms, and no longer says so."""
 
 
 def friendly(function: Callable[..., Any]) -> Callable[..., Any]:

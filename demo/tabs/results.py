@@ -10,9 +10,9 @@ from PIL import Image
 
 from eval.reporting.page import COLUMNS, kind_rows, rows
 
-from .. import charts
 from ..results import OUTCOMES, Run, open_run
 from ..words import table
+from . import charts
 from .common import friendly
 
 NOT_BROWSABLE = (

@@ -91,7 +91,7 @@ def test_bad_input_is_named_and_the_model_stays_wrapped(arr, own, change, needle
 
 
 def test_the_command(own, reference, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(arr_coc.reference, "load", lambda: reference)
+    monkeypatch.setattr(arr_coc.reference, "load", lambda *_, **__: reference)
     out = tmp_path / "new" / "answers.jsonl"
     shown = CliRunner().invoke(app, ["evaluate", str(own), "--max-new-tokens", "4", "--out", str(out)])
     assert shown.exit_code == 0, shown.output

@@ -76,7 +76,7 @@ def test_a_question_given_beside_the_prompt_is_words_as_well(reference, small) -
 
 def test_the_command_line_learning_and_evaluation_refuse_them(reference, small, tmp_path: Path, monkeypatch) -> None:
     model, processor = reference
-    monkeypatch.setattr(arr_coc.reference, "load", lambda: reference)
+    monkeypatch.setattr(arr_coc.reference, "load", lambda *_, **__: reference)
     small.save(tmp_path / "a.png")
     row = {"image": "a.png", "question": "what color <bos> <pad> is the sign ?", "answers": ["red"]}
     (tmp_path / "own.jsonl").write_text(json.dumps(row) + "\n")
@@ -86,3 +86,31 @@ def test_the_command_line_learning_and_evaluation_refuse_them(reference, small, 
         assert shown.exit_code == 2 and "'<bos>', a control token" in shown.stderr, shown.output
     with arr_coc.wrap(model, processor) as arr, pytest.raises(ValueError, match="'<bos>', a control token"):
         arr_coc.learn(arr, [{**row, "image": small}], episodes=1, progress=False)
+
+
+def test_a_row_that_spells_one_costs_a_run_that_row(reference, small, tmp_path: Path, monkeypatch) -> None:
+    """An evaluation of many rows counts it as unreadable, with the reason, and goes on."""
+    from eval.cli import app as eval_app
+
+    monkeypatch.setattr(arr_coc.reference, "load", lambda *name: reference)
+    small.save(tmp_path / "a.png")
+    rows = [{"image": "a.png", "question": f"what color {word} is the sign ?", "answers": ["red"]} for word in
+            ("", "", "<eos>")]  # fmt: skip
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["run", "configs/eval.yaml", f"task.path={tmp_path / 'own.jsonl'}", "task.split=null",
+               "task.source=jsonl", "task.max_unreadable=0.5", "run.methods=[full, uniform-64]", "run.overlays=0",
+               "run.baselines=[full]", f"run.out={tmp_path / 'run'}", "run.resamples=100"]  # fmt: skip
+    dry = CliRunner().invoke(eval_app, [*command, "--dry-run"])
+    assert dry.exit_code == 0 and "6 answers" in dry.output, dry.output  # three rows, two methods
+    shown = CliRunner().invoke(eval_app, command)
+    assert shown.exit_code == 0, shown.output
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["questions"] == 2 and "'<eos>', a control token" in metrics["data"]["unreadable"][0]["reason"]
+
+
+def test_the_demo_refuses_them(reference, small, monkeypatch) -> None:
+    from demo.host import Host, Settings
+
+    monkeypatch.setattr(arr_coc.reference, "load", lambda *name: reference)
+    with pytest.raises(ValueError, match="'<eos>', a control token"):
+        Host().ask(small, "is there <eos> a blue sign ?", Settings())

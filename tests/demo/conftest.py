@@ -12,6 +12,7 @@ pytest.importorskip("gradio", reason="the demo's tests need the extra 'demo'")
 
 from demo.gallery import Entry, gallery
 from demo.host import Host
+from demo.models import Models
 from demo.screenshots import chromium
 
 
@@ -32,8 +33,9 @@ def app(host: Host) -> Iterator[Any]:
 
     from demo.app import build, serve
 
-    page = build(host)
-    serve(host, page=page, prevent_thread_lock=True, quiet=True)
+    models = Models({host.name: lambda: host})
+    page = build(models)
+    serve(models, page=page, prevent_thread_lock=True, quiet=True)
     yield page
     close_all()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -174,10 +177,20 @@ def test_twenty_at_once_get_their_own_answers(
         assert (record["answer"], record["budgets"]) == (known["answer"], known["budgets"])
 
 
-def test_two_pupils_do_not_meet(url: str, client: Client) -> None:
+def test_two_pupils_do_not_meet(url: str, client: Client, sign: Path) -> None:
     other = Client(url, verbose=False)
+    with pytest.raises(AppError, match="teach it on the Learning tab"):
+        ask(client, handle_file(sign), "is there a red sign ?", policy="taught")
     first = client.predict("prior", 0.2, 8, api_name="/learn")
-    assert first[0].startswith("**8** episodes")
+    assert first[0].startswith("**8** episodes") and 'download="policy.zip"' in first[1]
+    # What was learned answers on the other tabs, and only those of its visitor.
+    question = "what number is on the purple sign ?"
+    assert ask(client, handle_file(sign), question, policy="taught")["policy"] == "taught"
+    *_, records = client.predict(handle_file(sign), question, "taught", "learned", *terms(), api_name="/compare")
+    assert records[0]["policy"] == "taught"
+    assert "<b>" in client.predict(handle_file(sign), question, ["price"], [], *terms("taught"), api_name="/know")[0]
+    with pytest.raises(AppError, match="teach it on the Learning tab"):
+        ask(other, handle_file(sign), question, policy="taught")
     assert other.predict("prior", 0.2, 8, api_name="/learn")[0].startswith("**8** episodes")  # not 16
     with pytest.raises(AppError, match="nothing waits"):
         client.predict(api_name="/thumbs_up")
@@ -188,6 +201,20 @@ def test_two_pupils_do_not_meet(url: str, client: Client) -> None:
     assert client.predict("prior", 0.2, api_name="/forget")[0] == "Nothing learned yet."
     with pytest.raises(AppError, match="greater than maximum"):
         client.predict("prior", 0.2, 10_000, api_name="/learn")
+
+
+def test_two_clicks_are_one_lesson(url: str) -> None:
+    visitor = Client(url, verbose=False)
+    clicks = [visitor.submit("prior", 0.2, 8, api_name="/learn") for _ in range(2)]
+    ended = []
+    for click in clicks:
+        try:
+            ended.append(click.result(timeout=300)[0])
+        except AppError as error:
+            ended.append(str(error))
+    refused = [text for text in ended if "still under way" in text]
+    assert len(refused) == 1 and [text for text in ended if text.startswith("**8** episodes")]
+    assert visitor.predict("prior", 0.2, 8, api_name="/learn")[0].startswith("**16** episodes")  # one and one
 
 
 def test_results_are_those_of_the_records(client: Client) -> None:
@@ -210,6 +237,13 @@ def test_a_space_is_whole(tmp_path: Path) -> None:
     front = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
     assert front["sdk"] == "gradio" and (folder / front["app_file"]).is_file()
     assert all((folder / name).is_file() for name in AT_THE_TOP)
+    # It starts from there, with nothing but what lies in the folder.
+    here = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    code = "import app, demo.app; print(demo.app.__file__, callable(app.main))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=here, capture_output=True, text=True, timeout=300, check=True
+    )
+    assert found.stdout.split() == [str(folder / "demo" / "app.py"), "True"]
     assert (folder / "demo" / "style.css").is_file() and (folder / "eval" / "reporting" / "page.py").is_file()
     assert not list(folder.rglob("*.pyc"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Any
 
@@ -11,10 +12,10 @@ from PIL import Image
 
 from arr_coc.drawing import draw_heat, grid_boxes, palette, titled
 from demo.explain import Explanation, PatchReport
-from demo.gallery import SIGN_QUESTIONS, Asking, Entry, gallery
+from demo.gallery import SIGN_QUESTIONS, Asking, Entry, documents, gallery
 from demo.host import Host, Settings
-from demo.patchmap import patch_map
-from demo.words import answer_card, compared, moves, saving
+from demo.patchmap import patch_map, plain_map, said_context
+from demo.words import answer_card, both_savings, compared, download, moves, saving, verdict
 
 GREY = Image.new("RGB", (320, 320), (200, 200, 200))
 BOXES = grid_boxes(GREY.size, (2, 2))
@@ -37,7 +38,8 @@ def test_the_map_has_one_mask_per_level_and_one_choice_per_patch() -> None:
     masks = dict(re.findall(r'<g class="arr-mask arr-m(\d+)"[^>]*>(.*?)</g>', page))
     assert {level: mask.count("<rect") for level, mask in masks.items()} == {"64": 2, "128": 1, "256": 0, "400": 1}
     for level, color in palette((64, 128, 256, 400)).items():
-        assert f'arr-m{level}" fill="#{bytes(color).hex()}"' in page
+        assert f'arr-m{level}" stroke="#{bytes(color).hex()}"' in page
+    assert re.findall(r'fill="(.*?)"', page) == ["none"]  # frames and tags: the picture keeps its colours
     assert page.count('type="radio"') == page.count('class="arr-detail') == 4
     # The patch with most tokens is chosen at first, and its report is the one that the rules show.
     (chosen,) = re.findall(r'arr-p(\d)" [^>]*><input type="radio"[^>]* checked', page)
@@ -94,13 +96,92 @@ def test_gallery_pictures_have_questions_and_known_answers(pictures: list[Entry]
     photograph = pictures[-1]
     assert [q.text for q in photograph.questions] == list(SIGN_QUESTIONS)
     assert photograph.truth(SIGN_QUESTIONS[0]) is None
-    assert gallery(reference=False)[-1].questions != photograph.questions
+    assert gallery(None)[-1].questions != photograph.questions
+
+
+def test_an_ordinary_model_is_given_pictures_of_its_size() -> None:
+    pictures = {entry.title: entry for entry in gallery(None)}
+    assert {"page", "receipt", "chart"} <= set(pictures) and any(name.startswith("photograph") for name in pictures)
+    for name in ("page", "receipt", "chart"):
+        entry = pictures[name]
+        assert entry.image.width * entry.image.height > 400_000
+        for asked in entry.questions:
+            assert asked.score(asked.answer) == 1 and asked.score("a zebra") < 0.5, asked
+    total = sum(float(price) for _, _, price in documents.GOODS)
+    assert documents.TOTAL == f"{total:.2f}"
+    assert "LB-2207/14" in documents.SMALL_PRINT and min(documents.STOPS, key=documents.STOPS.__getitem__) == "Museum"
+
+
+def test_a_verdict_is_the_metrics(host: Host, pictures: list[Entry]) -> None:
+    shown: Any = host.ask(pictures[0].image, "is there a red sign ?")
+    page = Asking("q", "Ida Lindqvist", metric="anls")
+    for answer, said in (("ida lindqvist", "✓ right"), ("Ida Lindquist", "≈ 0.92 by anls"), ("no", "✗")):
+        shown.answer = answer
+        assert said in verdict(shown, page)
+    shown.answer = "310"  # within a twentieth
+    assert "✓" in verdict(shown, Asking("q", "300", metric="relaxed_accuracy"))
+    assert verdict(shown, None) == ""
+
+
+def test_what_was_saved_is_one_sentence_and_a_loss_is_one_too(host: Host, pictures: list[Entry]) -> None:
+    shown, full = (
+        host.ask(pictures[0].image, "is there a red sign ?", Settings(policy=f"uniform-{n}")) for n in (64, 400)
+    )
+    shown.answer, full.answer, shown.seconds, full.seconds = "No.", "no", 0.1, 0.4
+    told = saving(shown, full)
+    opening = "The same answer as full detail for 16 % of its tokens and 25 % of its time"
+    assert told == f"{opening}: 2,016 tokens and 300 ms saved."
+    shown.answer, shown.seconds = "yes", 0.5
+    told = saving(shown, full)
+    assert told.startswith("Another answer than full detail's for 16 %") and "took 100 ms longer" in told
+    assert "nothing was saved" in saving(full, full)
+
+
+def test_the_two_bars_are_to_one_scale(host: Host, pictures: list[Entry]) -> None:
+    shown, full = (
+        host.ask(pictures[0].image, "is there a red sign ?", Settings(policy=f"uniform-{n}")) for n in (64, 400)
+    )
+    shown.seconds, full.seconds = 0.3, 0.2  # slower than full detail: its bar is the longer one
+    widths = re.findall(r'class="bar (own|all)".*?width:([\d.]+)%', answer_card(shown, full=full))
+    assert widths == [("own", "16.0"), ("all", "100.0"), ("own", "100.0"), ("all", "66.7")]
+    waiting = answer_card(shown)
+    assert "Measuring full detail" in waiting and "Measuring" not in answer_card(shown, full=full)
+
+
+def test_a_link_holds_what_it_saves() -> None:
+    link = download("all of it", 'a"b.bin', bytes(range(256)), "application/zip")
+    inside = re.search(r'href="data:application/zip;base64,(.*?)"', link)
+    assert inside is not None and base64.b64decode(inside[1]) == bytes(range(256))
+    assert 'download="a&quot;b.bin"' in link
+
+
+@pytest.mark.parametrize(
+    ("size", "least", "most"),
+    [((200, 1800), 90, 120), ((9000, 300), 2700, 3000), ((480, 320), 0, 960), ((1, 900), 90, 120)],
+)
+def test_strips_are_neither_endless_nor_hairlines(size: tuple[int, int], least: int, most: int) -> None:
+    """Width of the map in pixels, between what it has at least and what a large window gives it at most."""
+    page = plain_map(Image.new("RGB", size), "m")
+    found = re.search(r"aspect-ratio:([\d.]+);width:max\((\d+)px,min\((\d+)px,100%\)\)", page)
+    assert found is not None
+    ratio, low, high = float(found[1]), int(found[2]), int(found[3])
+    assert least <= max(low, min(high, 900)) <= most
+    assert low / ratio >= 90  # high enough to see its patches
+    assert ("long strip" in page) == (max(size) > 5 * min(size))
+
+
+def test_every_slot_has_words(host: Host, pictures: list[Entry]) -> None:
+    for report in host.ask(pictures[0].image, "is there a red sign ?").explanation.patches:
+        told = said_context(report.context)
+        assert not [words for words in told if "_" in words or re.search(r"\bq\d|relevance|loss", words)]
+        assert sum(len(numbers.split()) for numbers in told.values()) == len(report.context)
+    assert said_context({"own_score": 0.5}) == {"own score": "+0.50"}
 
 
 def test_cards_escape_what_people_and_models_write(host: Host, pictures: list[Entry]) -> None:
     shown = host.ask(pictures[0].image, "<img src=x onerror=alert(1)> ?")
     shown.answer = "<b>bold</b>"
-    for text in (answer_card(shown, Asking("q", "<i>")), saving(shown, shown, shown), compared([shown])):
+    for text in (answer_card(shown, Asking("q", "<i>")), both_savings([shown], shown), compared([shown])):
         assert "<img" not in text and "<b>bold" not in text and "<i>" not in text
 
 
@@ -119,4 +200,4 @@ def test_right_and_wrong_are_told(host: Host, pictures: list[Entry]) -> None:
     assert "right" in answer_card(shown, Asking("q", shown.answer))
     assert "it says zebra" in answer_card(shown, Asking("q", "zebra"))
     plain = answer_card(shown)
-    assert "right" not in plain and f"<b>{shown.allocation.tokens:,}</b> of" in plain
+    assert "right" not in plain and f"<b>{shown.allocation.tokens:,}</b>" in plain

@@ -6,17 +6,20 @@ import hashlib
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import demo.host as module
 from arr_coc import reference
 from arr_coc.asking.ask import ask
 from arr_coc.asking.models import wrap_with
 from demo.gallery import Entry
-from demo.host import KEPT_SIDE, LONGEST_QUESTION, Host, Settings
+from demo.host import KEPT_PIXELS, LONGEST_QUESTION, TAUGHT, Host, Settings, Taught
 from demo.study import SOURCES
 from demo.tabs.ask import draw_map
 
@@ -40,6 +43,48 @@ def test_an_answer_is_what_the_wrapped_model_gives(host: Host, pictures: list[En
         assert shown.allocation.tokens == sum(shown.allocation.realised) <= shown.allocation.full_tokens
         record = shown.record()
         assert record["tokens"] == sum(record["realised"]) and record["question"] == text
+
+
+def test_neither_drawing_nor_waiting_is_charged_to_the_policy(
+    host: Host, pictures: list[Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that stands still except where work is done: 5 for asking, 100 for explaining and for drawing."""
+    now = 0.0
+
+    def costs(seconds: float, real: Any) -> Any:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            nonlocal now
+            now += seconds
+            return real(*args, **kwargs)
+
+        return timed
+
+    for name, seconds in (("ask", 5.0), ("explain", 100.0), ("draw_seen", 100.0), ("wrap_with", 100.0)):
+        monkeypatch.setattr(module, name, costs(seconds, getattr(module, name)))
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now))
+    assert host.ask(pictures[2].image, QUESTION).seconds == 5.0 and now == 305.0
+
+
+def test_what_was_taught_answers_with_its_own_state(host: Host, pictures: list[Entry]) -> None:
+    with host.wrapped({"policy": "thompson"}) as arr:
+        state = arr.planner.policy.state_dict()
+    untaught = Taught("thompson", 0.2, state)
+    heuristic = host.ask(pictures[0].image, QUESTION, Settings(policy="thompson", price=0.2))
+    same = host.ask(pictures[0].image, QUESTION, Settings(policy=TAUGHT), taught=untaught)
+    assert same.allocation.budgets == heuristic.allocation.budgets and same.record()["policy"] == TAUGHT
+    nothing = torch.zeros_like(state["tensors"]["posterior.prior_mean"])
+    assert not torch.equal(nothing, state["tensors"]["posterior.prior_mean"])
+    flat = {**state, "tensors": {**state["tensors"], "posterior.prior_mean": nothing}}
+    other = host.ask(pictures[0].image, QUESTION, Settings(policy=TAUGHT), taught=Taught("thompson", 0.2, flat))
+    assert set(other.allocation.budgets) == {64}  # it expects nothing of any detail
+    dear = host.ask(pictures[0].image, QUESTION, Settings(policy=TAUGHT), taught=Taught("thompson", 50.0, state))
+    assert set(dear.allocation.budgets) == {64}  # the price that it was taught at
+
+
+def test_full_detail_is_neither_limited_nor_priced(host: Host, pictures: list[Entry]) -> None:
+    terms = Settings(price=0.4, limit=0.2, budgets=(64, 128), realizer="rescale")
+    full = host.ask(pictures[2].image, QUESTION, host.full(terms))
+    assert full.allocation.tokens == full.allocation.full_tokens and full.settings.realizer == "rescale"
 
 
 def test_the_model_is_left_as_it_was(host: Host, pictures: list[Entry]) -> None:
@@ -130,7 +175,10 @@ def test_tensions_act_only_when_asked(host: Host, pictures: list[Entry]) -> None
 
 def test_every_policy_and_realizer_of_the_lists_answers(host: Host, pictures: list[Entry]) -> None:
     entry = pictures[2]  # the smallest: 2 x 2
+    assert TAUGHT in host.policies()
     for policy in host.policies():
+        if policy == TAUGHT:
+            continue  # there is nothing yet that was taught
         shown = host.ask(entry.image, entry.questions[0].text, Settings(policy=policy))
         if policy.startswith("uniform-"):
             assert set(shown.allocation.budgets) == {int(policy[8:])} and shown.explanation.price is None
@@ -142,6 +190,7 @@ def test_every_policy_and_realizer_of_the_lists_answers(host: Host, pictures: li
     ("settings", "question", "said"),
     [
         (Settings(policy="lerned"), QUESTION, "Did you mean 'learned'"),
+        (Settings(policy="taught"), QUESTION, "teach it on the Learning tab first"),
         (Settings(policy="uniform-256", budgets=(64, 128)), QUESTION, "needs the budget 256"),
         (Settings(budgets=(65,)), QUESTION, "none of the budgets"),
         (Settings(price=-1.0), QUESTION, "price=-1.0"),
@@ -161,7 +210,10 @@ def test_bad_settings_get_one_clear_error(
 
 def test_large_and_odd_pictures(host: Host) -> None:
     big = host.ask(Image.new("RGB", (5000, 3000), "teal"), "is there a red sign ?")
-    assert max(big.image.size) == KEPT_SIDE
+    assert big.image.width * big.image.height == pytest.approx(KEPT_PIXELS, rel=0.01)
+    assert big.image.width / big.image.height == pytest.approx(5 / 3, rel=0.01)
+    strip = host.ask(Image.new("RGB", (9000, 300)), "is there a red sign ?")
+    assert strip.image.height > 280  # scaled by its area, not by its longer side
     for size in ((1, 1), (1, 900), (900, 1)):
         shown = host.ask(Image.new("L", size), "is there a red sign ?")
         assert shown.allocation.tokens == sum(shown.allocation.realised) and len(shown.boxes) == len(

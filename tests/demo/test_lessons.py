@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import copy
+import io
+import threading
+import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from demo import charts, lessons
-from demo.host import Host
-from demo.lessons import Pupil, lesson, thumb, try_one
+from arr_coc import ArrCoc
+from arr_coc.asking.ask import ask
+from demo import lessons
+from demo.gallery import Entry
+from demo.host import TAUGHT, Host, Settings
+from demo.lessons import Pupil, lesson, saved, thumb, try_one
+from demo.tabs import charts
 from demo.tabs.learning import fitting, progress
 from tests.demo.test_host import signature
 
@@ -72,7 +82,7 @@ def test_pupils_share_nothing(host: Host, taught: Pupil) -> None:
 
 def test_thumbs_teach(host: Host, taught: Pupil) -> None:
     trial = try_one(host, taught)
-    assert trial.trial is not None and trial.trial.shown.decision is not None
+    assert trial.trial is not None and trial.trial.answered.decision is not None
     loved, hated = thumb(host, trial, 1.0), thumb(host, trial, 0.0)
     assert loved.state is not None and hated.state is not None and taught.state is not None
     assert loved.state["rounds"] == taught.state["rounds"] + 1 and loved.trial is None
@@ -88,9 +98,55 @@ def test_thumbs_teach(host: Host, taught: Pupil) -> None:
 
 
 def test_another_start_is_another_pupil(taught: Pupil) -> None:
-    assert fitting(taught, "prior", 0.4) == replace(taught, price=0.4)
-    fresh = fitting(taught, "learned", 0.4)
-    assert fresh.state is None and not fresh.log and fresh.seed != taught.seed
+    assert fitting(taught, "reference", "prior", 0.4) == replace(taught, price=0.4)
+    for model, start in (("reference", "learned"), ("another", "prior")):
+        fresh = fitting(taught, model, start, 0.4)
+        assert fresh.state is None and not fresh.log and fresh.seed != taught.seed
+        assert (fresh.model, fresh.start) == (model, start)
     for start, price in (("nowhere", 0.2), ("prior", -1.0), ("prior", float("nan"))):
         with pytest.raises(ValueError, match="start|price"):
-            fitting(taught, start, price)
+            fitting(taught, "reference", start, price)
+
+
+def test_what_was_learned_can_be_saved_and_given_to_a_model(
+    host: Host, pictures: list[Entry], taught: Pupil, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="nothing was learned yet"):
+        saved(host, Pupil())
+    with zipfile.ZipFile(io.BytesIO(saved(host, taught))) as pack:
+        assert {"policy/policy.safetensors", "policy/config.json"} <= set(pack.namelist())
+        pack.extractall(tmp_path)
+    question = pictures[0].questions[0].text
+    here = host.ask(pictures[0].image, question, Settings(policy=TAUGHT), taught=taught.taught)
+    with ArrCoc.from_pretrained(tmp_path / "policy", host.model, host.processor) as arr:
+        assert arr.planner.policy.rounds == 2 * BATCH and arr.planner.price == taught.price
+        elsewhere = ask(arr, pictures[0].image, question)
+    assert (elsewhere.answer, elsewhere.allocation.budgets) == (here.answer, here.allocation.budgets)
+
+
+def test_a_question_waits_for_one_step_of_the_lessons_at_most(
+    host: Host, pictures: list[Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two lessons are under way; whoever asks then is answered after the step that has begun, not after a batch."""
+    steps: list[str] = []
+    begun, real = threading.Barrier(2, timeout=60), lessons.learn
+
+    def learn(*args: Any, **kwargs: Any) -> Any:
+        steps.append("step")
+        if len(steps) == 1:
+            begun.wait()
+            while not host._turns._waiting or len(host._turns._waiting) < 2:  # the other lesson and the question
+                time.sleep(0.01)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(lessons, "learn", learn)
+    monkeypatch.setattr(lessons, "STEP", 1)
+    both = [threading.Thread(target=last, args=(host, Pupil(seed=seed))) for seed in (11, 12)]
+    for one in both:
+        one.start()
+    begun.wait()
+    host.ask(pictures[2].image, pictures[2].questions[0].text)
+    assert len(steps) <= 2
+    for one in both:
+        one.join(120)
+    assert len(steps) == 2 * BATCH

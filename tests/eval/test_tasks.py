@@ -153,7 +153,7 @@ def test_the_reference_world():
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"source": "reference", "limit": None}, "the reference world is endless"),
+        ({"source": "reference", "limit": None}, "the reference worlds are endless"),
         ({"source": "jsonl"}, "task.path is missing"),
         ({"source": "jsonl", "path": "nowhere.jsonl"}, "task.path='nowhere.jsonl' is no file"),
         ({"source": "vqa_json", "path": "q.json"}, "needs task.annotations"),
@@ -267,7 +267,7 @@ def test_a_stream_is_read_to_its_limit(images, tmp_path):
 @pytest.mark.parametrize("name", [*ROW, "gqa"])
 def test_each_is_learned_from_as_it_is_judged(reference, images, tmp_path, monkeypatch, name):
     """One file for both: its data, the words around the question, the reward and the length of an answer."""
-    monkeypatch.setattr(arr_coc.reference, "load", lambda: reference)
+    monkeypatch.setattr(arr_coc.reference, "load", lambda *_, **__: reference)
     given = {}
 
     @functools.wraps(loop.learn)
@@ -296,7 +296,7 @@ def test_each_is_learned_from_as_it_is_judged(reference, images, tmp_path, monke
 
 
 def test_an_unknown_reward_is_refused_before_anything_is_loaded(monkeypatch, tmp_path):
-    monkeypatch.setattr(arr_coc.reference, "load", lambda: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(arr_coc.reference, "load", lambda *_, **__: pytest.fail("the model was loaded"))
     done = CliRunner().invoke(app, ["learn", "task.reward=vqa_acuracy", "--out", str(tmp_path / "run")])
     assert done.exit_code == 2 and "Did you mean 'vqa_accuracy'" in done.stderr
     done = CliRunner().invoke(app, ["learn", "learn.reward=gold_probabilty", "--out", str(tmp_path / "other")])

@@ -47,14 +47,14 @@ def sign(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def loaded(reference: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
     """The command line gets the session's reference model instead of loading it again and again."""
-    monkeypatch.setattr(arr_coc.reference, "load", lambda: reference)
+    monkeypatch.setattr(arr_coc.reference, "load", lambda *_, **__: reference)
     return reference
 
 
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error must come before a model is loaded."""
-    monkeypatch.setattr(arr_coc.reference, "load", lambda: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(arr_coc.reference, "load", lambda *_, **__: pytest.fail("the model was loaded"))
 
 
 # ---------------------------------------------------------------- asking
@@ -208,7 +208,7 @@ def test_debug_shows_the_traceback(no_model: None, sign: Path) -> None:
 
 
 def test_a_defect_is_not_dressed_up_as_bad_input(sign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> None:
+    def broken(*name: str) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(arr_coc.reference, "load", broken)
@@ -283,7 +283,15 @@ def test_errors_are_instant(sign: Path, options: list[str], said: str) -> None:
 
 
 def test_learning_and_evaluating_err_as_quickly(tmp_path: Path) -> None:
-    for command in (["learn", tmp_path / "no.yaml"], ["evaluate", "a.jsonl", "--policy", "tompson"]):
+    for command in (
+        ["learn", tmp_path / "no.yaml"],
+        ["learn", "wrap.policy=tompson"],
+        ["learn", "wrap.polcy=thompson"],
+        ["learn", "learn.epsiodes=3"],
+        ["learn", "learn.reward=vqa"],
+        ["learn", "model.name=./no/such"],
+        ["evaluate", "a.jsonl", "--policy", "tompson"],
+    ):
         output, heavy = imported_by(*command)
         assert "error: " in output and not heavy, output
 

@@ -23,7 +23,7 @@ KNOWN = {"wrap": ("price", "policy"), "learn": ("episodes", "target")}
 
 @pytest.fixture
 def loaded(reference: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arr_coc.reference, "load", lambda: reference)
+    monkeypatch.setattr(arr_coc.reference, "load", lambda *_, **__: reference)
 
 
 def test_overrides_lie_over_the_file(tmp_path: Path) -> None:
@@ -183,3 +183,13 @@ def test_bad_runs_are_one_line(loaded: None, tmp_path: Path, overrides: list[str
     assert result.exit_code == 2 and "Traceback" not in result.output, result.output
     error = next(line for line in result.stderr.splitlines() if line.startswith("error: "))
     assert all(needle in error for needle in needles), error
+
+
+def test_the_settings_of_learning_are_its_parameters() -> None:
+    import inspect
+
+    from arr_coc.learning.loop import learn
+    from arr_coc.learning.runs import LEARN
+
+    set_by_the_command = {"arr", "dataset", "out", "resume", "progress", "workers"}
+    assert set(LEARN) == set(inspect.signature(learn).parameters) - set_by_the_command

@@ -102,6 +102,6 @@ def test_bad_options_are_one_clear_line(
     from arr_coc.cli import app
 
     monkeypatch.delenv("ARR_COC_TOKEN", raising=False)
-    monkeypatch.setattr(arr_coc.reference, "load", lambda: reference)
+    monkeypatch.setattr(arr_coc.reference, "load", lambda *_, **__: reference)
     result = CliRunner().invoke(app, ["serve", "--log", str(tmp_path / "log"), *options])
     assert result.exit_code == 2 and needle in result.stderr and "Traceback" not in result.output

@@ -199,7 +199,7 @@ def test_the_record_of_a_call(wrapped):
     record = arr.last[1]
     assert record.question == arr.planner.scenes[1].question
     assert record.budgets == [4, 64, 16, 36, 4] and record.tokens == sum(record.realised) < record.full_tokens == 181
-    assert set(record.timings) == {"glance", "knowing", "encode", "splice", "generate"}
+    assert set(record.timings) == {"glance", "knowing", "encode", "splice", "generate", "total"}
     assert all(seconds >= 0 for seconds in record.timings.values())
     data = json.loads(json.dumps(record.to_dict(), allow_nan=False))
     assert data["scores"] == {"x": [0.5, None]} and data["patches"][0] == {

@@ -1,0 +1,181 @@
+"""Questions about a page in varied wording, and its transcript. Wordings of "eval" are never used in training."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .lexicon import DAYS, FIELDS, GAUGES, GOODS, MONTHS, SIGNS, SUMS, TEAMS
+
+WORDINGS: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "field": {
+        "train": (
+            "what is the {0} ?", "{0} ?", "what does it say for {0} ?", "read the {0} .", "which value has {0} ?",
+            "what number is next to {0} ?", "how much is {0} ?", "tell me the {0} .", "what is written beside {0} ?",
+            "give the number of {0} .",
+        ),
+        "eval": ("what value is written for {0} ?", "please read the number of {0} .", "what is {0} ?"),
+    },
+    "cell": {
+        "train": (
+            "what is {0} in {1} ?", "what is the number for {0} and {1} ?", "row {0} , column {1} ?",
+            "which value has {0} under {1} ?", "read the cell of {0} and {1} .", "in column {1} , what has {0} ?",
+        ),
+        "eval": ("what number is in row {0} and column {1} ?", "how much has {0} in {1} ?"),
+    },
+    "color": {
+        "train": (
+            "what color is {0} ?", "which color has {0} ?", "what is the color of {0} ?", "tell me the color of {0} .",
+            "{0} has which color ?",
+        ),
+        "eval": ("what color has {0} ?", "which color is the {0} ?"),
+    },
+    "says": {
+        "train": (
+            "what does the {0} sign say ?", "which word is on the {0} sign ?", "read the word on the {0} sign .",
+            "what is written on {0} ?",
+        ),
+        "eval": ("what word is written on the {0} sign ?", "tell me what the {0} sign says ."),
+    },
+    "on": {
+        "train": (
+            "what number is on the {0} one ?", "which value is on {0} ?", "read the number on {0} .",
+            "what is the number on the {0} part ?",
+        ),
+        "eval": ("which number is on the {0} part ?", "please read the value on {0} ."),
+    },
+    "title": {
+        "train": ("what is the title ?", "what kind of page is this ?", "read the title .", "title ?"),
+        "eval": ("which title is this ?", "what does the title say ?"),
+    },
+    "most": {
+        "train": ("which has the most ?", "which bar is the longest ?", "what is the largest ?", "which has the highest number ?"),
+        "eval": ("which bar has the most ?", "what has the highest value ?"),
+    },
+    "present": {
+        "train": ("is there a {0} ?", "do you see {0} ?", "is {0} on the page ?", "does it say {0} ?"),
+        "eval": ("is there {0} on this page ?", "do you see a {0} ?"),
+    },
+    "larger": {
+        "train": ("which is larger , {0} or {1} ?", "what is more , {0} or {1} ?", "{0} or {1} , which is more ?"),
+        "eval": ("which has more , {0} or {1} ?",),
+    },
+    "fill": {
+        "train": ("fill in the values .", "write all values .", "give the value of each ."),
+        "eval": ("fill in all values .",),
+    },
+    "read": {
+        "train": ("read the page .", "read everything .", "what does the page say ?", "read all lines ."),
+        "eval": ("read the whole page .",),
+    },
+}  # fmt: skip
+SPLIT_WORDINGS = {"train": "train", "learn": "train", "eval": "eval"}
+"""Which wordings the splits ask in."""
+KINDS = tuple(kind for kind in WORDINGS if kind not in ("read", "fill"))
+FINE = ("field", "cell", "on", "larger")
+"""Kinds that need print of the size at which it was set; the others are coarse."""
+NAMES_OF_THINGS = (*GOODS, *SUMS, *FIELDS, *MONTHS, *DAYS, *TEAMS, *GAUGES, *SIGNS)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about a page. ``boxes`` show the evidence, ``level`` is the budget meant to resolve it."""
+
+    kind: str
+    text: str
+    answer: str
+    boxes: tuple[tuple[int, int, int, int], ...]
+    level: int
+
+
+def word(rng: random.Random, kind: str, about: Sequence[str], wording: str) -> str:
+    """The question of a kind in one of its wordings ("train" or "eval")."""
+    return rng.choice(WORDINGS[kind][wording]).format(*about)
+
+
+def _amount(text: str) -> float | None:
+    digits = text.rstrip("%")
+    try:
+        return float(digits)
+    except ValueError:
+        return None
+
+
+def askable(page: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The facts of a page that a question can single out, with those derived from them."""
+    facts = list(page["facts"])
+    seen: dict[tuple[str, tuple[str, ...]], int] = {}
+    for one in facts:
+        key = (one["kind"], tuple(one["about"]))
+        seen[key] = seen.get(key, 0) + 1
+    told = [f for f in facts if seen[f["kind"], tuple(f["about"])] == 1]
+    amounts = [f for f in told if f["kind"] == "field" and _amount(f["answer"]) is not None]
+    for a in amounts[:4]:
+        for b in amounts[:4]:
+            x, y = _amount(a["answer"]), _amount(b["answer"])
+            if a is not b and x != y and x is not None and y is not None:
+                told.append({"kind": "larger", "about": [a["about"][0], b["about"][0]],
+                             "answer": (a if x > y else b)["about"][0], "boxes": a["boxes"] + b["boxes"],
+                             "level": max(a["level"], b["level"])})  # fmt: skip
+    return told
+
+
+def ask(rng: random.Random, page: Mapping[str, Any], n: int, wording: str = "train",
+        kinds: Sequence[str] | None = None) -> list[Question]:  # fmt: skip
+    """``n`` questions, kinds in equal shares of what the page has; the same fact may be asked twice."""
+    facts = askable(page)
+    names = {f["about"][0]: f for f in page["facts"] if f["kind"] == "field"}
+    if names:
+        facts += [{"kind": "present", "about": [], "answer": "", "boxes": [], "level": 64}] * 2
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for one in facts:
+        if kinds is None or one["kind"] in kinds:
+            by_kind.setdefault(one["kind"], []).append(one)
+    asked: list[Question] = []
+    if not by_kind:
+        return asked
+    weights = [{"field": 4.0, "cell": 4.0, "on": 1.5, "present": 0.7, "larger": 1.0}.get(k, 1.0) for k in by_kind]
+    for kind in rng.choices(list(by_kind), weights, k=n):
+        one = rng.choice(by_kind[kind])
+        about, answer, boxes, level = one["about"], one["answer"], one["boxes"], one["level"]
+        if kind == "present":
+            printed = {span[0] for span in page["spans"]}
+            if rng.random() < 0.6:
+                about, answer = [rng.choice(list(names))], "yes"
+                boxes, level = next(([s[1]], s[2]) for s in page["spans"] if s[0] == about[0])
+            else:
+                about, answer = [rng.choice([w for w in NAMES_OF_THINGS if w not in printed])], "no"
+        whole = tuple((int(a), int(b), int(c), int(d)) for a, b, c, d in boxes)
+        asked.append(Question(kind, word(rng, kind, about, wording), answer, whole, level))
+    return asked
+
+
+def lines(page: Mapping[str, Any]) -> list[list[str]]:
+    """The print of a page block by block, line by line."""
+    out = []
+    for block in page["blocks"]:
+        first, last = block["spans"]
+        spans = sorted(page["spans"][first:last], key=lambda s: (s[1][1] + s[1][3]) / 2)
+        row: list[Any] = []
+        for span in spans:
+            middle = (span[1][1] + span[1][3]) / 2
+            if row and middle - sum((s[1][1] + s[1][3]) / 2 for s in row) / len(row) > 6:
+                out.append([s[0] for s in sorted(row, key=lambda s: s[1][0])])
+                row = []
+            row.append(span)
+        if row:
+            out.append([s[0] for s in sorted(row, key=lambda s: s[1][0])])
+    return out
+
+
+def entries(rng: random.Random, page: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values of a page in any order, as in a form to fill in: ("tea", "4.50"), ("mon north", "312")."""
+    told = [(" ".join(f["about"]), f["answer"]) for f in askable(page) if f["kind"] in ("field", "cell")]
+    return rng.sample(told, len(told))
+
+
+def transcript(page: Mapping[str, Any]) -> str:
+    """All print in reading order, a line each."""
+    return "\n".join(" ".join(line) for line in lines(page))

@@ -1,0 +1,1 @@
+"""How the second reference model, ``pages``, is trained: reading, then transcripts and captions, then questions."""

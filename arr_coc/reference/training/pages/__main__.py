@@ -1,0 +1,69 @@
+"""``python -m arr_coc.reference.training.pages``: train the second reference model, measure it and publish it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from accelerate import Accelerator
+
+from .evaluate import evaluate, markdown_table
+from .publish import load_run, publish
+from .stages import STAGES
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+Out = Annotated[Path, typer.Option(help="run folder: checkpoints, log.jsonl and the pictures that were drawn")]
+
+
+@app.command()
+def train(
+    out: Out,
+    stage: Annotated[str | None, typer.Option(help=f"one of {', '.join(STAGES)}; by default all in order")] = None,
+    steps: Annotated[int | None, typer.Option(help="optimizer steps of that stage")] = None,
+    lr: Annotated[float | None, typer.Option(help="its peak learning rate")] = None,
+) -> None:
+    """Train, or go on with a run that was broken off."""
+    if stage is not None and stage not in STAGES:
+        raise typer.BadParameter(f"stage {stage!r} is unknown; it must be one of {', '.join(STAGES)}")
+    torch.set_num_threads(1)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, run in STAGES.items():
+        if stage in (None, name):
+            run(out, Accelerator(), steps, lr)
+
+
+def _measure(out: Path, n: int, seeds: list[int]) -> list[Path]:
+    from ...pages.processor import build_processor
+
+    model, processor, files = load_run(out), build_processor(), []
+    for seed in seeds:
+        for wording in ("eval", "train"):
+            files.append(out / f"accuracy-{wording}-{seed}.json")
+            size = n if wording == "eval" else n // 2
+            print(markdown_table(evaluate(model, processor, size, seed, "eval", wording, out=files[-1])))
+    return files
+
+
+@app.command("eval")
+def measure(out: Out, n: int = 300, seed: Annotated[list[int] | None, typer.Option()] = None) -> None:
+    """Measure the accuracy table of the newest checkpoint, in held-out wordings and in those of training."""
+    torch.set_num_threads(1)
+    _measure(out, n, seed or [0])
+
+
+@app.command("publish")
+def publish_run(
+    out: Out,
+    data: Annotated[Path | None, typer.Option(help="folder to write; by default the package's own")] = None,
+    n: Annotated[int, typer.Option(help="questions to measure first; 0 publishes without a table")] = 300,
+    seed: Annotated[list[int] | None, typer.Option(help="of the questions; may be given several times")] = None,
+) -> None:
+    """Measure the newest checkpoint and put it into the package."""
+    torch.set_num_threads(1)
+    print(publish(out, _measure(out, n, seed or [0]) if n else [], data))
+
+
+if __name__ == "__main__":
+    app()

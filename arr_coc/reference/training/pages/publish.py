@@ -1,0 +1,141 @@
+"""Put a checkpoint of the pages model into the package: weights, tokenizer, processor, accuracy and model card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from ... import pages
+from ...pages.processor import build_processor
+from ..checkpoints import newest, read_state, replace_folder
+from ..evaluate import fingerprint
+from .evaluate import markdown_table
+from .stages import STAGES, load_stage, new_model
+
+MAX_BYTES = 30_000_000
+PICTURE_STAGES = tuple(STAGES)[2:]
+
+
+def latest(run: Path) -> tuple[str, Path]:
+    """The furthest stage over pictures that has a checkpoint, and the checkpoint. ValueError if there is none."""
+    for stage in reversed(PICTURE_STAGES):
+        checkpoint = newest(run / stage)
+        if checkpoint is not None:
+            return stage, checkpoint
+    raise ValueError(f"{run} holds no checkpoint over pictures; train on: python -m arr_coc.reference.training.pages")
+
+
+def load_run(run: str | Path, stage: str | None = None) -> Qwen2_5_VLForConditionalGeneration:
+    """The model of a run at its furthest (or a named) stage, in evaluation mode."""
+    model = new_model()
+    load_stage(model, Path(run), stage or latest(Path(run))[0])
+    return model.eval()
+
+
+def stages_of(run: Path) -> list[dict[str, Any]]:
+    """What each stage of a run did: steps, steps planned, seconds."""
+    done = []
+    for stage in STAGES:
+        checkpoint = newest(run / stage)
+        if checkpoint is not None:
+            state = read_state(checkpoint)
+            done.append({"stage": stage, "steps": state["step"], "planned": state["config"]["steps"],
+                         "lr": state["config"]["peak"], "seconds": round(state["seconds"])})  # fmt: skip
+    return done
+
+
+def publish(run: str | Path, tables: Sequence[str | Path], data: str | Path | None = None) -> Path:
+    """Replace the pages model of the package by a run's newest checkpoint, in one rename.
+
+    Parameters
+    ----------
+    run
+        A run folder, finished or not: the card says which.
+    tables
+        Accuracy tables of ``evaluate`` on these weights; may be none.
+    data
+        Folder to write; by default the package's own.
+
+    Raises
+    ------
+    ValueError
+        If the run has no checkpoint over pictures, a table is of other weights, or the folder would be too large.
+    """
+    run, folder = Path(run), pages.path() if data is None else Path(data)
+    model = load_run(run)
+    shipped = fingerprint(model)
+    read = [json.loads(Path(file).read_text(encoding="utf-8")) for file in tables]
+    for file, table in zip(tables, read, strict=True):
+        if table["weights"] != shipped:
+            raise ValueError(f"{file} was not measured on the newest checkpoint of {run}; measure it again")
+    report = {"weights": shipped, "parameters": sum(p.numel() for p in model.parameters()),
+              "stages": stages_of(run), "tables": read}  # fmt: skip
+
+    def write(target: Path) -> None:
+        model.save_pretrained(target)
+        build_processor().save_pretrained(target)
+        (target / "accuracy.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        (target / "README.md").write_text(model_card(report), encoding="utf-8")
+        for file in target.iterdir():
+            file.chmod(0o644)
+        size = sum(file.stat().st_size for file in target.iterdir())
+        if size > MAX_BYTES:
+            raise ValueError(f"the model and its files take {size} bytes; the folder may hold {MAX_BYTES}")
+
+    replace_folder(folder, write)
+    return folder
+
+
+def model_card(report: dict[str, Any]) -> str:
+    """What the model is, how it was trained and what it reads, from the published report."""
+    stages = report["stages"]
+    early = any(s["steps"] < s["planned"] for s in stages) or "questions" not in {s["stage"] for s in stages}
+    rows = "\n".join(
+        f"| {s['stage']} | {STAGES[s['stage']].__doc__ or ''} | {s['steps']} of {s['planned']} | {s['lr']:g} | "
+        f"{s['seconds'] / 60:.0f} min |"
+        for s in stages
+    )
+    measured = "\n\n".join(
+        f"{t['n']} questions of split `{t['split']}`, seed {t['seed']}, wordings "
+        f"{'of the split' if t['wording'] is None else t['wording']}"
+        f"{'' if t['grid'] is None else ', pages of {} x {} patches'.format(*t['grid'])}:\n\n{markdown_table(t)}"
+        for t in report["tables"]
+    )
+    return f"""---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: image-text-to-text
+---
+# The pages model
+
+{"**An early checkpoint: training was not finished. It is here so that methods can be tried on attention that nobody "
+ "supervised, not for its accuracy.** " if early else ""}A stock `Qwen2_5_VLForConditionalGeneration` of
+{report['parameters'] / 1e6:.2f} million parameters, with the stock processor, trained from random numbers on the world
+of pages (`arr_coc.reference.generate(world="pages")`): receipts, forms, tables, bar charts, signs over photographs, app
+screens. Whole pictures are one entry with M-RoPE positions; a patch of 160 x 160 pixels is 20 x 20 visual tokens.
+
+How it learned to see: the tower learned reading through an ordinary linear head (characters, words and inks of cells,
+thrown away afterwards); the language model learned from text documents laid out in rows and columns; the projector from
+transcripts of pictures; then all of it from transcripts, questions and answers. There are no codes, no heads started as
+readers, no supervision of attention, and no label of evidence reached the model. Pictures were whole pictures at one
+scale each, never of mixed scales; in four of ten batches a shrunken picture kept the places of the full one.
+
+| stage | what | steps | learning rate | wall time, one shared core |
+|---|---|---|---|---|
+{rows}
+
+## What it reads
+
+Exact answers in %, 95 % Wilson intervals in brackets. One training seed. Allocations as the wrapped model gives them:
+`uniform` the same budget for every patch, `oracle` 400 tokens for the patches of the evidence and 64 elsewhere.
+"print for 400" is print meant to need 400 tokens a patch.
+
+{measured or "Not measured yet."}
+
+Continue or repeat: `python -m arr_coc.reference.training.pages train --out RUN`, then
+`python -m arr_coc.reference.training.pages publish --out RUN`.
+"""

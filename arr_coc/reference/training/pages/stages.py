@@ -1,0 +1,196 @@
+"""The stages of training, in order; each draws its pictures once, resumes from its checkpoint and builds on the last."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch import nn
+
+from ...pages.dense import crowded
+from ...pages.model import build_config, build_model
+from ...pages.page import draw_page
+from ...pages.tokenizer import ID, SIZE, build_backend
+from ..checkpoints import newest
+from .batches import collate, fill, page_prefix, text_prefix
+from .language import answer_loss
+from .pool import Pool, distort, draw_pool, open_pool
+from .run import run_stage
+from .tower import Heads, tower_batch, tower_loss
+from .vision import angles, project, to_rows, trunk
+
+WRITTEN = ("field", "cell", "title", "present", "larger", "most")
+"""Kinds of question that a document without a picture can answer."""
+MIXED = True
+"""Whether matrix products run in bfloat16."""
+
+
+def dense_pool(out: Path, n: int = 8000) -> Pool:
+    """Patches crowded with print."""
+    draw_pool(out / "pool-dense", n, (1, 1), lambda rng: (crowded(rng), None), "dense")
+    return open_pool(out / "pool-dense")
+
+
+def page_pool(out: Path, rows: int, cols: int, n: int, finest: int = 400) -> Pool:
+    """Pages of one grid."""
+    name = f"{rows}x{cols}" + (f"-{finest}" if finest < 400 else "")
+    draw_pool(out / f"pool-{name}", n, (rows, cols), lambda rng: draw_page(rng, "train", (rows, cols), finest), name)
+    return open_pool(out / f"pool-{name}")
+
+
+def new_model():
+    """The untrained model."""
+    return build_model(build_config(SIZE, ID), 0)
+
+
+def tower(out: Path, accelerator: Accelerator, steps: int | None, lr: float | None) -> None:
+    """Reading: characters, words and inks of cells."""
+    dense, pages, model = dense_pool(out), page_pool(out, 1, 1, 12000), new_model()
+    torch.manual_seed(0)
+    module = nn.ModuleDict({"tower": model.model.visual, "heads": Heads(model.config.text_config.hidden_size)})
+    run_stage(
+        "tower", module,
+        lambda step, progress: tower_loss(module["tower"], module["heads"], tower_batch(dense, pages, 0, step, progress, 4800),
+                                          MIXED),
+        out, steps or 4000, lr or 2e-3, accelerator,
+    )  # fmt: skip
+
+
+def text(out: Path, accelerator: Accelerator, steps: int | None, lr: float | None) -> None:
+    """The language model alone on text documents with rows and columns: transcripts, questions and answers."""
+    # Colours are not written.
+    pool, model = page_pool(out, 1, 1, 12000), new_model()
+    backend = build_backend()
+    for p in model.model.visual.parameters():
+        p.requires_grad_(False)
+
+    def loss(step: int, progress: float):
+        batch = document_batch(random.Random(f"text/{step}"), pool, lambda s: backend.encode(s).ids, 28)
+        with torch.autocast("cpu", torch.bfloat16, enabled=MIXED):
+            return answer_loss(model, batch)
+
+    run_stage("text", model, loss, out, steps or 4000, lr or 1.5e-3, accelerator)
+
+
+FIT = {64: (8, 8), 128: (12, 12), 256: (16, 16), 400: (20, 20)}
+"""Cells per patch at which print of a level is read."""
+BUDGETS = ((8, 8), (8, 16), (12, 12), (16, 16), (20, 20))
+
+
+@dataclass
+class Diet:
+    """What a picture stage shows: (grid of patches, finest print) in shares, and how often at another scale."""
+
+    pools: dict[tuple[int, int, int], float]
+    unfit: float
+    tokens: int = 4600
+    room: int = 150
+    reading: float = 0.7
+    documents: float = 0.0
+
+
+def pages_in(key: tuple[int, int, int]) -> int:
+    """How many pages a pool holds; they are seen some ten times each."""
+    return 12000 if key == (1, 1, 400) else 6000 if key[:2] == (1, 1) else 3000
+
+
+def picture_batch(model, pools: dict[tuple[int, int, int], Pool], diet: Diet, step: int, encode, stage: str):
+    """Pages of one size at one scale: the packed batch, and the states of the tower ``[n, cells, width]``."""
+    rng = random.Random(f"{stage}/{step}")
+    key = rng.choices(list(diet.pools), list(diet.pools.values()))[0]
+    (rows, cols, finest), pool = key, pools[key]
+    side = rng.choice(BUDGETS) if rng.random() < diet.unfit else FIT[finest]
+    grid = (rows * side[0], cols * side[1])
+    n = max(1, diet.tokens // (grid[0] * grid[1] + diet.room))
+    chosen = [rng.randrange(len(pool)) for _ in range(n)]
+    pixels = distort(np.random.default_rng(rng.getrandbits(32)), pool.pixels[chosen].astype(np.float32) / 255)
+    extent = (rows * 20, cols * 20) if rng.random() < 0.4 else grid
+    prefix = page_prefix(grid, extent)
+    legible = max(side) * 8 >= 0.8 * {64: 64, 128: 96, 256: 128, 400: 160}[finest]
+    reading = rng.random() < diet.reading and legible
+    batch = collate([fill(rng, pool.facts[i], prefix, encode, diet.room, reading) for i in chosen])
+    tower = model.model.visual
+    with torch.set_grad_enabled(tower.patch_embed.proj.weight.requires_grad):
+        states = trunk(tower, to_rows(torch.from_numpy(pixels).permute(0, 3, 1, 2), grid),
+                       *angles(tower, grid, extent=extent))  # fmt: skip
+    return batch, states
+
+
+def pictures(stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps: int, peak: float):
+    """A stage over the frozen tower: transcripts, questions and answers about pictures."""
+
+    def run(out: Path, accelerator: Accelerator, own_steps: int | None, lr: float | None) -> None:
+        pools = {key: page_pool(out, *key[:2], pages_in(key), key[2]) for key in diet.pools}
+        documents = page_pool(out, 1, 1, 12000)
+        model, backend = new_model(), build_backend()
+        load_stage(model, out, before)
+
+        def encode(text: str) -> list[int]:
+            return backend.encode(text).ids
+
+        for name, p in model.named_parameters():
+            p.requires_grad_(not any(part in name for part in frozen))
+
+        def loss(step: int, progress: float):
+            rng = random.Random(f"{stage}/documents/{step}")
+            with torch.autocast("cpu", torch.bfloat16, enabled=MIXED):
+                if rng.random() < diet.documents:
+                    return answer_loss(model, document_batch(rng, documents, encode, 28))
+                batch, states = picture_batch(model, pools, diet, step, encode, stage)
+                vision = project(model.model.visual, states).flatten(0, 1)
+                value, metrics = answer_loss(model, batch, vision.float())
+            cells = states.shape[1]
+            return value, {f"{k}@{cells}": v for k, v in metrics.items()}
+
+        run_stage(stage, model, loss, out, own_steps or steps, lr or peak, accelerator)
+
+    return run
+
+
+def document_batch(rng: random.Random, pool: Pool, encode, n: int):
+    """Documents without pictures."""
+    pages = [rng.choice(pool.facts) for _ in range(n)]
+    return collate(
+        [fill(rng, p, text_prefix(rng, p, encode), encode, 150, rng.random() < 0.5, WRITTEN, filling=0.9) for p in pages]
+    )
+
+
+def load_stage(model, out: Path, before: str) -> None:
+    """Weights with which a stage begins: the tower's reading and the language model's documents, or a later stage."""
+    if before == "text":
+        tower = load_file(newest(out / "tower") / "model.safetensors")
+        model.model.visual.load_state_dict({k[6:]: v for k, v in tower.items() if k.startswith("tower.")})
+        words = load_file(newest(out / "text") / "model.safetensors")
+        model.load_state_dict({k: v for k, v in words.items() if "visual" not in k}, strict=False)
+    else:
+        model.load_state_dict(load_file(newest(out / before) / "model.safetensors"), strict=False)
+
+
+PROJECTOR = Diet({(1, 1, 64): 0.4, (1, 1, 128): 0.4, (1, 1, 256): 0.2}, unfit=0.0, reading=0.9)
+SHORT = Diet(
+    {
+        (1, 1, 64): 0.15, (1, 1, 128): 0.2, (1, 1, 256): 0.2, (1, 1, 400): 0.2, (1, 2, 64): 0.1, (2, 1, 128): 0.1,
+        (2, 2, 64): 0.05,
+    },
+    unfit=0.12, documents=0.1, room=180,
+)  # fmt: skip
+QUESTIONS = Diet(
+    {
+        (1, 1, 400): 0.2, (1, 1, 256): 0.1, (1, 2, 64): 0.1, (2, 1, 128): 0.1, (1, 2, 400): 0.2, (2, 2, 64): 0.1,
+        (2, 2, 256): 0.1, (2, 2, 400): 0.1,
+    },
+    unfit=0.25, documents=0.05, room=240, reading=0.5,
+)  # fmt: skip
+STAGES: dict[str, Callable[[Path, Accelerator, int | None, float | None], None]] = {
+    "tower": tower,
+    "text": text,
+    "projector": pictures("projector", "text", PROJECTOR, ("visual.blocks", "patch_embed", "language_model"), 600, 2e-3),
+    "short": pictures("short", "projector", SHORT, ("visual.blocks", "patch_embed"), 4000, 1e-3),
+    "questions": pictures("questions", "short", QUESTIONS, (), 6000, 5e-4),
+}
