@@ -85,6 +85,8 @@ class Corrupted:
         return self.contexts(self.corruption(scene))
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "contexts":  # half-made, while it is copied
+            raise AttributeError(name)
         return getattr(self.contexts, name)
 
 

@@ -1,5 +1,6 @@
 """Broken knowing: a filter changes what it says and nothing else, and every policy is told the same."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -113,7 +114,7 @@ def test_anyone_can_write_one(scenes):
     assert make_corruption({"name": "my-own", "scale": 2.0})(scenes[0]).question.isupper()
     planner = make_planner(ArrCocConfig(policy="heuristic"))
     broken = Corrupted(planner.contexts, make_corruption("sink"))
-    assert broken.slots == planner.contexts.slots
+    assert broken.slots == planner.contexts.slots and copy.deepcopy(broken).slots == broken.slots
     assert not torch.allclose(broken(scenes[0])[0], planner.contexts(scenes[0])[0], atol=1e-3)
     for spec, error in (
         ("snik", "Did you mean 'sink'"), ({"name": "sink", "shares": 1}, "Did you mean 'share'"),
