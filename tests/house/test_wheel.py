@@ -85,6 +85,7 @@ def test_every_third_party_import_is_a_dependency() -> None:
     # What only one host or one extra loads may name it at its top; everything else imports it where it is used.
     serve = optional["serve"] | {"starlette", "pydantic", "h11"}
     hosts = {"arr_coc/serving": serve, "arr_coc/commands/serve.py": serve, "arr_coc/asking/lmms.py": {"lmms_eval"}}
+    hosts["arr_coc/engines/vllm"] = serve | {"vllm"}
     known = core | set(sys.stdlib_module_names) | set(PACKAGES)
     for package in PACKAGES:
         for file in (ROOT / package).rglob("*.py"):
