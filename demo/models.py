@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from arr_coc.asking.models import REFERENCE
+from arr_coc import reference
 from arr_coc.config import nearest
 from arr_coc.families import known_families
 
@@ -91,8 +91,8 @@ class Models:
 
 
 def shipped() -> list[str]:
-    """The models that come with ARR-COC."""
-    return [REFERENCE]
+    """The models that come with ARR-COC, those whose weights are there."""
+    return [name for name in reference.MODELS if (reference.path(name) / "model.safetensors").is_file()]
 
 
 def on_disk(cache: Path | None = None) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from arr_coc.cli import Debug
+from arr_coc.cli import Debug, main
 from arr_coc.commands.terminal import clear_errors
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ app = typer.Typer(
     help="Measure budgets on visual questions: accuracy with intervals, tokens and time, beside honest baselines.\n\n"
     "Start with `python -m eval run configs/eval.yaml task.limit=50`.",
 )
+
+app.callback()(main)
 
 Overrides = Annotated[
     list[str] | None,

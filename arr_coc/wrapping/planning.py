@@ -16,6 +16,7 @@ from ..scene.contract import Plan, Planner, Scene
 from ..scene.patches import Patch, full_tokens, realised_costs
 from .cost import Forecast, Operations, forecast
 from .glance import Glance, layer_number
+from .pictures import Picture, PictureCache
 from .question import check_question, find_question
 from .record import Allocation
 from .timing import Stopwatch
@@ -113,6 +114,7 @@ class SceneBuilder:
         self.special = special_ids(model, self.tokenizer)
         self._forecasts: dict[tuple[Any, ...], Forecast] = {}
         self._operations: Operations | None = None
+        self.pictures = PictureCache(config.picture_cache)
 
     def build(
         self,
@@ -166,7 +168,7 @@ class SceneBuilder:
         grids = [self.realizer.grid(self.family, patch, floor) for patch in alone.patches]
         if needs & {"glance", "answer"}:
             with watch("glance"):
-                glance = Glance(alone, self.realizer, grids, self.config.positions, "answer" in needs, keep)
+                glance = self._glance(alone, grids, "answer" in needs, keep)
         with torch.no_grad():
             embeddings = self.model.get_input_embeddings()(ids[None])[0].float().cpu()
 
@@ -236,7 +238,25 @@ class SceneBuilder:
             way = "glance" if observed.glance is not None and grids == observed.glance.grids else way
             planned.records.append(observed.record(plan, [call.patches[i] for i in members], grids, way, why))
             planned.glances.append(observed.glance)
+            self._remember(observed.glance)
         return planned
+
+    def _glance(self, alone: Call, grids: list[Grid], deep: bool, keep: bool) -> Glance:
+        """A glance at a question, from what is known of its pictures if they are kept."""
+        if not keep or not self.pictures.limit or self.model.training:
+            return Glance(alone, self.realizer, grids, self.config.positions, deep, keep)
+        images = {k: v for k, v in alone.inputs.items() if k in self.family.feature_inputs(self.model)}
+        key = self.pictures.key(images, grids)
+        glance = Glance(alone, self.realizer, grids, self.config.positions, deep, keep, self.pictures.get(key))
+        glance.key = key
+        return glance
+
+    def _remember(self, glance: Glance | None) -> None:
+        """Keep what a glance has brought for the next question about its pictures."""
+        if glance is None or glance.key is None:
+            return
+        full = vars(glance.call).get("full")
+        self.pictures.put(glance.key, Picture(glance.realised, full, glance.reading or glance.before))
 
     def forecast(self, call: Call) -> Forecast:
         """What glance and look will cost on a call of one question; nothing is run."""
