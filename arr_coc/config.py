@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import importlib
 import itertools
 import math
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -312,6 +314,8 @@ def _check_policy(name: str) -> None:
     if name in POLICIES:
         return
     # One that is not ours is known if somebody registered it, and who did has the registry loaded.
+    if entry_points(group="arr_coc.plugins"):
+        importlib.import_module("allocator.registry").load_installed_plugins()
     registry: Any = sys.modules.get("allocator.registry")
     others = registry.policy_names() if registry is not None else []
     feedback = registry.policy_class(name).feedback if name in others else None

@@ -89,6 +89,9 @@ def read_rounds(folder: str | os.PathLike[str], last: int | None = None) -> Join
             reward = rewards.get(record["id"])
             if reward is None:
                 continue
+            if "fallback" in record:  # answered without a decision: there is nothing to learn from
+                del rewards[record["id"]]
+                continue
             try:
                 joined.rounds.append(
                     Round.from_dict(

@@ -109,9 +109,9 @@ class SceneBuilder:
         self, model: PreTrainedModel, family: Family, processor: Any, realizer: Realizer, config: ArrCocConfig
     ) -> None:
         self.model, self.family, self.realizer, self.config = model, family, realizer, config
-        self.processor, self.tokenizer = processor, _tokenizer(processor)
-        self.scale = _scale(processor)
-        self.special = _special_ids(model, self.tokenizer)
+        self.processor, self.tokenizer = processor, tokenizer_of(processor)
+        self.scale = pixel_scale(processor)
+        self.special = special_ids(model, self.tokenizer)
         self._forecasts: dict[tuple[Any, ...], Forecast] = {}
         self._operations: Operations | None = None
         self.pictures = PictureCache(config.picture_cache)
@@ -362,12 +362,13 @@ def _not_needed(*args: Any) -> torch.Tensor:
     raise RuntimeError("This planner did not ask for a glance; put 'glance' into its needs.")
 
 
-def _tokenizer(processor: Any) -> Any:
+def tokenizer_of(processor: Any) -> Any:
+    """The tokenizer of a processor, the tokenizer itself, or None."""
     tokenizer = getattr(processor, "tokenizer", processor)
     return tokenizer if callable(getattr(tokenizer, "decode", None)) and callable(tokenizer) else None
 
 
-def _scale(processor: Any) -> tuple[Any, Any] | None:
+def pixel_scale(processor: Any) -> tuple[Any, Any] | None:
     """Mean and deviation per channel by which pixels were normalised, if a processor states them."""
     images = getattr(processor, "image_processor", processor)
     if getattr(images, "do_normalize", True) is False:
@@ -376,7 +377,7 @@ def _scale(processor: Any) -> tuple[Any, Any] | None:
     return None if mean is None or deviation is None else (mean, deviation)
 
 
-def _special_ids(model: PreTrainedModel, tokenizer: Any) -> set[int]:
+def special_ids(model: PreTrainedModel, tokenizer: Any) -> set[int]:
     """Ids that are no words: special tokens of the tokenizer, and every ``*_token_id`` of the model's configs."""
     ids: set[int] = set(getattr(tokenizer, "all_special_ids", None) or ())
     added = getattr(tokenizer, "added_tokens_decoder", None) or {}
