@@ -145,6 +145,16 @@ def test_looking_that_can_not_pay_is_left_out():
     assert asked(model, prompt, realizer="pool", positions="keep", budgets=(30, 40), limit=0.9).way != "direct"
 
 
+def test_a_policy_that_explores_is_always_asked():
+    """Learning needs a decision for every answer."""
+    model, config = built("reference"), ArrCocConfig(budgets=(4, 16, 36, 64), patch_side=8)
+    with arr_coc.wrap(model.model, PROCESSOR, config) as arr:
+        assert arr.planner.direct
+        arr.planner.explore = True
+        model.model.generate(**model.make([[3, (8, 8), 4]]), max_new_tokens=1)
+        assert not arr.planner.direct and arr.last[0].way in ("glance", "look") and arr.last[0].decision
+
+
 def test_planners_that_plan_for_themselves_are_always_asked():
     model = built("reference")
     config = ArrCocConfig(budgets=(4, 16, 36, 64), patch_side=8)
