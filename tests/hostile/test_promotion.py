@@ -175,12 +175,11 @@ def spoil(folder: Path, **tensors: torch.Tensor) -> None:
 
 def test_a_version_that_cannot_choose_is_never_served(tmp_path: Path, reference: Any) -> None:
     """Each of these loaded, replaced a good version within two seconds, and every question got an error."""
-    from arr_coc.serving.engine import Engine
+    from arr_coc.serving.policy import Policies
 
-    model, processor = reference
     store = Store.create(tmp_path / "store", arr_coc.reference.policy_path())
-    engine = Engine(model, processor, store.path, Exploration())
-    size = engine._explorer.policy.posterior.dim  # type: ignore[attr-defined]
+    policies = Policies(store.path, Exploration(), *reference)
+    size = policies.loaded.planner.policy.posterior.dim  # type: ignore[attr-defined]
 
     def version(change: Any) -> str:
         def fill(new: Path) -> None:
@@ -199,22 +198,19 @@ def test_a_version_that_cannot_choose_is_never_served(tmp_path: Path, reference:
 
     skewed = torch.zeros(size, size, dtype=torch.float64)
     skewed[0, 1] = 1e6
-    try:
-        for change in (
-            lambda new: spoil(new, gram=-1e6 * torch.eye(size, dtype=torch.float64)),
-            lambda new: spoil(new, gram=skewed),
-            lambda new: spoil(new, gram=torch.full((size, size), float("nan"), dtype=torch.float64)),
-            lambda new: spoil(new, moment=torch.full((size,), 1e308, dtype=torch.float64)),
-            *(priced(value) for value in (float("nan"), -1.0, float("inf"), "x", None, True)),
-        ):
-            store.point_to(version(change))
-            with pytest.raises(ValueError):
-                engine.load()
-        assert engine.served.version == "0001"
-        store.roll_back("0001")
-        engine.load()
-    finally:
-        engine.close()
+    for change in (
+        lambda new: spoil(new, gram=-1e6 * torch.eye(size, dtype=torch.float64)),
+        lambda new: spoil(new, gram=skewed),
+        lambda new: spoil(new, gram=torch.full((size, size), float("nan"), dtype=torch.float64)),
+        lambda new: spoil(new, moment=torch.full((size,), 1e308, dtype=torch.float64)),
+        *(priced(value) for value in (float("nan"), -1.0, float("inf"), "x", None, True)),
+    ):
+        store.point_to(version(change))
+        with pytest.raises(ValueError):
+            policies.load()
+    assert policies.version == "0001"
+    store.roll_back("0001")
+    policies.load()
 
 
 def test_a_rehearsal_finds_a_policy_that_only_fails_when_it_chooses() -> None:

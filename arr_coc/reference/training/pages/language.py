@@ -10,7 +10,6 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from .batches import IGNORE, Batch
 from .vision import attend, rotate
 
-
 DENSE = {"read": 1, "fill": 2}
 """Blocks of many targets, scored token by token."""
 
