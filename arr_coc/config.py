@@ -28,6 +28,7 @@ POLICIES = (
 SHARES = (0.16, 0.32, 0.64, 1.0)
 """The budgets of ``"auto"``, as shares of the family's own patch."""
 POSITIONS = ("auto", "keep", "compact")
+_MOST_TOKENS = 1_000_000  # of a patch; a saved policy is data from elsewhere
 TENSIONS = ("price", "temperature", "coverage")
 SLOTS = ("free", "gated")
 
@@ -372,6 +373,8 @@ def _budgets(values: object) -> tuple[int, ...]:
         raise ValueError(f"budgets={budgets!r} must be positive ints, for example (64, 128, 256, 400).")
     if any(b >= c for b, c in itertools.pairwise(budgets)):
         raise ValueError(f"budgets={budgets!r} must rise without repeats; use {tuple(sorted(set(budgets)))}.")
+    if budgets[-1] > _MOST_TOKENS:
+        raise ValueError(f"budgets={budgets!r} must be at most {_MOST_TOKENS:,} tokens a patch.")
     return budgets
 
 
