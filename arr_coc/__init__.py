@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .drawing import draw_allocation
     from .learning.evaluate import evaluate
     from .learning.loop import learn
+    from .wrapping.estimate import estimate
     from .wrapping.wrapper import ArrCoc, unwrap, wrap
 
 __version__ = "0.1.0"
@@ -23,14 +24,15 @@ _HOMES = {
     "ArrCocConfig": "config",
     "ask": "asking.ask",
     "draw_allocation": "drawing",
+    "estimate": "wrapping.estimate",
     "evaluate": "learning.evaluate",
     "learn": "learning.loop",
     "unwrap": "wrapping.wrapper",
     "wrap": "wrapping.wrapper",
 }
 __all__ = [
-    "ArrCoc", "ArrCocConfig", "__version__", "ask", "draw_allocation", "evaluate", "learn", "reference", "unwrap",
-    "wrap",
+    "ArrCoc", "ArrCocConfig", "__version__", "ask", "draw_allocation", "estimate", "evaluate", "learn", "reference",
+    "unwrap", "wrap",
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from arr_coc.cli import Debug
+from arr_coc.cli import Debug, main
 from arr_coc.commands.terminal import clear_errors
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ app = typer.Typer(
     help="Measure budgets on visual questions: accuracy with intervals, tokens and time, beside honest baselines.\n\n"
     "Start with `python -m eval run configs/eval.yaml task.limit=50`.",
 )
+
+app.callback()(main)
 
 Overrides = Annotated[
     list[str] | None,
@@ -245,6 +247,21 @@ def attention(
     write(found, out)
     typer.echo(markdown(found))
     typer.echo(f"record: {out}")
+
+
+@app.command()
+@clear_errors
+def shares(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the record.")] = Path("runs/looking"),
+    debug: Debug = False,
+) -> None:
+    """What glance and look cost on published models, counted from their configurations; nothing is run.
+
+    Example: `python -m eval shares`
+    """
+    from .studies.shares import write
+
+    typer.echo(write(out))
 
 
 @app.command()

@@ -17,6 +17,7 @@ appends to it holds its lock and has read what is there. The first one counts, w
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -94,6 +95,7 @@ class DecisionLog:
     ) -> None:
         self.folder, self.on_commit, self.token = Path(folder), on_commit, token
         self.segment_bytes, self.segment_seconds = segment_bytes, segment_seconds
+        self._secret: bytes | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
         self.writer = f"{datetime.now(UTC):%Y%m%dt%H%M%S%f}-{secrets.token_hex(3)}"
         self._number, self._offset, self._file, self._path, self._begun = 0, 0, -1, self.folder, 0.0
@@ -157,6 +159,18 @@ class DecisionLog:
         if not 0.0 <= value <= 1.0:
             raise ValueError(f"the reward {value!r} lies outside [0, 1]")
         return self._feedback.put(_Reward(place[0], decision, float(value), client))
+
+    def pseudonym(self, address: str) -> str:
+        """What the log calls a client at that address: the same in all processes, and no way back without the folder's
+        own secret, its file ``.clients``."""
+        if self._secret is None:
+            with locked(self.folder / ".clients", PATIENCE) as file:
+                secret = os.pread(file, 64, 0)
+                if len(secret) < 32:
+                    secret = secrets.token_bytes(32)
+                    os.pwrite(file, secret, 0)
+            self._secret = secret[:32]
+        return hashlib.blake2b(address.encode(), key=self._secret, digest_size=6).hexdigest()
 
     def close(self) -> None:
         """Commit what is waiting and close the segment."""

@@ -138,7 +138,10 @@ def retrain(
     log: Annotated[Path, typer.Option("--log", help="Folder of the decision log of `arr-coc serve`.")],
     store: Annotated[Path, typer.Option("--out", "-o", help="Store of policy versions; its current one is judged.")],
     incumbent: Annotated[
-        Path | None, typer.Option("--incumbent", help="Saved policy that becomes version 0001 of a new store.")
+        str | None,
+        typer.Option(
+            "--incumbent", help="Saved policy that becomes version 0001 of a new store; 'reference' is the shipped."
+        ),
     ] = None,
     margin: Annotated[float, typer.Option(help="Net reward that the lower bound may lose.")] = 0.01,
     confidence: Annotated[float, typer.Option(help="Two-sided level of the interval.")] = 0.95,
@@ -165,6 +168,8 @@ def retrain(
 
     Examples:
 
+    `arr-coc retrain --log runs/log --incumbent reference --out runs/store`
+
     `arr-coc retrain --log runs/log --incumbent runs/mine/policy --out runs/store`
 
     `arr-coc retrain --log runs/log --out runs/store --margin 0.02`
@@ -188,9 +193,13 @@ def retrain(
     if incumbent is None:
         versions = Store(store)
         if not versions.versions:
-            raise ValueError(f"{store} holds no version; name the policy to begin with by --incumbent")
+            raise ValueError(
+                f"{store} holds no version; name the policy to begin with: --incumbent FOLDER or --incumbent reference"
+            )
     else:
-        versions = Store.create(store, incumbent)
+        from .. import reference
+
+        versions = Store.create(store, reference.policy_path() if incumbent == "reference" else incumbent)
     report = run(log, versions, config)
     typer.echo(to_markdown(report), nl=False)
     typer.echo(f"\nreports: {versions.path / 'reports'}")

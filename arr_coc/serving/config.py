@@ -25,6 +25,8 @@ class ServeConfig:
         Questions that may be inside the server at once, and as many requests whose body is arriving; beyond it, 429.
     upload_bytes, pixels, question_chars
         Bounds of one request's body, picture and question.
+    waiting_bytes
+        Bytes of decoded pictures that may wait at once.
     upload_seconds
         Time in which a request's body must have arrived.
     timeout
@@ -51,6 +53,7 @@ class ServeConfig:
     queue: int = 64
     upload_bytes: int = 8 * 2**20
     pixels: int = 20_000_000
+    waiting_bytes: int = 256 * 2**20
     question_chars: int = 2000
     upload_seconds: float = 20.0
     timeout: float = 30.0

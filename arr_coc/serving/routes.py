@@ -90,7 +90,7 @@ def make_router(service: Callable[[], Service], question_chars: int) -> APIRoute
         question: Annotated[str, Form(min_length=1, max_length=question_chars)],
     ) -> Answer:
         """Answer a question about an image."""
-        name, answered, stages = await service().answer(await image.read(), question)
+        name, answered, stages = await service().answer(image.read, question)
         return Answer(
             id=name,
             answer=answered.text,
@@ -105,9 +105,10 @@ def make_router(service: Callable[[], Service], question_chars: int) -> APIRoute
         )
 
     @router.post("/reward", responses=_problems(400, 404, 408, 409, 413, 415, 422, 429, 503))
-    async def reward(given: Reward) -> Rewarded:
+    async def reward(given: Reward, request: Request) -> Rewarded:
         """Take feedback for an answer. Repeating it is harmless; a different second value is refused."""
-        value, repeated = await service().reward(given.id, given.reward, given.answers)
+        address = request.client.host if request.client else None
+        value, repeated = await service().reward(given.id, given.reward, given.answers, address)
         return Rewarded(id=given.id, reward=value, repeated=repeated)
 
     @router.get("/healthz")

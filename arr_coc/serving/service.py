@@ -7,7 +7,9 @@ import contextlib
 import logging
 import signal
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from ..learning.rewards import vqa_accuracy
 from .config import ServeConfig
 from .engine import Answered, Busy, Engine
 from .metrics import Metrics
+from .room import Room
 from .store import read_facts, resolve
 
 logger = logging.getLogger(__name__)
@@ -45,7 +48,8 @@ class Service:
         self.engine, self.config, self.metrics = engine, config, Metrics()
         self.log = DecisionLog(log, on_commit=self.metrics.committed)
         self.ready = False
-        self._decoder = ThreadPoolExecutor(2, thread_name_prefix="decode")
+        self._decoder, self._decoding = ThreadPoolExecutor(2, thread_name_prefix="decode"), asyncio.Semaphore(2)
+        self._room = Room(config.waiting_bytes)
         self._wake = asyncio.Event()
         self._watch = self._new_watch()
         self._tasks: list[asyncio.Task[None]] = []
@@ -72,8 +76,12 @@ class Service:
 
     # ---------------------------------------------------------------- answers
 
-    async def answer(self, upload: bytes, text: str) -> tuple[str, Answered, dict[str, float]]:
+    async def answer(
+        self, upload: Callable[[], Awaitable[bytes]], text: str
+    ) -> tuple[str, Answered, dict[str, float]]:
         """Answer a question about an uploaded picture; returned only once the decision is on the disk.
+
+        The upload is read when its turn to be decoded has come: until then it lies where it arrived.
 
         Returns
         -------
@@ -94,10 +102,16 @@ class Service:
         if self.engine.inside >= self.config.queue:
             raise Busy(1)  # before a picture is decoded
         loop = asyncio.get_running_loop()
-        image = await loop.run_in_executor(
-            self._decoder, lambda: read_image(upload, name="the upload", max_pixels=self.config.pixels)
-        )
-        answered = await self.engine.answer(image, text)
+        async with asyncio.timeout(self.config.timeout), self._decoding:
+            # Whoever is next at the decoder waits for room: no more than two pictures are beyond the bound.
+            read = partial(read_image, await upload(), name="the upload", max_pixels=self.config.pixels)
+            image = await loop.run_in_executor(self._decoder, read)
+            size = 3 * image.width * image.height
+            await self._room.enter(size)
+        try:
+            answered = await self.engine.answer(image, text)
+        finally:
+            await self._room.leave(size)
         return await self.note(answered, text, came)
 
     async def note(self, answered: Answered, text: str, came: float) -> tuple[str, Answered, dict[str, float]]:
@@ -147,8 +161,10 @@ class Service:
 
     # ---------------------------------------------------------------- rewards
 
-    async def reward(self, name: str, value: float | None, answers: list[str] | None) -> tuple[float, bool]:
-        """Take a reward; the same one may come again, another one may not.
+    async def reward(
+        self, name: str, value: float | None, answers: list[str] | None, address: str | None = None
+    ) -> tuple[float, bool]:
+        """Take a reward, from a client at that address; the same one may come again, another one may not.
 
         Returns
         -------
@@ -167,7 +183,8 @@ class Service:
                 raise ValueError("the answer was streamed and is not on the log; score it yourself and give reward")
             value = vqa_accuracy(decision["answer"], answers or [])
         try:
-            given = await acknowledged(self.log.reward(name, value))
+            client = None if address is None else self.log.pseudonym(address)
+            given = await acknowledged(self.log.reward(name, value, client))
         except LookupError as error:  # deleted meanwhile
             raise UnknownDecision(str(error.args[0])) from error
         if given.repeated:

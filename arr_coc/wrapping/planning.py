@@ -16,6 +16,7 @@ from ..scene.contract import Plan, Planner, Scene
 from ..scene.patches import Patch, full_tokens, realised_costs
 from .cost import Forecast, Operations, forecast
 from .glance import Glance, layer_number
+from .pictures import Picture, PictureCache
 from .question import check_question, find_question
 from .record import Allocation
 from .timing import Stopwatch
@@ -113,6 +114,7 @@ class SceneBuilder:
         self.special = special_ids(model, self.tokenizer)
         self._forecasts: dict[tuple[Any, ...], Forecast] = {}
         self._operations: Operations | None = None
+        self.pictures = PictureCache(config.picture_cache)
 
     def build(
         self,
@@ -166,13 +168,13 @@ class SceneBuilder:
         grids = [self.realizer.grid(self.family, patch, floor) for patch in alone.patches]
         if needs & {"glance", "answer"}:
             with watch("glance"):
-                glance = Glance(alone, self.realizer, grids, self.config.positions, "answer" in needs, keep)
+                glance = self._glance(alone, grids, "answer" in needs, keep)
         with torch.no_grad():
             embeddings = self.model.get_input_embeddings()(ids[None])[0].float().cpu()
 
         scene = Scene(
             patches=[call.patches[i] for i in members],
-            costs=realised_costs(alone.patches, self.config.budgets, partial(self.realizer.grid, self.family)),
+            costs=self.costs(alone.patches),
             pixels=pixels,
             glance=[glance.patch(i).streams[0].float().cpu() for i in range(len(members))] if glance else [],
             glance_grids=grids,
@@ -214,7 +216,8 @@ class SceneBuilder:
         asked = planner if allocation is None else None
         for sample in range(call.batch):
             members = call.patches_of(sample)
-            direct = self._directly(call, sample, asked)
+            asks = bool(members) and getattr(asked, "direct", False)
+            direct = self.directly(call.question(sample)) if asks else None
             observed = self.build(call, sample, texts[sample], None if direct else asked, synchronize, keep)
             why, way = "", "given" if members else ""
             if direct is not None:
@@ -235,7 +238,25 @@ class SceneBuilder:
             way = "glance" if observed.glance is not None and grids == observed.glance.grids else way
             planned.records.append(observed.record(plan, [call.patches[i] for i in members], grids, way, why))
             planned.glances.append(observed.glance)
+            self._remember(observed.glance)
         return planned
+
+    def _glance(self, alone: Call, grids: list[Grid], deep: bool, keep: bool) -> Glance:
+        """A glance at a question, from what is known of its pictures if they are kept."""
+        if not keep or not self.pictures.limit or self.model.training:
+            return Glance(alone, self.realizer, grids, self.config.positions, deep, keep)
+        images = {k: v for k, v in alone.inputs.items() if k in self.family.feature_inputs(self.model)}
+        key = self.pictures.key(images, grids)
+        glance = Glance(alone, self.realizer, grids, self.config.positions, deep, keep, self.pictures.get(key))
+        glance.key = key
+        return glance
+
+    def _remember(self, glance: Glance | None) -> None:
+        """Keep what a glance has brought for the next question about its pictures."""
+        if glance is None or glance.key is None:
+            return
+        full = vars(glance.call).get("full")
+        self.pictures.put(glance.key, Picture(glance.realised, full, glance.reading or glance.before))
 
     def forecast(self, call: Call) -> Forecast:
         """What glance and look will cost on a call of one question; nothing is run."""
@@ -250,20 +271,20 @@ class SceneBuilder:
             self._forecasts[key] = forecast(call, self.realizer, floors, self._operations)
         return self._forecasts[key]
 
-    def _directly(self, call: Call, sample: int, planner: Planner | None) -> tuple[int, str] | None:
-        """The one budget of a question that needs no glance, and why; ``None`` if it is to be looked at."""
-        members = call.patches_of(sample)
-        if not members or not getattr(planner, "direct", False):
-            return None
-        grid = partial(self.realizer.grid, self.family)
-        costs = realised_costs([call.patches[i] for i in members], self.config.budgets, grid)
+    def costs(self, patches: Sequence[Patch]) -> torch.Tensor:
+        """``[N, K]`` visual tokens that patches really spend at each budget."""
+        return realised_costs(patches, self.config.budgets, partial(self.realizer.grid, self.family))
+
+    def directly(self, call: Call) -> tuple[int, str] | None:
+        """The one budget of a single question that needs no glance, and why; ``None`` if it is to be looked at."""
+        costs = self.costs(call.patches)
         limit, full = resolve_limit(self.config.limit, costs), int(costs[:, -1].sum())
-        if len(members) == 1:
+        if len(call.patches) == 1:
             best = max(k for k in range(costs.shape[1]) if int(costs[0, k]) <= limit)
             return self.config.budgets[best], "one patch: there is nothing to choose between"
         if full > limit:
             return None
-        known = self.forecast(call.question(sample))
+        known = self.forecast(call)
         if known.pays:
             return None
         share = known.raised / known.untouched

@@ -5,7 +5,6 @@ import pytest
 from scipy import stats
 
 from eval.config import EvalConfig, TaskConfig
-from eval.reporting.bars import bars
 from eval.reporting.compare import seeds_interval
 from eval.reporting.statistics import (
     at_tokens,
@@ -140,33 +139,6 @@ def rows_of(label, scores, tokens, first=None):
          **({} if first is None else {"timed": {"first": first, "seconds": first, "timings": {}, "memory": None}})}
         for i, score in enumerate(scores)
     ]  # fmt: skip
-
-
-def test_bars_are_met_and_missed_as_the_records_say():
-    n = 200
-    right, wrong = np.ones(n), np.zeros(n)
-    half = np.arange(n) % 2
-    table = {
-        "learned": rows_of("learned", right, 300, first=0.4), "uniform-400": rows_of("uniform-400", right, 1000, 1.0),
-        "uniform-64": rows_of("uniform-64", half, 160), "random-0": rows_of("random-0", half, 300),
-        "top-patch-400": rows_of("top-patch-400", right, 500), "oracle": rows_of("oracle", right, 200),
-        "oracle-control": rows_of("oracle-control", np.maximum(half, np.arange(n) % 10 == 0), 160),
-        "fastv": rows_of("fastv", right[:50], 300), "cheap": rows_of("cheap", wrong, 100),
-    }  # fmt: skip
-    judged, against = bars([table])
-    assert [row[2] for row in judged] == ["met", "met", "met", "met", "met"]
-    assert "30 % of the tokens, +0.0" in judged[0][1] and "60 % less" in judged[1][1]
-    assert "100 % of the way from 50.0 to 100.0" in judged[2][1] and "67 % of the way from 500 to 200" in judged[4][1]
-    verdicts = {row[0]: row[5] for row in against}
-    assert verdicts == {
-        "uniform-400": "within the interval", "uniform-64": "cheaper, less accurate", "random-0": "dominated",
-        "top-patch-400": "within the interval", "fastv": "within the interval", "cheap": "cheaper, less accurate",
-    }  # fmt: skip
-    worse = {**table, "learned": rows_of("learned", np.arange(n) % 4 > 0, 450, first=0.6)}
-    judged, against = bars([worse])
-    assert [row[2] for row in judged] == ["missed"] * 5
-    assert {row[0]: row[5] for row in against}["fastv"] == "cheaper, more accurate"
-    assert bars([{"full": rows_of("full", right, 1000)}])[0] == []
 
 
 def test_methods_with_fewer_questions_are_compared_on_those():

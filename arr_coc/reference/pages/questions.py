@@ -177,5 +177,5 @@ def entries(rng: random.Random, page: Mapping[str, Any]) -> list[tuple[str, str]
 
 
 def transcript(page: Mapping[str, Any]) -> str:
-    """All print in reading order, a line each."""
-    return "\n".join(" ".join(line) for line in lines(page))
+    """All print in reading order, a line each; lines begin with a space, as words do for the tokenizer."""
+    return "\n ".join(" ".join(line) for line in lines(page))

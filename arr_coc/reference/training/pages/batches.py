@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...pages.lexicon import WORDS, number
 from ...pages.questions import WORDINGS, ask, entries, transcript
 from ...pages.tokenizer import ID
 
@@ -66,6 +67,25 @@ def text_prefix(rng: random.Random, page: Mapping[str, Any], encode: Encode) -> 
     return ids, np.concatenate([np.arange(3)[None].repeat(3, 0), doc, np.full((3, 1), after)], 1), after + 1
 
 
+def plain_prefix(page: Mapping[str, Any], encode: Encode) -> tuple[list[int], np.ndarray, int]:
+    """The print of a page as ordinary text, line by line."""
+    ids = [ID["bos"], ID["user"], ID["vision_start"], *encode(" " + transcript(page)), ID["vision_end"]]
+    return ids, np.arange(len(ids))[None].repeat(3, 0), len(ids)
+
+
+def word_list(rng: random.Random) -> dict[str, Any]:
+    """A plain list of many words with a number each, laid out in two columns: what looking up is learned from."""
+    words = rng.sample(WORDS, rng.randint(3, 16))
+    page: dict[str, Any] = {"spans": [], "facts": [], "blocks": [{"spans": [0, 2 * len(words)]}]}
+    style, column, height = rng.choice(("two", "two", "count", "price")), rng.uniform(60, 110), rng.uniform(10, 20)
+    for i, name in enumerate(words):
+        value, top = number(rng, style), i * height
+        page["spans"].append([name, [4, top, 4 + 6 * len(name), top + 9], 64, "black", "white"])
+        page["spans"].append([value, [column, top, column + 6 * len(value), top + 9], 64, "black", "white"])
+        page["facts"].append({"kind": "field", "about": [name], "answer": value, "boxes": [], "level": 64})
+    return page
+
+
 def fill(
     rng: random.Random, page: Mapping[str, Any], prefix: tuple[list[int], np.ndarray, int], encode: Encode,
     room: int, reading: bool, kinds: Sequence[str] | None = None, wording: str = "train",
@@ -106,7 +126,7 @@ def fill(
 
     if reading and page["spans"]:
         add("read", rng.choice(WORDINGS["read"][wording]), transcript(page))
-    values = entries(rng, page)[:10]
+    values = entries(rng, page)[:16]
     if len(values) > 1 and rng.random() < filling:
         add("fill", rng.choice(WORDINGS["fill"][wording]), *(text for pair in values for text in pair))
     for question in ask(rng, page, 24, wording, kinds):

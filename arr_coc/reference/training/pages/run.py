@@ -84,7 +84,7 @@ def run_stage(
     start = time.monotonic()
     began = start - state["seconds"]
     module.train()
-    bar = tqdm(range(state["step"], steps), initial=state["step"], total=steps, desc=name, unit="step", mininterval=30,
+    bar = tqdm(range(state["step"], steps), initial=state["step"], total=steps, desc=name, unit="step", mininterval=10,
                disable=not accelerator.is_main_process)  # fmt: skip
     for step in bar:
         for group in optimizer.param_groups:
