@@ -179,6 +179,12 @@ def pictures(stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps
 def document_batch(rng: random.Random, pool: Pool, encode, n: int):
     """Documents without pictures: pages and lists, half of them plain text, half laid out in rows and columns."""
     samples = []
+    if rng.random() < 0.7:  # short lists: looking up is learned from many of them
+        for _ in range(2 * n):
+            page = word_list(rng, 8)
+            prefix = plain_prefix(page, encode) if rng.random() < 0.7 else text_prefix(rng, page, encode)
+            samples.append(fill(rng, page, prefix, encode, 60, False, ("field", "present"), filling=1.0))
+        return collate(samples)
     for _ in range(n):
         listed = rng.random() < 0.6
         page = word_list(rng) if listed else rng.choice(pool.facts)
