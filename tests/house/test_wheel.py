@@ -81,10 +81,12 @@ def test_every_third_party_import_is_a_dependency() -> None:
     optional = {
         extra: {modules.get(n, n) for n in names(found)} for extra, found in project["optional-dependencies"].items()
     }
-    extras = set().union(*(optional[extra] for extra in ("timm", "eval", "serve", "peers", "jax")))
+    lazily = ("timm", "heif", "eval", "serve", "client", "vllm", "peers", "jax")
+    extras = set().union(*(optional[extra] for extra in lazily))
     # What only one host or one extra loads may name it at its top; everything else imports it where it is used.
     serve = optional["serve"] | {"starlette", "pydantic", "h11"}
     hosts = {"arr_coc/serving": serve, "arr_coc/commands/serve.py": serve, "arr_coc/asking/lmms.py": {"lmms_eval"}}
+    hosts["arr_coc/engines/vllm"] = serve | {"vllm"}
     known = core | set(sys.stdlib_module_names) | set(PACKAGES)
     for package in PACKAGES:
         for file in (ROOT / package).rglob("*.py"):

@@ -18,7 +18,6 @@ from .run import Loss
 from .tower import tower_batch
 from .vision import angles, project, trunk
 
-
 SHARPNESS = 8.0
 """Logit of a visual token that equals the embedding of its word."""
 

@@ -73,11 +73,12 @@ def plain_prefix(page: Mapping[str, Any], encode: Encode) -> tuple[list[int], np
     return ids, np.arange(len(ids))[None].repeat(3, 0), len(ids)
 
 
-def word_list(rng: random.Random) -> dict[str, Any]:
-    """A plain list of many words with a number each, laid out in two columns: what looking up is learned from."""
-    words = rng.sample(WORDS, rng.randint(3, 16))
+def word_list(rng: random.Random, longest: int = 16) -> dict[str, Any]:
+    """A plain list of words with a number each, laid out in two columns: what looking up is learned from."""
+    # Few different words in half of the lists: words are matched sooner where each is seen often.
+    words = rng.sample(WORDS[: rng.choice((10, 20, len(WORDS)))], rng.randint(3, min(10, longest)))
     page: dict[str, Any] = {"spans": [], "facts": [], "blocks": [{"spans": [0, 2 * len(words)]}]}
-    style, column, height = rng.choice(("two", "two", "count", "price")), rng.uniform(60, 110), rng.uniform(10, 20)
+    style, column, height = rng.choice(("two", "two", "count", "price")) if longest > 8 else "two", rng.uniform(60, 110), rng.uniform(10, 20)
     for i, name in enumerate(words):
         value, top = number(rng, style), i * height
         page["spans"].append([name, [4, top, 4 + 6 * len(name), top + 9], 64, "black", "white"])
@@ -126,7 +127,8 @@ def fill(
 
     if reading and page["spans"]:
         add("read", rng.choice(WORDINGS["read"][wording]), transcript(page))
-    values = entries(rng, page)[:16]
+    values = entries(rng, page)
+    values = rng.choices(values, k=min(16, len(values))) if values else []  # else the last one follows from the rest
     if len(values) > 1 and rng.random() < filling:
         add("fill", rng.choice(WORDINGS["fill"][wording]), *(text for pair in values for text in pair))
     for question in ask(rng, page, 24, wording, kinds):

@@ -108,14 +108,17 @@ def aligned(stage: str, before: str, part: str, steps: int, peak: float) -> Stag
 
 @dataclass
 class Diet:
-    """What a picture stage shows: (grid of patches, finest print) in shares, and how often at another scale."""
+    """What a picture stage shows: (grid of patches, finest print) in shares, and how often at another scale.
+
+    Every ``documents``-th batch has no pictures (0: none).
+    """
 
     pools: dict[tuple[int, int, int], float]
     unfit: float
     tokens: int = 3200
     room: int = 150
     reading: float = 0.7
-    documents: float = 0.0
+    documents: int = 0
 
 
 def pages_in(key: tuple[int, int, int]) -> int:
@@ -163,8 +166,8 @@ def pictures(stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps
         def loss(step: int, progress: float):
             rng = random.Random(f"{stage}/documents/{step}")
             with torch.autocast("cpu", torch.bfloat16, enabled=MIXED):
-                if rng.random() < diet.documents:
-                    return answer_loss(model, document_batch(rng, documents, encode, 18))
+                if diet.documents and step % diet.documents == diet.documents - 1:
+                    return answer_loss(model, document_batch(rng, documents, encode, 20))
                 batch, states = picture_batch(model, pools, diet, step, encode, stage)
                 vision = project(model.model.visual, states).flatten(0, 1)
                 value, metrics = answer_loss(model, batch, vision.float())
@@ -179,6 +182,12 @@ def pictures(stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps
 def document_batch(rng: random.Random, pool: Pool, encode, n: int):
     """Documents without pictures: pages and lists, half of them plain text, half laid out in rows and columns."""
     samples = []
+    if rng.random() < 0.7:  # short lists: looking up is learned from many of them
+        for _ in range(2 * n):
+            page = word_list(rng, 8)
+            prefix = plain_prefix(page, encode) if rng.random() < 0.7 else text_prefix(rng, page, encode)
+            samples.append(fill(rng, page, prefix, encode, 60, False, ("field", "present"), filling=1.0))
+        return collate(samples)
     for _ in range(n):
         listed = rng.random() < 0.6
         page = word_list(rng) if listed else rng.choice(pool.facts)
@@ -208,14 +217,14 @@ SHORT = Diet(
         (1, 1, 64): 0.15, (1, 1, 128): 0.2, (1, 1, 256): 0.2, (1, 1, 400): 0.2, (1, 2, 64): 0.1, (2, 1, 128): 0.1,
         (2, 2, 64): 0.05,
     },
-    unfit=0.12, documents=0.25, room=180,
+    unfit=0.12, documents=2, room=150, tokens=2800,
 )  # fmt: skip
 QUESTIONS = Diet(
     {
         (1, 1, 400): 0.2, (1, 1, 256): 0.1, (1, 2, 64): 0.1, (2, 1, 128): 0.1, (1, 2, 400): 0.2, (2, 2, 64): 0.1,
         (2, 2, 256): 0.1, (2, 2, 400): 0.1,
     },
-    unfit=0.25, documents=0.05, room=240, reading=0.5,
+    unfit=0.25, documents=8, room=240, reading=0.5,
 )  # fmt: skip
 STAGES: dict[str, Stage] = {
     "tower": tower,
