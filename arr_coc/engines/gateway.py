@@ -6,7 +6,7 @@ The server's public options suffice; its own vision tower is not even loaded. It
 glance runs its language model once), and features travel: tokens times width times 4 bytes. For whoever can't have a
 plugin in the server, or where a seam of `arr_coc.engines.vllm` has moved.
 
-Only pictures that are one patch can be sent, or patches that are entries of their own: the server gives every piece the
+Only pictures that are one patch can be sent, or patches that are entries of their own: the server gives each piece the
 positions of an image of its own.
 """
 
