@@ -33,9 +33,7 @@ class Sample:
     kinds: list[str]  # of blocks 1..
 
 
-def page_prefix(
-    grid: tuple[int, int], extent: tuple[int, int] | None = None
-) -> tuple[list[int], np.ndarray, int]:
+def page_prefix(grid: tuple[int, int], extent: tuple[int, int] | None = None) -> tuple[list[int], np.ndarray, int]:
     """Ids, positions ``[3, P]`` of the prompt up to the question, and the next position, for a picture of ``grid``.
 
     ``extent`` spreads the cells over the rows and columns of a larger grid, as a shrunken picture keeps its places.
@@ -78,7 +76,8 @@ def word_list(rng: random.Random, longest: int = 16) -> dict[str, Any]:
     # Few different words in half of the lists: words are matched sooner where each is seen often.
     words = rng.sample(WORDS[: rng.choice((10, 20, len(WORDS)))], rng.randint(3, min(10, longest)))
     page: dict[str, Any] = {"spans": [], "facts": [], "blocks": [{"spans": [0, 2 * len(words)]}]}
-    style, column, height = rng.choice(("two", "two", "count", "price")) if longest > 8 else "two", rng.uniform(60, 110), rng.uniform(10, 20)
+    style = rng.choice(("two", "two", "count", "price")) if longest > 8 else "two"
+    column, height = rng.uniform(60, 110), rng.uniform(10, 20)
     for i, name in enumerate(words):
         value, top = number(rng, style), i * height
         page["spans"].append([name, [4, top, 4 + 6 * len(name), top + 9], 64, "black", "white"])
