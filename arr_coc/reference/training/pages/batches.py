@@ -71,6 +71,22 @@ def plain_prefix(page: Mapping[str, Any], encode: Encode) -> tuple[list[int], np
     return ids, np.arange(len(ids))[None].repeat(3, 0), len(ids)
 
 
+def repeated_pairs(rng: random.Random, encode: Encode, pairs: int = 32) -> Sample:
+    """Words with a digit each, over and over in any order: a word that came before says which digit follows.
+
+    Text repeats itself, which is how language models learn to look up; here nothing else can be learned.
+    """
+    vocabulary = WORDS[: rng.choice((10, 20, 40, len(WORDS)))]
+    known = {name: str(rng.randint(0, 9)) for name in rng.sample(vocabulary, rng.randint(4, 10))}
+    ids, labels, seen = [ID["bos"], ID["user"]], [IGNORE] * 2, set[str]()
+    for name in rng.choices(list(known), k=pairs):
+        value = encode(f" {known[name]}")[0]
+        ids += [encode(f" {name}")[0], value]
+        labels += [value if name in seen else IGNORE, IGNORE]
+        seen.add(name)
+    return Sample(ids, np.arange(len(ids))[None].repeat(3, 0), labels, [1] * len(ids), ["pairs"])
+
+
 def word_list(rng: random.Random, longest: int = 16) -> dict[str, Any]:
     """A plain list of words with a number each, laid out in two columns: what looking up is learned from."""
     # Few different words in half of the lists: words are matched sooner where each is seen often.

@@ -12,7 +12,7 @@ from .batches import IGNORE, Batch
 from .run import Loss
 from .vision import attend, rotate
 
-DENSE = {"read": 1, "fill": 2}
+DENSE = {"read": 1, "fill": 2, "pairs": 3}
 """Blocks of many targets, scored token by token."""
 
 
@@ -62,7 +62,7 @@ def answer_loss(model: Qwen2_5_VLForConditionalGeneration, batch: Batch, vision:
     sorts = torch.tensor([[DENSE.get(k, 0) for k in kinds] for kinds in _even(batch.kinds)])
     row, _ = scored.nonzero(as_tuple=True)
     sort = sorts[row.cpu(), batch.block[scored].cpu() - 1].to(each.device)
-    loss = torch.stack([each[sort == s].mean() for s in range(3) if (sort == s).any()]).mean()
+    loss = torch.stack([each[sort == s].mean() for s in range(4) if (sort == s).any()]).mean()
     metrics: dict[str, tuple[float, int]] = {}
     right = logits.argmax(-1) == labels
     for kind, s in DENSE.items():

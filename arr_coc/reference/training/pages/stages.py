@@ -20,7 +20,7 @@ from ...pages.page import draw_page
 from ...pages.tokenizer import ID, SIZE, build_backend
 from ..checkpoints import newest
 from .align import align_loss, token_tables
-from .batches import Batch, Encode, collate, fill, page_prefix, plain_prefix, text_prefix, word_list
+from .batches import Batch, Encode, collate, fill, page_prefix, plain_prefix, repeated_pairs, text_prefix, word_list
 from .language import answer_loss
 from .pool import Pool, distort, draw_pool, open_pool
 from .run import Loss, run_stage
@@ -192,8 +192,10 @@ def pictures(stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps
 
 def document_batch(rng: random.Random, pool: Pool, encode: Encode, n: int) -> Batch:
     """Documents without pictures: pages and lists, half of them plain text, half laid out in rows and columns."""
-    samples = []
-    if rng.random() < 0.7:  # short lists: looking up is learned from many of them
+    samples, u = [], rng.random()
+    if u < 0.5:
+        return collate([repeated_pairs(rng, encode) for _ in range(4 * n)])
+    if u < 0.75:  # short lists: looking up is learned from many of them
         for _ in range(2 * n):
             page = word_list(rng, 8)
             prefix = plain_prefix(page, encode) if rng.random() < 0.7 else text_prefix(rng, page, encode)
