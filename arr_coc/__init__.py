@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import reference
     from .asking.ask import ask
+    from .asking.estimate import estimate
     from .config import ArrCocConfig
     from .drawing import draw_allocation
     from .learning.evaluate import evaluate
     from .learning.loop import learn
-    from .wrapping.estimate import estimate
     from .wrapping.wrapper import ArrCoc, unwrap, wrap
 
 __version__ = "0.1.0"
@@ -24,7 +24,7 @@ _HOMES = {
     "ArrCocConfig": "config",
     "ask": "asking.ask",
     "draw_allocation": "drawing",
-    "estimate": "wrapping.estimate",
+    "estimate": "asking.estimate",
     "evaluate": "learning.evaluate",
     "learn": "learning.loop",
     "unwrap": "wrapping.wrapper",

@@ -13,8 +13,8 @@ from typing import Any
 
 import transformers as hf
 
+from arr_coc.asking.estimate import Estimate, estimate
 from arr_coc.config import ArrCocConfig
-from arr_coc.wrapping.estimate import Estimate, estimate
 
 _QWEN2_7B = {
     "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
