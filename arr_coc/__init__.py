@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .asking.estimate import estimate
     from .config import ArrCocConfig
     from .drawing import draw_allocation
+    from .learning.calibrate import calibrate
     from .learning.evaluate import evaluate
     from .learning.loop import learn
     from .wrapping.wrapper import ArrCoc, unwrap, wrap
@@ -23,6 +24,7 @@ _HOMES = {
     "ArrCoc": "wrapping.wrapper",
     "ArrCocConfig": "config",
     "ask": "asking.ask",
+    "calibrate": "learning.calibrate",
     "draw_allocation": "drawing",
     "estimate": "asking.estimate",
     "evaluate": "learning.evaluate",
@@ -31,8 +33,8 @@ _HOMES = {
     "wrap": "wrapping.wrapper",
 }
 __all__ = [
-    "ArrCoc", "ArrCocConfig", "__version__", "ask", "draw_allocation", "estimate", "evaluate", "learn", "reference",
-    "unwrap", "wrap",
+    "ArrCoc", "ArrCocConfig", "__version__", "ask", "calibrate", "draw_allocation", "estimate", "evaluate", "learn",
+    "reference", "unwrap", "wrap",
 ]  # fmt: skip
 
 

@@ -82,14 +82,15 @@ class ServeConfig:
             raise ValueError(f"port={self.port} must be at most 65535")
         if self.token is not None and len(self.token) < 16:
             raise ValueError("the token is shorter than 16 characters; make one with: openssl rand -hex 32")
-        if not (self.token or self.anonymous or _is_loopback(self.host)):
+        if not (self.token or self.anonymous or is_loopback(self.host)):
             raise ValueError(
                 f"host={self.host!r} can be reached from other machines; set the environment variable ARR_COC_TOKEN, "
                 "or say --anonymous if something in front of the server decides who may ask"
             )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -21,6 +21,7 @@ from typing import Any
 
 from PIL import Image
 
+from .offline import OfflineEngine, messages
 from .server import ROOT, VLLM
 
 SIZES = ((560, 560), (1120, 840), (700, 420), (980, 980), (400, 300), (1300, 500))
@@ -88,12 +89,6 @@ def policy_of(model: str) -> Path:
     return reference.policy_path() if model == "reference" else Path(model) / "policy"
 
 
-def messages(images: Sequence[Image.Image], question: str) -> list[dict[str, Any]]:
-    """One turn of a user."""
-    parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
-    return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
-
-
 def wrapper(model: str, n: int, file: Path) -> None:
     """Write what the wrapped model says: JSON, and the tensors beside it."""
     import torch
@@ -154,8 +149,6 @@ def engine(model: str, n: int, file: Path, chunked: bool = False, compiled: bool
 
     from allocator.logged.explore import Exploration, Explorer
     from arr_coc.serving.policy import Once, Policies
-
-    from .offline import OfflineEngine
 
     rows = json.loads(file.read_text(encoding="utf-8"))[:n]
     asked = list(questions(model, len(rows)))[:n] if model == "reference" else list(questions(model, n))

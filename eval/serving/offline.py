@@ -12,6 +12,12 @@ from PIL import Image
 from allocator.logged.explore import Exploration
 
 
+def messages(images: Sequence[Image.Image], question: str) -> list[dict[str, Any]]:
+    """One turn of a user."""
+    parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
+
+
 class OfflineEngine:
     """vLLM with the plugin; ``VLLM_ENABLE_V1_MULTIPROCESSING=0`` keeps it in this process.
 
@@ -72,8 +78,6 @@ class OfflineEngine:
     def render(self, images: Sequence[Image.Image], question: str) -> Any:
         """A question at full detail, as the engine takes it."""
         from vllm.renderers.inputs.preprocess import parse_model_prompt
-
-        from .exactness import messages
 
         engine = self.llm.llm_engine
         options = {} if self.template is None else {"chat_template": self.template}

@@ -93,7 +93,7 @@ def save_learned(folder: Path, model_type: str, seed: int = 0) -> Path:
     from arr_coc.attending.planners import make_planner
     from arr_coc.wrapping.saving import FORMAT, write_folder
 
-    config = ArrCocConfig(policy="thompson", seed=seed)
+    config = ArrCocConfig(policy="thompson", seed=seed).resolved()
     planner: Any = make_planner(config)
     policy, rng = planner.policy, np.random.default_rng(seed)
     costs = np.tile(np.array(config.budgets), (4, 1))

@@ -20,7 +20,7 @@ pytestmark = needs_vllm
         ("reference", 12, ("eager", "chunked")),
         ("qwen2_vl", 6, ("eager",)),
         ("qwen2_5_vl", 6, ("chunked",)),
-        ("qwen3_vl", 6, ("eager", "compiled")),
+        ("qwen3_vl", 6, ("compiled",)),
     ],
 )
 def test_an_engine_says_and_spends_what_the_wrapper_does(

@@ -24,7 +24,7 @@ from PIL import Image
 import arr_coc
 from arr_coc import reference
 from arr_coc.asking.ask import answers, prepare
-from arr_coc.client import Client
+from arr_coc.engines.client import Client
 from arr_coc.engines.gateway import Gateway
 from eval.serving.server import VLLM
 from eval.serving.stand_ins import make_stand_in

@@ -137,6 +137,7 @@ def test_bad_requests_are_refused_in_one_sentence(client: httpx.Client, question
     assert client.post("/reward", content=b"x" * 100_000).status_code == 413
     kind = {"content-type": "application/json; charset=punycode"}
     assert client.post("/reward", content=b"{}", headers=kind).status_code == 415
+    assert client.get("/v1/models", headers={"host": "evil.example"}).status_code == 400
     words = {"model": "reference", "messages": [{"role": "user", "content": "what ?"}], "max_tokens": 2}
     text = client.post("/v1/chat/completions", json=words)
     assert text.status_code == 200 and "arr_coc" not in text.json()
@@ -146,7 +147,7 @@ def test_clients_that_go_away_end_nothing(
     server: Server, client: httpx.Client, questions: list[dict[str, Any]]
 ) -> None:
     body = json.dumps(chat(questions[0], stream=True)).encode()
-    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     head += f"Content-Length: {len(body)}"
     for wait in (0.0, 0.02, 0.1):
         with socket.create_connection(("127.0.0.1", server.port)) as gone:

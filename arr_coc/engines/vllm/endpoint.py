@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from allocator.logged.explore import Exploration
 
 from ...asking.models import model_identity
-from ...serving.config import ServeConfig
+from ...serving.config import ServeConfig, is_loopback
 from ...serving.engine import Answered, Busy
 from ...serving.limits import Limits
 from ...serving.policy import FIXED, Loaded, Policies
@@ -95,11 +96,14 @@ class Plugin:
             """Prometheus metrics of the budgets; the engine's own are at /metrics."""
             return metrics_page(service())
 
+        host = app.state.args.host or "0.0.0.0"
         keys = [key for key in (app.state.args.api_key or [os.environ.get("VLLM_API_KEY")]) if key]
         app.add_middleware(
             Limits, token=keys[0] if keys else None, limit=config.upload_bytes, seconds=config.upload_seconds,
             places=2 * config.queue, small=("/reward",), only=("/answer", "/reward"),
         )  # fmt: skip
+        if not keys and is_loopback(host):  # a page that is rebound to 127.0.0.1 calls by a name of its own
+            app.add_middleware(TrustedHostMiddleware, allowed_hosts=ServeConfig(host=host).hosts)
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
         """Look whether budgets can be given, and begin."""

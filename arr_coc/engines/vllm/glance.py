@@ -78,6 +78,8 @@ class Describer:
             If the model can't be realised as it asks.
         """
         self.config, self.realizer = config, make_realizer(config.realizer, self.family)
+        if config.scaled:
+            self.realizer.full = config.budgets[-1]
 
     def question(self, given: Mapping[str, Any]) -> Call | None:
         """The question of a rendered input, see `question_of`."""

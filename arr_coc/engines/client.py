@@ -19,11 +19,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .asking.ask import ask, seen_pixels
-from .engines.gateway import Reply, poster
-from .families.base import resize
-from .scene.patches import budget_grid
-from .wrapping.wrapper import ArrCoc
+from ..asking.ask import ask, seen_pixels
+from ..families.base import resize
+from ..wrapping.wrapper import ArrCoc
+from .gateway import Reply, poster
 
 Caption = Callable[[int, int], str]
 
@@ -88,7 +87,7 @@ class Client:
         if not pixels:
             raise ValueError(f"{type(self.arr.model).__name__} does not show the pixels of its patches; use another")
         grids = [
-            budget_grid(patch.height, patch.width, budget)
+            self.arr.realizer.grid(self.arr.family, patch, budget)
             for patch, budget in zip(asked.allocation.patches, asked.allocation.budgets, strict=True)
         ]
         content = self.content(pixels, grids, question)
