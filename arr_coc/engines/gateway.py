@@ -6,8 +6,8 @@ The server's public options suffice; its own vision tower is not even loaded. It
 glance runs its language model once), and features travel: tokens times width times 4 bytes. For whoever can't have a
 plugin in the server, or where a seam of `arr_coc.engines.vllm` has moved.
 
-Only images whose patches are entries of their own, or that are one patch, can be sent: the server gives every piece
-the positions of an image of its own.
+Only pictures that are one patch can be sent, or patches that are entries of their own: the server gives each piece the
+positions of an image of its own.
 """
 
 from __future__ import annotations
@@ -62,10 +62,16 @@ class Gateway:
         Bearer token, or None.
     timeout
         Seconds for an answer.
+    raw
+        Whether the server's chat template writes nothing but the parts of a message, an image as its placeholder. Then
+        pictures of several entries can be sent, with the words between them; the model's own template is applied here.
+        Otherwise the server applies it, and a picture must be one entry.
     """
 
-    def __init__(self, arr: ArrCoc, url: str, model: str, key: str | None = None, timeout: float = 60.0) -> None:
-        self.arr, self.model = arr, model
+    def __init__(
+        self, arr: ArrCoc, url: str, model: str, key: str | None = None, timeout: float = 60.0, raw: bool = False
+    ) -> None:
+        self.arr, self.model, self.raw = arr, model, raw
         self.post = poster(url, key, timeout)
 
     def answer(
@@ -96,13 +102,18 @@ class Gateway:
             planned = arr.builder.plan_all(call, [None], arr.planner, given, False)
             call.adopt([glance.call if glance is not None else None for glance in planned.glances])
             realised = arr.realizer.realize(call, planned.grids, planned.known)
-        if len(call.patches) != len(call.entries) or len(realised.streams) != 1:
+        whole = len(call.patches) == len(call.entries) and (self.raw or len(call.entries) == 1)
+        if not whole or len(realised.streams) != 1:
             raise ValueError(
                 f"{type(model).__name__} makes {len(call.patches)} patches of {len(call.entries)} image entries, "
-                f"with {len(realised.streams)} levels of features; only patches that are entries of their own, with "
-                "one level, can be sent. Serve it by arr_coc.engines.vllm instead"
+                f"with {len(realised.streams)} levels of features; only pictures of one patch can be sent, or with "
+                "raw=True patches that are entries of their own, with one level. Use arr_coc.engines.vllm instead"
             )
-        parts = self._parts(call, realised.streams[0].float().cpu(), planned.grids)
+        rows = realised.streams[0].float().cpu()
+        if self.raw:
+            parts = self._parts(call, rows, planned.grids)
+        else:
+            parts = [self._image(rows, planned.grids[0]), {"type": "text", "text": question}]
         reply = self.post({
             "model": self.model, "messages": [{"role": "user", "content": parts}], "temperature": 0,
             "max_tokens": max_tokens,
@@ -113,7 +124,6 @@ class Gateway:
     def _parts(self, call: Call, rows: torch.Tensor, grids: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
         """The prompt in words, with the features of each entry in its place."""
         ids = call.inputs["input_ids"][0][call.prompt(0)].tolist()
-        merge = int(getattr(self.arr.model.config.vision_config, "spatial_merge_size", 1))
         image = call.family.image_token(self.arr.model)
         features = iter(rows.split([height * width for height, width in grids]))
         sizes, parts, words, before = iter(grids), [], [], None
@@ -125,12 +135,18 @@ class Gateway:
                     parts.append({"type": "text", "text": self.arr.processor.tokenizer.decode(words)})
                     words = []
                 if token is not None:
-                    height, width = next(sizes)
-                    grid = torch.tensor([1, height * merge, width * merge])
-                    given = {"image_embeds": packed(next(features)), "image_grid_thw": packed(grid)}
-                    parts.append({"type": "image_embeds", "image_embeds": given})
+                    parts.append(self._image(next(features), next(sizes)))
             before = token
         return parts
+
+    def _image(self, rows: torch.Tensor, grid: tuple[int, int]) -> dict[str, Any]:
+        """The part of one entry."""
+        merge = int(getattr(self.arr.model.config.vision_config, "spatial_merge_size", 1))
+        sizes = torch.tensor([1, grid[0] * merge, grid[1] * merge])
+        return {
+            "type": "image_embeds",
+            "image_embeds": {"image_embeds": packed(rows), "image_grid_thw": packed(sizes)},
+        }
 
 
 def packed(tensor: torch.Tensor) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -50,6 +51,29 @@ def test_types_and_weights_travel(wheel: zipfile.ZipFile) -> None:
     weights = [name for name in names if name.endswith(".safetensors")]
     assert weights and all(name.startswith("arr_coc/reference/") for name in weights), weights
     assert sum(wheel.getinfo(name).file_size for name in names) < 15_000_000
+
+
+def test_own_questions_are_judged_without_a_clone(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """What is installed is enough for `arr_coc.evaluate` and `arr-coc evaluate`: no eval/, no configs/."""
+    wheel.extractall(tmp_path / "site")
+    code = (
+        "import json, sys; import arr_coc; from typer.testing import CliRunner; from arr_coc.cli import app\n"
+        "assert arr_coc.__file__.startswith(sys.argv[1])\n"
+        "(row,) = arr_coc.reference.generate(1, grid=(1, 1), kinds=['color'])\n"
+        "row['image'].save('a.png')\n"
+        "line = {'image': 'a.png', 'question': row['question'], 'answers': row['answers']}\n"
+        "open('own.jsonl', 'w').write(json.dumps(line))\n"
+        "shown = CliRunner().invoke(app, ['evaluate', 'own.jsonl', '--max-new-tokens', '2'])\n"
+        "assert shown.exit_code == 0, shown.output\n"
+        "print(shown.output)\n"
+        "assert 'eval' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "site")], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site"), "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1 question on 1 image, vqa_accuracy" in done.stdout
 
 
 def test_metadata(wheel: zipfile.ZipFile) -> None:

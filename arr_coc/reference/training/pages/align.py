@@ -68,5 +68,3 @@ def align_loss(
         if here.any():
             metrics[f"{name}@{grid[0]}x{grid[1]}"] = (float((near[here] == target[here]).sum()), int(here.sum()))
     return loss, metrics
-
-
