@@ -177,7 +177,7 @@ class Policy(Resumable):
                 raise type(error)(f"image {image}: {error}") from None
         undo, decisions = self._undo(), []
         try:
-            if type(self)._choose is not Policy._choose or type(self)._decide is not Policy._decide:
+            if not self._separable():
                 for problem in problems:
                     decisions.append(self._decide(problem))
                 return decisions
@@ -192,6 +192,10 @@ class Policy(Resumable):
             named = str(error).startswith("image ")
             raise error if named else type(error)(f"image {len(decisions)}: {error}") from None
         return decisions
+
+    def _separable(self) -> bool:
+        """Whether choosing is the knapsack on net values and nothing more, so that many can be solved together."""
+        return type(self)._choose is Policy._choose and type(self)._decide is Policy._decide
 
     def _undo(self) -> Callable[[], None]:
         """What puts back all that choosing changes, for a choice that fails half-way."""

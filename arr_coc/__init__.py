@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import reference
     from .asking.ask import ask
+    from .asking.estimate import estimate
     from .config import ArrCocConfig
     from .drawing import draw_allocation
+    from .learning.calibrate import calibrate
     from .learning.evaluate import evaluate
     from .learning.loop import learn
-    from .wrapping.estimate import estimate
     from .wrapping.wrapper import ArrCoc, unwrap, wrap
 
 __version__ = "0.1.0"
@@ -23,16 +24,17 @@ _HOMES = {
     "ArrCoc": "wrapping.wrapper",
     "ArrCocConfig": "config",
     "ask": "asking.ask",
+    "calibrate": "learning.calibrate",
     "draw_allocation": "drawing",
-    "estimate": "wrapping.estimate",
+    "estimate": "asking.estimate",
     "evaluate": "learning.evaluate",
     "learn": "learning.loop",
     "unwrap": "wrapping.wrapper",
     "wrap": "wrapping.wrapper",
 }
 __all__ = [
-    "ArrCoc", "ArrCocConfig", "__version__", "ask", "draw_allocation", "estimate", "evaluate", "learn", "reference",
-    "unwrap", "wrap",
+    "ArrCoc", "ArrCocConfig", "__version__", "ask", "calibrate", "draw_allocation", "estimate", "evaluate", "learn",
+    "reference", "unwrap", "wrap",
 ]  # fmt: skip
 
 

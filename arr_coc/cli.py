@@ -1,5 +1,5 @@
-"""The command line: ``arr-coc ask``, ``evaluate``, ``estimate``, ``learn``, ``serve``, ``retrain``, ``rollback``,
-``reference`` and ``info``.
+"""The command line: ``arr-coc ask``, ``calibrate``, ``estimate``, ``evaluate``, ``learn``, ``serve``, ``retrain``,
+``rollback``, ``reference`` and ``info``.
 
 Commands import what they need when they run, so that ``--help`` is instant.
 """
@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .commands.calibrate import calibrate
 from .commands.estimate import estimate
 from .commands.serve import log_app, retrain, rollback, serve
 from .commands.terminal import (
@@ -43,6 +44,7 @@ reference_app = typer.Typer(
 )
 app.add_typer(reference_app, name="reference")
 app.command()(estimate)
+app.command()(calibrate)
 app.command()(serve)
 app.command()(retrain)
 app.command()(rollback)

@@ -20,14 +20,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 POLICIES = (
-    "boltzmann", "epsilon_greedy", "explore_then_commit", "heuristic", "neural_linear", "neural_linucb", "random",
+    "boltzmann", "epsilon_greedy", "explore_then_commit", "heuristic", "neural_linear", "neural_linucb",
+    "neural_mixture", "random",
     "thompson", "ucb", "uniform",
 )  # fmt: skip
 """The shipped policies that a model can be wrapped with; named here, so that a wrong name is told without torch."""
 SHARES = (0.16, 0.32, 0.64, 1.0)
 """The budgets of ``"auto"``, as shares of the family's own patch."""
 POSITIONS = ("auto", "keep", "compact")
+_MOST_TOKENS = 1_000_000  # of a patch; a saved policy is data from elsewhere
 TENSIONS = ("price", "temperature", "coverage")
+SLOTS = ("free", "gated")
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
@@ -109,6 +112,16 @@ class ArrCocConfig:
     detail
         Whether the detail that each budget would destroy is measured on the picture; else every patch is taken to lose
         what is typical of the budget.
+    slots
+        What the context vectors hold: ``"free"``, slots from which the truth can be learned where relevance or doubt
+        is wrong, beside the heuristic's; or ``"gated"``, the heuristic's alone (policies saved before there were
+        others). See `arr_coc.attending.contexts`.
+    trust
+        What a calibration says of relevance and doubt, ``{"relevance_floor": number, "doubt": knots}``; ``None`` takes
+        both as they are. See `arr_coc.calibrate`.
+    caution
+        Standard deviations by which a learned allocation must beat the prior's, on what was learned, to be played in
+        its place; 0 plays what was learned.
     tensions
         Which tensions of :mod:`arr_coc.balancing` act: ``"price"`` (compress or particularise), ``"temperature"``
         (exploit or explore, while learning) and ``"coverage"`` (focus or diversify). None by default: in the ablation
@@ -141,6 +154,9 @@ class ArrCocConfig:
     scorers: tuple[str | Mapping[str, Any], ...] = ("propositional", "perspectival", "participatory")
     confidence: bool = True
     detail: bool = True
+    slots: str = "free"
+    trust: Mapping[str, Any] | None = None
+    caution: float = 2.0
     tensions: tuple[str, ...] = ()
     realizer: str = "auto"
     positions: str = "auto"
@@ -169,6 +185,12 @@ class ArrCocConfig:
             raise ValueError(f"budget={self.budget!r} must be one of the budgets {self.budgets}.")
         if self.positions not in POSITIONS:
             raise ValueError(f"positions={self.positions!r} is unknown. {nearest(self.positions, POSITIONS)}")
+        if self.slots not in SLOTS:
+            raise ValueError(f"slots={self.slots!r} is unknown. {nearest(self.slots, SLOTS)}")
+        if self.trust is not None and not set(self.trust) <= {"relevance_floor", "doubt"}:
+            raise ValueError(f"trust={self.trust!r} may hold relevance_floor and doubt; take it from a calibration.")
+        if not _is_real(self.caution) or not math.isfinite(self.caution) or self.caution < 0:
+            raise ValueError(f"caution={self.caution!r} must be a finite number >= 0 (standard deviations).")
         if not _is_real(self.price) or not math.isfinite(self.price) or self.price < 0:
             raise ValueError(
                 f"price={self.price!r} must be a finite number >= 0 (reward units per full-detail image)."
@@ -351,6 +373,8 @@ def _budgets(values: object) -> tuple[int, ...]:
         raise ValueError(f"budgets={budgets!r} must be positive ints, for example (64, 128, 256, 400).")
     if any(b >= c for b, c in itertools.pairwise(budgets)):
         raise ValueError(f"budgets={budgets!r} must rise without repeats; use {tuple(sorted(set(budgets)))}.")
+    if budgets[-1] > _MOST_TOKENS:
+        raise ValueError(f"budgets={budgets!r} must be at most {_MOST_TOKENS:,} tokens a patch.")
     return budgets
 
 

@@ -58,7 +58,9 @@ class StudyContexts(Contexts):
         scorers = [_silenced(scorer) if scorer.name in off else scorer for scorer in contexts.scorers]
         super().__init__(
             contexts.budgets, scorers, confidence=contexts.confidence and "doubt" not in off, seed=contexts.seed,
-            detail=contexts.measured and "detail" not in off,
+            detail=contexts.measured and "detail" not in off, slots=contexts.kind,
+            trust={"relevance_floor": contexts.floor, "doubt": contexts.knots},
+            tokenizer=contexts.between.tokenizer,
         )  # fmt: skip
 
 

@@ -100,8 +100,8 @@ def saving(answered: Answered, full: Answered) -> str:
         line += f" and {100 * answered.seconds / full.seconds:.0f} % of its time"
         return f"{line}: {most - tokens:,} tokens and {_milliseconds(spared)} saved."
     return (
-        f"{line}: {most - tokens:,} tokens saved, but it took {_milliseconds(-spared)} longer, because looking first "
-        "cost more than it saved."
+        f"{line}: {most - tokens:,} tokens saved, but it took {_milliseconds(-spared)} longer this time, looking "
+        "first included."
     )
 
 
@@ -111,7 +111,7 @@ def said(answered: Answered) -> str:
 
 
 def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:,.0f} ms" if seconds < 10 else f"{seconds:,.1f} s"
+    return f"{1000 * seconds:,.0f} ms" if seconds < 5 else f"{seconds:,.1f} s"
 
 
 def _bars(title: str, own: tuple[str, float, str], full: tuple[str, float | None, str]) -> str:
@@ -170,6 +170,7 @@ STAGE_WORDS = {
     "glance": "a first glance", "read": "what the glance would answer", "knowing": "scoring the patches",
     "balancing": "weighing", "attending": "choosing budgets", "encode": "encoding at the budgets",
     "splice": "putting together", "generate": "answering", "prefill": "reading", "decode": "answering",
+    "total": "in all",
 }  # fmt: skip
 """What the model and the policy do in each stage of the record's timings."""
 

@@ -251,6 +251,22 @@ def attention(
 
 @app.command()
 @clear_errors
+def looking(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the record.")] = Path("runs/looking"),
+    count: Annotated[int, typer.Option("-n", min=10, help="Questions per seed.")] = 40,
+    debug: Debug = False,
+) -> None:
+    """What looking costs in time: glance and look, the same tokens without looking, and the untouched model.
+
+    Example: `python -m eval looking -n 40`
+    """
+    from .studies.looking import measure, write
+
+    typer.echo(write(measure(count), out))
+
+
+@app.command()
+@clear_errors
 def shares(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the record.")] = Path("runs/looking"),
     debug: Debug = False,

@@ -20,6 +20,7 @@ from arr_coc.wrapping.question import check_question
 from .config import EvalConfig
 from .methods import Method, NotApplicable, curve_members, make_methods
 from .methods.fixed import Uniform
+from .methods.learner import Learner, learn_side_by_side
 from .model.bench import Answer, Bench
 from .model.clock import Memory
 from .records import Record, RunFolder, read_journal
@@ -194,6 +195,9 @@ def _answer_all(
         total = sum(min(config.task.limit, method.questions or config.task.limit) for method in methods)
     with tqdm(total=total, initial=len(done), unit="answer", desc="evaluating", disable=not progress) as bar:
         for ready in passes(methods):
+            if bench.shared:
+                learners = [method for method in ready if isinstance(method, Learner)]
+                learn_side_by_side(bench, learners, progress and workers.first)
             for method in ready:
                 _prepare(method, bench, folder, skipped, workers)
             for number, batch in enumerate(_batches(task, config.batch_size)):

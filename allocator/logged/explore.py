@@ -153,7 +153,8 @@ class Taken:
             If the data do not fit.
         """
         try:
-            decision = Decision.from_dict(data["decision"])
+            # Features follow from contexts and index, whatever a line says of them.
+            decision = replace(Decision.from_dict(data["decision"]), features=None)
             costs = np.asarray(data["costs"], dtype=np.int64)
             if costs.shape != decision.values.shape:
                 raise ValueError(f"costs of shape {costs.shape} for values of shape {decision.values.shape}")
@@ -237,8 +238,8 @@ class Explorer:
         """
         number("price", price, low=0.0)
         rng, trial = np.random.default_rng(0), Explorer(self.policy, replace(self.exploration, share=0.5), seed=0)
-        table = np.tile(np.asarray(costs, dtype=np.int64), (6, 1))
         try:
+            table = np.tile(np.asarray(costs, dtype=np.int64), (6, 1))
             for limit in (None, int(table.mean(axis=1).sum())):
                 contexts, covariates = rng.random((6, self.policy.dim or 0)), rng.random(self.policy.covariates)
                 for share in (0.0, 1.0):

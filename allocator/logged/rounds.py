@@ -148,4 +148,6 @@ def check_round(r: Round, policy: Policy) -> None:
 
 
 def _text(value: object) -> str | None:
-    return None if value is None else str(value)[:200]
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{value!r} is no name")
+    return value

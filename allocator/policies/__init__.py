@@ -10,6 +10,7 @@ from .full_bandit.epsilon_greedy import EpsilonGreedy
 from .full_bandit.explore_then_commit import ExploreThenCommit
 from .full_bandit.neural_linear import NeuralLinear
 from .full_bandit.neural_linucb import NeuralLinUCB
+from .full_bandit.neural_mixture import NeuralMixture
 from .full_bandit.thompson import Thompson
 from .full_bandit.ucb import UCB
 from .modifiers.conservative import Conservative
@@ -38,6 +39,7 @@ __all__ = [
     "LinUCBHybrid",
     "NeuralLinUCB",
     "NeuralLinear",
+    "NeuralMixture",
     "NeuralTS",
     "NeuralUCB",
     "Oracle",

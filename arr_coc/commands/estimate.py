@@ -37,8 +37,8 @@ def estimate(
         given["limit"] = parse_limit(limit)
     with quick_imports():
         from .. import reference
+        from ..asking.estimate import estimate as count
         from ..config import ArrCocConfig
-        from ..wrapping.estimate import estimate as count
 
     config, processor = ArrCocConfig.from_dict(given), None
     if model in reference.MODELS:

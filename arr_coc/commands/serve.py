@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from .terminal import check_folder, clear_errors
+from .terminal import check_folder, clear_errors, parse_settings
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 TOKEN = "ARR_COC_TOKEN"
@@ -56,6 +56,12 @@ def serve(
     allow: Annotated[
         list[str] | None, typer.Option(help="A model that the policy's scorers may load; again for each.")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="wrap.limit, .price, .realizer or .positions in place of the policy's own; repeatable."
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Answer over HTTP: POST /answer, POST /reward, /healthz, /readyz, /metrics, /openapi.json.
@@ -73,6 +79,12 @@ def serve(
 
     `curl -F image=@photo.jpg -F question="what color is the sign ?" http://127.0.0.1:8000/answer`
     """
+    from ..asking.models import check_free, check_model, check_wrapping
+
+    changes = parse_settings(settings)
+    check_wrapping(changes)
+    check_free(changes)
+    check_model(model)
     from allocator.logged.explore import Exploration
 
     from ..serving.config import ServeConfig
@@ -84,6 +96,8 @@ def serve(
     )  # fmt: skip
     check_folder(log)
     if engine == "vllm":
+        if changes:
+            raise ValueError(f"--set {next(iter(changes))} is for --engine own; in vLLM the policy's own values hold")
         _inside_vllm(model, policy, log, config, engine_args, allow or ())
     if engine != "own" or engine_args:
         raise ValueError(f"engine={engine!r} must be 'own' or 'vllm', and only the latter takes --engine-args")
@@ -96,12 +110,15 @@ def serve(
     from .. import reference
     from ..asking.models import load_vlm
     from ..serving.own import OwnEngine
+    from ..serving.store import resolve
 
+    source = policy or reference.policy_path()
+    resolve(source)  # a store or policy that isn't there is told before the model is loaded
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     vlm, processor = load_vlm(model, device=device)
-    source = policy or reference.policy_path()
     answering = OwnEngine(
         vlm, processor, source, config.exploration, config.max_new_tokens, config.queue, config.timeout, allow or (),
+        changes,
     )  # fmt: skip
     uvicorn.run(
         make_app(answering, config, log), host=host, port=port, access_log=False, log_config=None, server_header=False,

@@ -44,15 +44,22 @@ class Scorer(ABC):
     reads_question
         Whether the scores say where *this question* looks. Such a scorer has the role of relevance: the value of
         detail is a multiple of it (see `arr_coc.knowing.relevance`). The others describe patches whatever is asked.
+    more_readings
+        Names of what `readings` returns beside the score; none by default.
     """
 
     name: str = "scorer"
     needs: frozenset[str] = frozenset()
     reads_question: bool = False
+    more_readings: tuple[str, ...] = ()
 
     @abstractmethod
     def score(self, scene: Scene) -> Tensor:
         """``[N]`` scores in [0, 1]."""
+
+    def readings(self, scene: Scene) -> dict[str, Tensor]:
+        """Other readings of where to look that this scorer has to offer, by name, each ``[N]`` and not negative."""
+        return {}
 
     @torch.no_grad()
     def __call__(self, scene: Scene) -> Tensor:

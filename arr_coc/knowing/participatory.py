@@ -16,11 +16,22 @@ from torch import Tensor
 
 from ..config import nearest
 from .base import Scorer
+from .reading import SHARES
 
 if TYPE_CHECKING:
     from ..scene.contract import Scene
 
 VARIANTS = ("attention", "embedding", "siglip", "clip")
+
+
+PLACES = ("first", "between", "last")
+"""Patches by their place in the prompt: sinks stand at its ends."""
+
+
+def place_of(cell: int, rows: int, columns: int) -> int:
+    """Where a cell of a grid lies on a grid of 8 x 8, in raster order: the resolution of a position prior."""
+    row, column = divmod(cell, columns)
+    return row * 8 // rows * 8 + column * 8 // columns
 
 
 def word_map(tokens: Tensor, words: Tensor, sharpness: float = 10.0) -> Tensor:
@@ -53,31 +64,39 @@ def word_map(tokens: Tensor, words: Tensor, sharpness: float = 10.0) -> Tensor:
     return (weight @ cosine.clamp_min(0)).clamp(0, 1)
 
 
-def attention_map(attention: Tensor, sizes: Sequence[int], sharp: bool) -> Tensor:
-    """Attention of several heads, joined and normalised.
+def attention_map(attention: Tensor, sizes: Sequence[int], sharp: bool, peak: bool = False) -> Tensor:
+    """Attention of several layers, joined and normalised.
 
     Parameters
     ----------
     attention
-        ``[..., G]`` attention mass of each head on each glance token.
+        ``[L, H, G]`` attention mass of each layer's heads on each glance token, or ``[n, G]`` of single heads.
     sizes
         Glance tokens per patch; they add up to G.
     sharp
-        Weigh each head by the square of the largest mass it lays on one patch; else all heads alike.
+        Weigh each head by the square of the largest mass it lays on one patch. A head that always looks at the same
+        cell, a sink, weighs most then: for models whose heads were trained to ground. Else each layer is the mean of
+        its heads, normalised, and layers count alike.
+    peak
+        Join layers by their maximum instead of their mean.
 
     Returns
     -------
     Tensor
         ``[G]``, adding up to one: where a look at the image goes.
     """
-    heads = attention.float().flatten(0, -2)
-    if sharp:
-        mass = torch.stack([part.sum(-1) for part in heads.split(list(sizes), -1)], -1)
-        heads = heads * mass.amax(-1, keepdim=True).square()
-    joined = heads.mean(0)
-    total = joined.sum()
-    if not bool(total.isfinite()):
+    maps = attention.float()
+    if not bool(maps.sum().isfinite()):
         raise ValueError("The glance attention holds NaN or infinite values; check the model's weights and dtype.")
+    if sharp:
+        maps = maps.flatten(0, -2)
+        mass = torch.stack([part.sum(-1) for part in maps.split(list(sizes), -1)], -1)
+        maps = maps * mass.amax(-1, keepdim=True).square()
+    else:
+        maps = maps.mean(-2) if maps.ndim == 3 else maps
+        maps = maps / maps.sum(-1, keepdim=True).clamp_min(1e-12)
+    joined = maps.amax(0) if peak else maps.mean(0)
+    total = joined.sum()
     return joined / total if total > 0 else torch.full_like(joined, 1 / joined.numel())
 
 
@@ -93,12 +112,16 @@ class Participatory(Scorer):
         similarities.
     layers
         Layers of the language model whose attention is read: negative ones count from the end, and a float in [0, 1)
-        is a share of the depth. The glance pass stops after the last one. The default suits the reference VLM, whose
-        last two of three layers ground; deep models ground around the middle (Zhang et al. read layer 14 of 32 in
-        LLaVA-1.5).
+        is a share of the depth. The glance pass stops after the last one. By default the band of depth where
+        pretrained models ground, or what the model brings of its own (see `arr_coc.knowing.reading`).
     heads
-        ``"sharp"`` gives more weight to heads that look at one patch, ``"mean"`` the same to all; or a list of
-        (layer, head) pairs, in which case ``layers`` is ignored.
+        ``"mean"``: all heads of a layer alike; ``"sharp"`` gives more weight to heads that look at one patch; or a
+        list of (layer, head) pairs, in which case ``layers`` is ignored. See `attention_map`.
+    weights
+        One per layer, not negative: the map is then the weighted mean of the layers'.
+    prior
+        ``[3, 64]`` how many times its even share each place draws whatever is asked (see `PLACES` and `place_of`): the
+        map is divided by it. Both come from `arr_coc.calibrate`.
     model, processor
         For ``"siglip"`` and ``"clip"``: a name or folder for transformers, or a loaded model with its processor.
 
@@ -114,8 +137,10 @@ class Participatory(Scorer):
     def __init__(
         self,
         variant: str = "attention",
-        layers: Sequence[float] = (-2, -1),
-        heads: str | Sequence[tuple[int, int]] = "sharp",
+        layers: Sequence[float] = SHARES,
+        heads: str | Sequence[tuple[int, int]] = "mean",
+        weights: Sequence[float] | None = None,
+        prior: Sequence[Sequence[float]] | None = None,
         model: Any = None,
         processor: Any = None,
     ) -> None:
@@ -135,6 +160,17 @@ class Participatory(Scorer):
         if not self.layers:
             raise ValueError(f"layers={layers!r}, heads={heads!r} name no layer to read; give at least one.")
         self.variant, self.sharp = variant, heads == "sharp"
+        self.weights = None if weights is None else torch.tensor(list(weights), dtype=torch.float32)
+        self.prior = None if prior is None else torch.tensor(prior, dtype=torch.float32)
+        if self.weights is not None and (
+            heads != "mean" or self.weights.shape != (len(self.layers),) or not bool((self.weights >= 0).all())
+        ):
+            raise ValueError(
+                f"weights={weights!r} must be one number >= 0 for each of layers={layers!r}, heads='mean'."
+            )
+        if self.prior is not None and (self.prior.shape != (len(PLACES), 64) or not bool((self.prior > 0).all())):
+            raise ValueError(f"prior must hold {len(PLACES)} x 64 positive numbers; take it from arr_coc.calibrate.")
+        self.more_readings = ("peak",) if variant == "attention" else ()
         self.needs = frozenset({"pixels"} if paired else {"glance"})
         if paired:
             from .paired import Paired
@@ -173,10 +209,41 @@ class Participatory(Scorer):
                 raise ValueError("The question has no words; ask one, or use a policy that needs no question.")
             joined = word_map(torch.cat(list(scene.glance)), scene.question_embeddings)
         else:
-            attention = scene.read_attention(self.layers)
-            if attention.shape[-1] != sum(sizes):
-                raise ValueError(f"read_attention gave {attention.shape[-1]} cells, the glance grids {sum(sizes)}.")
-            if self.heads is not None:
-                attention = torch.stack([attention[self.layers.index(layer), head] for layer, head in self.heads])
-            joined = attention_map(attention, sizes, self.sharp)
+            joined = self._less_prior(self._joined(scene, sizes), scene)
         return list(joined.split(sizes))
+
+    def _joined(self, scene: Scene, sizes: Sequence[int]) -> Tensor:
+        attention = self._attention(scene, sizes)
+        if self.weights is None:
+            return attention_map(attention, sizes, self.sharp)
+        maps = torch.stack([attention_map(layer[None], sizes, False) for layer in attention])
+        return self.weights @ maps / self.weights.sum().clamp_min(1e-12)
+
+    def _less_prior(self, joined: Tensor, scene: Scene) -> Tensor:
+        if self.prior is None:
+            return joined
+        last = len(scene.glance_grids) - 1
+        drawn = [
+            self.prior[0 if i == 0 else 2 if i == last else 1, place_of(cell, rows, columns)]
+            for i, (rows, columns) in enumerate(scene.glance_grids)
+            for cell in range(rows * columns)
+        ]
+        relative = joined / torch.stack(drawn)
+        return relative / relative.sum().clamp_min(1e-12)
+
+    def readings(self, scene: Scene) -> dict[str, Tensor]:
+        """``peak``: as the score, with the maximum over layers (or single heads) in the place of their mean."""
+        sizes = [rows * columns for rows, columns in scene.glance_grids]
+        if not self.more_readings or not sizes:
+            return {}
+        joined = attention_map(self._attention(scene, sizes), sizes, sharp=False, peak=True)
+        joined = self._less_prior(joined, scene)
+        return {"peak": torch.stack([part.sum() for part in joined.split(sizes)])}
+
+    def _attention(self, scene: Scene, sizes: Sequence[int]) -> Tensor:
+        attention = scene.read_attention(self.layers)
+        if attention.shape[-1] != sum(sizes):
+            raise ValueError(f"read_attention gave {attention.shape[-1]} cells, the glance grids {sum(sizes)}.")
+        if self.heads is not None:
+            attention = torch.stack([attention[self.layers.index(layer), head] for layer, head in self.heads])
+        return attention

@@ -20,8 +20,9 @@ from allocator.storage import replace_file
 
 from ..asking.ask import answers, prepare
 from ..attending.planners import PolicyPlanner, Recorder
-from .gold import GOLD, gold_answer, gold_probability
-from .rewards import make_reward
+from .agreement import agreement
+from .gold import gold_answer, gold_probability
+from .rewards import AGREEMENT, ASK_AGAIN, make_reward
 from .workers import Workers, update_together
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def learn(
         ``episodes``; a generator must be long enough.
     reward
         Name of a reward of ``arr_coc.learning.rewards``, or a function of (answer, sample) to a finite number; or
-        "gold_probability", see `arr_coc.learning.gold`.
+        "gold_probability", see `arr_coc.learning.gold`, or "agreement" (with full detail's answer; no labels are
+        needed), see `arr_coc.learning.agreement`.
     episodes
         Questions to learn from, in all: a resumed run counts those before the break.
     batch_size
@@ -111,7 +113,7 @@ def learn(
             raise ValueError(f"{name}={value!r} must be an int of at least 1")
     if target is not None and not 0 < target <= 1:
         raise ValueError(f"target={target!r} must be a share of full detail in (0, 1], or None to keep the price")
-    score = None if reward == GOLD else make_reward(reward) if isinstance(reward, str) else reward
+    score = make_reward(reward) if isinstance(reward, str) and reward not in ASK_AGAIN else reward
     tracker = None if target is None else PriceTracker(target=target, eta=PRICE_STEP, price=planner.price)
     workers = workers or Workers()
     if workers.size > 1:  # or all would draw the same
@@ -169,13 +171,13 @@ def learn(
 def _episode(
     arr: ArrCoc,
     recorder: Recorder,
-    score: Reward | None,
+    score: Reward | str,
     batch: list[Mapping[str, Any]],
     first: int,
     price: float,
     length: Mapping[str, int],
 ) -> list[dict[str, Any]]:
-    """Answer one batch with explored allocations and reward the answers, by their gold probability without score."""
+    """Answer one batch with explored allocations and reward the answers; a name is a reward that asks again."""
     if not batch:  # the last round may not have one for every process
         return []
     inputs = prepare(arr.processor, [s["image"] for s in batch], [s["question"] for s in batch]).to(arr.model.device)
@@ -183,9 +185,11 @@ def _episode(
         sequences = arr.model.generate(**inputs, do_sample=False, **length)
     allocations = arr.last
     predictions = answers(arr.processor, inputs["input_ids"], sequences)
-    if score is None:
-        golds = [gold_answer(sample) for sample in batch]
-        values = gold_probability(arr, inputs, golds, [a.budgets for a in allocations])
+    budgets = [allocation.budgets for allocation in allocations]
+    if score == AGREEMENT:
+        values = agreement(arr, inputs, predictions, budgets, **length)
+    elif isinstance(score, str):
+        values = gold_probability(arr, inputs, [gold_answer(sample) for sample in batch], budgets)
     else:
         values = [float(score(p, sample)) for p, sample in zip(predictions, batch, strict=True)]
     records = []

@@ -21,6 +21,10 @@ from ..config import nearest
 GOLD = "gold_probability"
 """The reward of `arr_coc.learning.gold`, which is no function of an answer: it asks the model again."""
 
+AGREEMENT = "agreement"
+"""The reward of `arr_coc.learning.agreement`: the answer is full detail's. It needs no labels, and asks again too."""
+ASK_AGAIN = (GOLD, AGREEMENT)
+
 Answers = Sequence[str] | Sequence[Mapping[str, Any]]
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
@@ -321,7 +325,7 @@ def check_reward(name: object) -> None:
     ValueError
         For an unknown name, with the nearest known one.
     """
-    if isinstance(name, str) and name != GOLD:
+    if isinstance(name, str) and name not in ASK_AGAIN:
         make_reward(name)
 
 

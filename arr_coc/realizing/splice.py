@@ -105,7 +105,7 @@ def positions_of(
     mask = call.inputs["attention_mask"]
     if call.inputs.get("position_ids") is not None:
         return call.inputs["position_ids"], None
-    own = call.family.positions(call.model, call.inputs, mask)
+    own = call.own_positions
     if own is None:
         return (call.family.flat_positions(mask) + first if mode == "keep" else None), None
     positions, deltas = own

@@ -82,7 +82,9 @@ class Engine(Protocol):
     identity: str
 
     @property
-    def inside(self) -> int: ...
+    def inside(self) -> int:
+        """Questions that are being answered or wait for it."""
+        ...
 
     def check(self, text: str) -> None:
         """Refuse a question that would be no words to the model, with ValueError."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -43,8 +43,8 @@ class OwnEngine:
         Questions inside at once.
     timeout
         Seconds after which a question is given up.
-    allow
-        As of :func:`arr_coc.wrapping.saving.load_planner`.
+    allow, changes
+        As of `Policies`.
 
     Raises
     ------
@@ -62,12 +62,13 @@ class OwnEngine:
         places: int = 64,
         timeout: float = 30.0,
         allow: Collection[str] = (),
+        changes: Mapping[str, Any] | None = None,
     ) -> None:
         from ..wrapping.wrapper import wrap
 
         self.processor, self.places, self.timeout = processor, places, timeout
         self.lengths = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
-        self.policies = Policies(source, exploration, model, processor, allow)
+        self.policies = Policies(source, exploration, model, processor, allow, changes)
         self.identity = model_identity(model)
         self.arr = wrap(model, processor, self.policies.config, self.policies.once())
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")  # its queue is the queue

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from allocator.logged.explore import Exploration, Explorer, Taken
 
+from ..asking.models import with_changes
 from ..attending.planners import PolicyPlanner
 from ..wrapping.saving import load_planner
 from .store import Served, resolve
@@ -16,6 +17,7 @@ from .store import Served, resolve
 if TYPE_CHECKING:
     from allocator import Decision
 
+    from ..config import ArrCocConfig
     from ..scene import Plan, Scene
 
 FIXED = ("budgets", "patch_side", "realizer", "positions")
@@ -43,6 +45,8 @@ class Policies:
         As of :func:`arr_coc.wrap`; the model's weights are not looked at.
     allow
         As of :func:`arr_coc.wrapping.saving.load_planner`.
+    changes
+        Fields of the configuration in place of those saved with the policy, as far as they are free.
 
     Raises
     ------
@@ -51,11 +55,18 @@ class Policies:
     """
 
     def __init__(
-        self, source: Path, exploration: Exploration, model: Any, processor: Any, allow: Collection[str] = ()
+        self,
+        source: Path,
+        exploration: Exploration,
+        model: Any,
+        processor: Any,
+        allow: Collection[str] = (),
+        changes: Mapping[str, Any] | None = None,
     ) -> None:
         self.source, self.exploration, self._for, self._allow = source, exploration, (model, processor), allow
+        self._changes = dict(changes or {})
         served = resolve(source)
-        self.config, planner = load_planner(served.folder, model, processor, allow=allow)
+        self.config, planner = self._read(served)
         self.loaded = self._explored(served, planner)
 
     @property
@@ -81,12 +92,16 @@ class Policies:
             If it can't be served by this attachment, or can't choose.
         """
         served = resolve(self.source)
-        config, planner = load_planner(served.folder, *self._for, allow=self._allow)
+        config, planner = self._read(served)
         for name in FIXED:
             mine, theirs = getattr(self.config, name), getattr(config, name)
             if mine != theirs:
                 raise ValueError(f"version {served.version} has {name}={theirs!r}, not {mine!r}: start a new server")
         return self._explored(served, planner)
+
+    def _read(self, served: Served) -> tuple[ArrCocConfig, Any]:
+        config, planner = load_planner(served.folder, *self._for, allow=self._allow)
+        return (with_changes(config, planner, self._changes) if self._changes else config), planner
 
     def _explored(self, served: Served, planner: Any) -> Loaded:
         if not isinstance(planner, PolicyPlanner):

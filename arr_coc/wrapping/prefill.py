@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
+WORTHWHILE = 0.1
+"""Least share of a prompt that is taken over."""
 SEQUENCES = {"input_ids", "position_ids", *_TYPES}
 _OWN = {"attention_mask", "mm_encoder_outputs", cache_name(), *SEQUENCES}
 
@@ -199,7 +201,8 @@ def shared_tokens(call: Call, prompt: Reading, known: Reading) -> int:
         return first
     if not family.causal or not plain_cache(cache) or not whole_cache(cache, known.length):
         return 0
-    return min(first, prompt.length - 1)
+    # What is read behind a cache is read under a mask, at twice the pairs: a short beginning is not worth it.
+    return min(first, prompt.length - 1) if first >= WORTHWHILE * prompt.length else 0
 
 
 def rest_of(call: Call, like: Any, prompt: Reading, known: Reading | None, shared: int) -> dict[str, Any]:

@@ -264,7 +264,7 @@ def read_record(file: Path) -> dict[str, Any]:
 def _config(record: Mapping[str, Any], folder: Path) -> ArrCocConfig:
     """The saved configuration; keys that a newer version added are left out with a warning."""
     known = ArrCocConfig().to_dict()
-    values = dict(record["config"])
+    values = {"slots": "gated", **record["config"]}  # policies that do not say were learned on those alone
     unknown = sorted(set(values) - set(known))
     if unknown:
         writer = record.get("versions", {}).get("arr-coc", "unknown")

@@ -30,6 +30,7 @@ FULL: list[Method] = [
     ("explore_then_commit", "explore_then_commit", {"exploration": 100}),
     ("neural_linear", "neural_linear", {}),
     ("neural_linucb", "neural_linucb", {"alpha": 0.03}),
+    ("neural_mixture", "neural_mixture", {}),
 ]
 DRIFT: list[Method] = [
     *SHORT[:2],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from .base import register_method
 from .pruned import Pruned, kept
 
 if TYPE_CHECKING:
+    from ..model.bench import Bench
     from ..model.question import Tokens
 
 
@@ -39,10 +40,19 @@ class CDPruner(Pruned):
         if self.relevance not in ("embedding", "attention"):
             raise ValueError(f"relevance={self.relevance!r} must be 'embedding' or 'attention'")
 
-    def choose(self, tokens: Tokens, count: int) -> Tensor:
-        from arr_coc.knowing.participatory import Participatory
+    def prepare(self, bench: Bench) -> None:
+        super().prepare(bench)
+        self._reader = self._read(bench.arr.model)
 
-        relevance = torch.cat(Participatory(self.relevance).cell_map(tokens.scene)).to(tokens.features)
+    def _read(self, model: Any = None) -> Any:
+        from arr_coc.knowing import make_scorer
+        from arr_coc.knowing.reading import suited
+
+        return make_scorer(suited({"name": "participatory", "variant": self.relevance}, model))
+
+    def choose(self, tokens: Tokens, count: int) -> Tensor:
+        reader = getattr(self, "_reader", None) or self._read()
+        relevance = torch.cat(reader.cell_map(tokens.scene)).to(tokens.features)
         unit = F.normalize(tokens.features, dim=-1)
         return kept(likeliest(conditioned(unit @ unit.T, relevance), count), len(unit))
 

@@ -1,16 +1,25 @@
-"""Policies that the run learns itself, for ablations: each with settings of its own, on the same questions."""
+"""Policies that the run learns itself, for ablations: each with settings of its own, on the same questions.
+
+In a shared run all that learn from one stream go through it side by side: a question is seen and encoded once for all
+of them, and an allocation that one had answered is not answered again for another.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tqdm.auto import tqdm
+
+from allocator import Policy
+from arr_coc.learning.rewards import ASK_AGAIN, make_reward
 from arr_coc.scene.contract import Planner
 
 from .base import Method, register_method
+from .planned import corrupt
 
 if TYPE_CHECKING:
     from arr_coc.learning.tasks import Sample
@@ -25,8 +34,10 @@ class Learner(Method):
 
     Attributes
     ----------
-    policy, scorers, confidence, detail, tensions, price, limit
+    policy, scorers, confidence, detail, slots, caution, tensions, price, limit
         As of `arr_coc.ArrCocConfig`; None keeps the run's own.
+    corruption
+        What breaks the knowing of this policy, while it learns and when it is judged; see `eval.corruptions`.
     prior
         Whether the score heuristic is the prior mean; else the policy starts from zero.
     episodes
@@ -47,6 +58,9 @@ class Learner(Method):
     scorers: list[Any] | None = None
     confidence: bool | None = None
     detail: bool | None = None
+    slots: str | None = None
+    caution: float | None = None
+    corruption: Any = None
     tensions: list[str] | None = None
     price: float | None = None
     limit: float | None = None
@@ -61,11 +75,27 @@ class Learner(Method):
     forgetting: float = 1.0
 
     def prepare(self, bench: Bench) -> None:
-        from arr_coc import learn
+        from arr_coc.learning.loop import learn
+
+        if ("learner", self.label) in bench.lessons:  # learned beside others
+            self._planner: Planner = bench.lessons["learner", self.label]
+            return
+        planner = self.fresh(bench)
+        out = None if bench.folder is None else bench.folder / "learning" / self.label
+        own, bench.arr.planner = bench.arr.planner, planner
+        try:
+            learn(bench.arr, self.samples(bench), self.reward, self.episodes, out=out, resume=True)
+        finally:
+            bench.arr.planner = own
+        self._planner = planner
+        bench.lessons["learner", self.label] = planner
+
+    def fresh(self, bench: Bench) -> Any:
+        """The planner before it has learned anything."""
         from arr_coc.attending.planners import PolicyPlanner, build_policy, make_planner
 
         seed = bench.seed if self.seed is None else self.seed
-        names = ("policy", "scorers", "confidence", "detail", "tensions", "price", "limit")
+        names = ("policy", "scorers", "confidence", "detail", "slots", "caution", "tensions", "price", "limit")
         given: dict[str, Any] = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         config = dataclasses.replace(bench.arr.config, seed=seed, **given)
         planner = make_planner(config, bench.arr.model, bench.arr.processor)
@@ -73,16 +103,17 @@ class Learner(Method):
             planner.policy = build_policy(config, planner.contexts, prior=False)
         if isinstance(planner, PolicyPlanner) and self.forgetting < 1:
             planner.policy = dataclasses.replace(planner.policy, forgetting=self.forgetting)
-        out = None if bench.folder is None else bench.folder / "learning" / self.label
-        own, bench.arr.planner = bench.arr.planner, planner
-        try:
-            learn(bench.arr, self._questions(seed), self.reward, self.episodes, out=out, resume=True)
-        finally:
-            bench.arr.planner = own
-        self._planner: Planner = planner
-        bench.lessons["learner", self.label] = planner
+        corrupt(planner, self.corruption, self.label)
+        return planner
 
-    def _questions(self, seed: int) -> Iterable[Mapping[str, Any]]:
+    def stream(self, bench: Bench) -> tuple[Any, ...]:
+        """What tells its stream of questions and rewards from another learner's."""
+        seed = bench.seed if self.seed is None else self.seed
+        return seed, self.episodes, self.reward, repr((self.kinds, self.grid, self.phases, self.task))
+
+    def samples(self, bench: Bench) -> Iterable[Mapping[str, Any]]:
+        """The questions it learns from, in order."""
+        seed = bench.seed if self.seed is None else self.seed
         from arr_coc.learning.tasks import learning_task
         from arr_coc.reference import generate
 
@@ -98,3 +129,49 @@ class Learner(Method):
 
     def planner(self, bench: Bench, sample: Sample) -> Planner:
         return self._planner
+
+
+def learn_side_by_side(bench: Bench, learners: Sequence[Learner], progress: bool = True, batch: int = 8) -> None:
+    """Let all learners of a shared run learn, stream by stream; what they learned is kept in the run's folder.
+
+    As in `arr_coc.learn`, the questions of a batch share one posterior. A learner alone on its stream, or whose reward
+    needs more than the answer, learns by itself when its turn comes.
+    """
+    streams: dict[tuple[Any, ...], list[Learner]] = {}
+    for learner in learners:
+        if ("learner", learner.label) not in bench.lessons and learner.reward not in ASK_AGAIN:
+            streams.setdefault(learner.stream(bench), []).append(learner)
+    for group in streams.values():
+        if len(group) < 2:
+            continue
+        planners = [learner.fresh(bench) for learner in group]
+        files = [None if bench.folder is None else bench.folder / "learning" / f"{x.label}.safetensors" for x in group]
+        if all(file is not None and file.exists() for file in files):
+            for planner, file in zip(planners, files, strict=True):
+                planner.policy = Policy.load(file)
+        else:
+            _learn_stream(bench, group, planners, progress, batch)
+            for planner, file in zip(planners, files, strict=True):
+                if file is not None:
+                    planner.policy.save(file)
+        for learner, planner in zip(group, planners, strict=True):
+            planner.explore = False
+            bench.lessons["learner", learner.label] = planner
+
+
+def _learn_stream(bench: Bench, group: Sequence[Learner], planners: Sequence[Any], progress: bool, batch: int) -> None:
+    reward = make_reward(group[0].reward)
+    questions = itertools.islice(iter(group[0].samples(bench)), group[0].episodes)
+    with tqdm(total=group[0].episodes, desc=f"learning x {len(group)}", unit="question", disable=not progress) as bar:
+        while samples := list(itertools.islice(questions, batch)):
+            lessons: list[tuple[list[Any], list[float]]] = [([], []) for _ in planners]
+            for sample in samples:
+                for planner, (decisions, rewards) in zip(planners, lessons, strict=True):
+                    planner.explore = True
+                    plan = bench.cached(sample).plan(planner)
+                    decisions.append(plan.decision)
+                    rewards.append(float(reward(bench.answer_plan(sample, plan).text, sample)))
+            for planner, (decisions, rewards) in zip(planners, lessons, strict=True):
+                planner.policy.update_many(decisions, rewards)
+            bench.forget()
+            bar.update(len(samples))

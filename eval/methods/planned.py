@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from arr_coc.attending.planners import PolicyPlanner
 from arr_coc.scene.contract import Plan, Planner, Scene
 
+from ..corruptions import Corrupted, make_corruption
 from .base import Method, NotApplicable, register_method
 
 if TYPE_CHECKING:
@@ -40,6 +41,22 @@ class Within(PolicyPlanner):
         floor, full = int(scene.costs[:, 0].sum()), int(scene.costs[:, -1].sum())
         self.config = dataclasses.replace(self.config, limit=max(floor, int(self._within * full)))
         return super().plan(scene)
+
+
+def corrupt(planner: Any, corruption: Any, label: str) -> None:
+    """Put a corruption, as a configuration names it, between a planner and what it knows; None leaves it as it is.
+
+    Raises
+    ------
+    ValueError
+        For a planner that knows nothing that could be broken.
+    """
+    if corruption is None:
+        return
+    if not isinstance(planner, PolicyPlanner):
+        raise ValueError(f"method {label!r}: corruption={corruption!r} needs a policy that looks at the image")
+    broken: Any = Corrupted(planner.contexts, make_corruption(corruption))
+    planner.contexts = broken
 
 
 @register_method("learned")
@@ -85,6 +102,7 @@ class Planned(Method):
     """A policy as it comes, before any learning, with settings of its own.
 
     With ``match`` it may spend the other method's share on each question and pays no price, so that the limit binds.
+    ``corruption`` breaks what it is told of a question, see `eval.corruptions`.
     """
 
     policy: str = "heuristic"
@@ -93,6 +111,7 @@ class Planned(Method):
     limit: float | None = None
     confidence: bool | None = None
     detail: bool | None = None
+    corruption: Any = None
 
     def prepare(self, bench: Bench) -> None:
         from arr_coc.attending.planners import make_planner
@@ -103,6 +122,7 @@ class Planned(Method):
         if self.match is not None:
             config = dataclasses.replace(config, price=0.0, limit=None)
         self._planner = make_planner(config, bench.arr.model, bench.arr.processor)
+        corrupt(self._planner, self.corruption, self.label)
         if self.match is not None:
             self._planner = Within(self._planner, bench.share(self.match))
 

@@ -16,6 +16,7 @@ from PIL import Image
 from arr_coc.asking.ask import answers, prepare
 from arr_coc.drawing import patch_boxes
 from arr_coc.knowing import Scorer, make_scorer
+from arr_coc.knowing.reading import suited
 from arr_coc.knowing.relevance import Relevance
 from arr_coc.learning.rewards import Reward
 from arr_coc.scene.contract import Plan, Planner, Scene
@@ -142,12 +143,12 @@ class Bench:
     def scorer(self, name: str) -> Scorer:
         """A scorer with the options that the wrapped model's configuration gives it, or its defaults."""
         options = [s for s in self.arr.config.scorers if not isinstance(s, str) and s["name"] == name]
-        return make_scorer(options[0] if options else name)
+        return make_scorer(suited(options[0] if options else name, self.arr.model))
 
     def relevance(self) -> Relevance:
         """Where the question looks, by the scorers of the wrapped model's configuration that read it; by the model's
         own attention where none does."""
-        readers = Relevance([make_scorer(spec) for spec in self.arr.config.scorers]).readers
+        readers = Relevance([make_scorer(suited(spec, self.arr.model)) for spec in self.arr.config.scorers]).readers
         return Relevance(readers or [self.scorer("participatory")])
 
     def share(self, method: str) -> float:
@@ -247,9 +248,12 @@ class Bench:
         return question
 
     def _share(self, sample: Sample, planner: Planner) -> Answer:
-        """The answer to a planner's allocation, which another method may have had already."""
+        """The answer to a planner's allocation."""
+        return self.answer_plan(sample, self.cached(sample).plan(planner))
+
+    def answer_plan(self, sample: Sample, plan: Plan) -> Answer:
+        """The answer to an allocation, which another method may have had already; in shared runs."""
         question = self.cached(sample)
-        plan = question.plan(planner)
         scores = {name: [float(value) for value in values] for name, values in plan.scores.items()}
         key = sample["question_id"], tuple(plan.budgets)
         if key not in self._answers:

@@ -119,10 +119,11 @@ class CachedQuestion:
 
     def _contexts(self, contexts: Any, config: ArrCocConfig, scene: Scene) -> Any:
         """Context vectors depend on what is looked at and how, not on the policy that goes by them or on its terms."""
-        key = replace(config, policy="heuristic", budget=None, price=0.0, limit=None, tensions=())
-        if repr(key) not in self._known_contexts:
-            self._known_contexts[repr(key)] = contexts(scene)
-        return self._known_contexts[repr(key)]
+        terms = replace(config, policy="heuristic", budget=None, price=0.0, limit=None, caution=0.0, tensions=())
+        key = f"{terms} {getattr(contexts, 'corruption', None)}"
+        if key not in self._known_contexts:
+            self._known_contexts[key] = contexts(scene)
+        return self._known_contexts[key]
 
     def realise(self, budgets: Sequence[int]) -> tuple[Realised, list[int]]:
         """What an allocation makes of the image, and the tokens of each patch; encoded patches are used again."""

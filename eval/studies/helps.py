@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from arr_coc.wrapping.estimate import Estimate, estimate
+from arr_coc.asking.estimate import Estimate, estimate
 
 from .shares import MODELS
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import transformers as hf
 
+from arr_coc.asking.estimate import Estimate, estimate
 from arr_coc.config import ArrCocConfig
-from arr_coc.wrapping.estimate import Estimate, estimate
 
 _QWEN2_7B = {
     "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
@@ -145,12 +145,12 @@ def table(found: list[dict[str, Any]]) -> str:
     """The rows in Markdown."""
     lines = [
         "# What glance and look cost on published models", "",
-        "Written by `python -m eval shares`: operations of tower and prefill (2 x parameters x tokens, and attention), "
-        "40 words of text, as shares of the untouched model's; counted from configurations, nothing was run. `a / b`: "
-        "every patch at its floor / one patch raised to full detail (mean over patches). `given`: the second allocation "
-        "if nobody had to look. `by default`: what `arr_coc.wrap` does without a limit.", "",
-        f"| model and picture | realizer | tokens | patches | budgets | floor | with {FIXED} | with its own budgets | "
-        "given | by default |",
+        "Written by `python -m eval shares`: operations of tower and prefill (2 x parameters x tokens, and "
+        "attention), 40 words of text, as shares of the untouched model's; counted from configurations, nothing was "
+        "run. `a / b`: every patch at its floor / one patch raised to full detail (mean over patches). `given`: the "
+        "second allocation if nobody had to look. `by default`: what `arr_coc.wrap` does without a limit.", "",
+        f"| model and picture | realizer | tokens | patches | budgets | floor | with {FIXED} | with its own budgets "
+        "| given | by default |",
         "|---|---|---:|---:|---|---:|---:|---:|---:|---|",
     ]  # fmt: skip
     for row in found:

@@ -36,6 +36,7 @@ OPTIONS = {
         for name in policy_names()
         if name.startswith(("neural", "cn_"))
     },
+    "neural_mixture": {"members": 3, "train_every": 5, "steps": 4},
 }
 LEARNERS = ["boltzmann", "epsilon_greedy", "thompson", "ucb"]
 

@@ -90,7 +90,7 @@ def test_full_detail_is_neither_limited_nor_priced(host: Host, pictures: list[En
 def test_the_model_is_left_as_it_was(host: Host, pictures: list[Entry]) -> None:
     host.ask(pictures[0].image, QUESTION)
     with pytest.raises(ValueError, match="limit"):
-        host.ask(pictures[0].image, QUESTION, Settings(limit=0.01))
+        host.ask(pictures[0].image, QUESTION, Settings(limit=-0.01))
     assert "generate" not in vars(host.model) and not host.model._forward_pre_hooks
 
 
@@ -196,7 +196,7 @@ def test_every_policy_and_realizer_of_the_lists_answers(host: Host, pictures: li
         (Settings(price=-1.0), QUESTION, "price=-1.0"),
         (Settings(price=float("nan")), QUESTION, "price=nan"),
         (Settings(realizer="zoom"), QUESTION, "zoom"),
-        (Settings(limit=0.05), QUESTION, "use at least"),
+        (Settings(limit=-0.05), QUESTION, "limit=-0.05"),
         (None, "   ", "empty"),
         (None, "word " * LONGEST_QUESTION, "letters; at most"),
     ],

@@ -20,7 +20,7 @@ def test_every_row_of_the_page_is_recomputed():
 
 
 def test_one_patch_is_answered_directly_and_breaks_even_at_none():
-    from arr_coc.wrapping.estimate import estimate
+    from arr_coc.asking.estimate import estimate
 
     config, images = MODELS["Qwen2.5-VL-7B"]()
     small, large = (estimate(config, size, images) for size in ((224, 224), (1700, 2200)))

@@ -6,6 +6,7 @@ from scipy import stats
 
 from eval.config import EvalConfig, TaskConfig
 from eval.reporting.compare import seeds_interval
+from eval.reporting.dominance import dominance
 from eval.reporting.statistics import (
     at_tokens,
     curve_area,
@@ -139,6 +140,26 @@ def rows_of(label, scores, tokens, first=None):
          **({} if first is None else {"timed": {"first": first, "seconds": first, "timings": {}, "memory": None}})}
         for i, score in enumerate(scores)
     ]  # fmt: skip
+
+
+def test_a_baseline_is_dominated_or_not_as_the_records_say():
+    n = 200
+    right, wrong = np.ones(n), np.zeros(n)
+    half = np.arange(n) % 2
+    table = {
+        "learned": rows_of("learned", right, 300, first=0.4), "uniform-400": rows_of("uniform-400", right, 1000, 1.0),
+        "uniform-64": rows_of("uniform-64", half, 160), "random-0": rows_of("random-0", half, 300),
+        "top-patch-400": rows_of("top-patch-400", right, 500), "oracle": rows_of("oracle", right, 200),
+        "oracle-control": rows_of("oracle-control", np.maximum(half, np.arange(n) % 10 == 0), 160),
+        "fastv": rows_of("fastv", right[:50], 300), "cheap": rows_of("cheap", wrong, 100),
+    }  # fmt: skip
+    verdicts = {row[0]: row[5] for row in dominance([table])}
+    assert verdicts == {
+        "uniform-400": "within the interval", "uniform-64": "cheaper, less accurate", "random-0": "dominated",
+        "top-patch-400": "within the interval", "fastv": "within the interval", "cheap": "cheaper, less accurate",
+    }  # fmt: skip
+    worse = {**table, "learned": rows_of("learned", np.arange(n) % 4 > 0, 450, first=0.6)}
+    assert {row[0]: row[5] for row in dominance([worse])}["fastv"] == "cheaper, more accurate"
 
 
 def test_methods_with_fewer_questions_are_compared_on_those():

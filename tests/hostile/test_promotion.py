@@ -42,6 +42,7 @@ def served() -> dict[str, tuple[Any, float, Served]]:
     return found
 
 
+@pytest.mark.timeout(7200 if WHOLE else 600)
 def test_poisoned_histories_promote_nothing_that_is_worse(
     served: dict[str, tuple[Any, float, Served]], tmp_path: Path
 ) -> None:

@@ -107,7 +107,8 @@ def scene(
 
     def read_attention(layers: Sequence[int]) -> Tensor:
         assert attention is not None
-        return attention[list(layers)]
+        depth = len(attention)
+        return attention[[int(x * depth) if isinstance(x, float) else x for x in layers]]
 
     return dataclasses.replace(
         made,

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import arr_coc
-from arr_coc.asking.ask import prepare
+from arr_coc.asking.ask import answers, prepare
 from arr_coc.config import ArrCocConfig
+from arr_coc.learning.agreement import agreement
 from arr_coc.learning.gold import gold_answer, gold_probability
 from arr_coc.reference import generate
 
@@ -63,6 +64,24 @@ def test_a_policy_learns_from_it(reference, tmp_path):
 def test_the_gold_answer_is_the_commonest():
     assert gold_answer({"answers": ["Two", "2", "three"]}) == "Two"
     assert gold_answer({"answers": [{"answer": "red"}, {"answer": "blue"}, {"answer": "blue"}]}) == "blue"
-    for answers in ([], [" "], None):
+    for given in ([], [" "], None):
         with pytest.raises(ValueError, match="has no answers"):
-            gold_answer({"question": "what ?", "answers": answers})
+            gold_answer({"question": "what ?", "answers": given})
+
+
+def test_agreement_is_with_the_answer_at_full_detail(reference, tmp_path):
+    model, processor = reference
+    data = questions(4)
+    inputs = prepare(processor, [s["image"] for s in data], [s["question"] for s in data])
+    with arr_coc.wrap(model, processor, ArrCocConfig(policy="uniform", budget=64)) as arr:
+        floor = answers(processor, inputs["input_ids"], model.generate(**inputs, do_sample=False))
+        remembered = arr.last
+        found = agreement(arr, inputs, floor, [a.budgets for a in arr.last])
+        assert arr.last is remembered
+        assert agreement(arr, inputs, ["whatever"] * 4, [[400] * 4] * 4) == [1.0] * 4
+    full = answers(processor, inputs["input_ids"], model.generate(**inputs, do_sample=False))
+    assert found == [float(a == b) for a, b in zip(floor, full, strict=True)] and 0 < sum(found) < 4
+    unlabelled = [{k: s[k] for k in ("image", "question")} for s in questions(8)]
+    with arr_coc.wrap(model, processor) as arr:
+        log = arr_coc.learn(arr, unlabelled, "agreement", 8, batch_size=4, progress=False)
+    assert {record["reward"] for record in log} <= {0.0, 1.0} and arr.planner.policy.rounds == 8

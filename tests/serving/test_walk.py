@@ -107,3 +107,23 @@ def test_serving_a_store_that_is_not_there_names_the_remedy(tmp_path: Path) -> N
 
     with pytest.raises(ValueError, match="make one: arr-coc retrain --log LOG --incumbent reference --out"):
         resolve(tmp_path / "store")
+
+
+def test_free_settings_are_served_and_others_are_refused_before_a_model_is_loaded(reference, monkeypatch) -> None:
+    from allocator.logged.explore import Exploration
+    from arr_coc.serving.policy import Policies
+
+    monkeypatch.setattr(arr_coc.reference, "load", lambda *name: pytest.fail("the model was loaded"))
+    policies = Policies(
+        arr_coc.reference.policy_path(), Exploration(), *reference, changes={"limit": 0.5, "price": 0.2}
+    )
+    for config, price in ((policies.config, policies.once().price), (None, policies.load().planner.price)):
+        assert price == 0.2 and (config is None or config.limit == 0.5)
+    for options, said in (
+        (["--set", "wrap.scorers=[participatory]"], "arr-coc learn wrap.scorers="),
+        (["--set", "wrap.limt=1"], "Did you mean 'limit'"),
+        (["--model", "./no/such"], "does not exist"),
+        (["--policy", "nothing/here"], "neither a store of versions nor a saved policy"),
+    ):
+        shown = CliRunner().invoke(app, ["serve", *options])
+        assert shown.exit_code == 2 and said in shown.stderr, shown.output

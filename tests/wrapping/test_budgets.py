@@ -145,6 +145,16 @@ def test_looking_that_can_not_pay_is_left_out():
     assert asked(model, prompt, realizer="pool", positions="keep", budgets=(30, 40), limit=0.9).way != "direct"
 
 
+def test_a_policy_that_explores_is_always_asked():
+    """Learning needs a decision for every answer."""
+    model, config = built("reference"), ArrCocConfig(budgets=(4, 16, 36, 64), patch_side=8)
+    with arr_coc.wrap(model.model, PROCESSOR, config) as arr:
+        assert arr.planner.direct
+        arr.planner.explore = True
+        model.model.generate(**model.make([[3, (8, 8), 4]]), max_new_tokens=1)
+        assert not arr.planner.direct and arr.last[0].way in ("glance", "look") and arr.last[0].decision
+
+
 def test_planners_that_plan_for_themselves_are_always_asked():
     model = built("reference")
     config = ArrCocConfig(budgets=(4, 16, 36, 64), patch_side=8)
@@ -166,5 +176,6 @@ def test_operations_are_those_that_are_counted(name):
     operations, length = Operations.of(cell.model), inputs["input_ids"].shape[1]
     head = 2 * cell.model.get_output_embeddings().weight.numel() * length
     half = (operations.pair + operations.sliding) * length**2 / 2
-    assert 0.85 < counted(cell, inputs) / (found.untouched + head + half) < 1.15
+    run = counted(cell, inputs, lambda cell, inputs: cell.logits(inputs))
+    assert 0.85 < run / (found.untouched + head + half) < 1.15
     assert found.glance < found.raised and found.glance == found.given[0]

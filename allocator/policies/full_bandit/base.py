@@ -23,11 +23,15 @@ from ...decision import Decision
 from ...linalg import tensor
 from ...posterior import Posterior
 from ...problem import Problem
+from ..caution import Cautious
 from ..linear import Linear
+
+NOISE = 0.3
+"""Standard deviation of 0/1 rewards of which nine in ten are 1: what a unit of the posterior's is in rewards."""
 
 
 @dataclass(kw_only=True, eq=False)
-class Aggregated(Linear):
+class Aggregated(Cautious, Linear):
     """Base of the full-bandit methods; by itself it is greedy in the posterior mean.
 
     Parameters
@@ -47,7 +51,7 @@ class Aggregated(Linear):
     device : str
         Where the posterior lives.
     **options
-        See `Policy`.
+        See `Cautious` and `Policy`.
     """
 
     feedback: ClassVar[Literal["none", "full", "semi"]] = "full"
@@ -97,6 +101,14 @@ class Aggregated(Linear):
 
     def _score(self, problem: Problem) -> FloatArray:
         return self._values(problem, self.posterior.mean)
+
+    def _prior_values(self, problem: Problem) -> FloatArray | None:
+        return self._values(problem, self.posterior.prior_mean)
+
+    def _advantage(self, problem: Problem, index: IntArray, other: IntArray) -> tuple[float, float]:
+        mine, theirs = (self._features(problem.contexts, problem.covariates, arms) for arms in (index, other))
+        gained = tensor(mine - theirs, self.posterior.device)
+        return float(gained @ self.posterior.mean), NOISE * float(self.posterior.sigma(gained[None]))
 
     def _features(self, contexts: FloatArray, covariates: FloatArray, index: IntArray) -> FloatArray:
         chosen = (index[None, :] == np.arange(1, self.slots[0] + 1)[:, None]).astype(np.float64)

@@ -10,8 +10,8 @@ TOWER_WIDTH, TOWER_HEADS, TOWER_DEPTH = 128, 4, 4
 VIT_PATCH = 8
 MROPE = [0, 1, 1] * 8
 """Rows and columns take turns over the whole spectrum, as Qwen3-VL's do; the stock [t, h, w] in one piece each would
-leave the columns wavelengths of more than 800 tokens. Half of the spectrum hardly turns over a page: that is what words
-are matched by, wherever they stand."""
+leave the columns wavelengths of more than 800 tokens. Half of the spectrum hardly turns over a page: that is what
+words are matched by, wherever they stand."""
 PIXEL_MEAN, PIXEL_STD = 0.6, 0.3
 
 

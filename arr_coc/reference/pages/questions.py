@@ -51,7 +51,9 @@ WORDINGS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "eval": ("which title is this ?", "what does the title say ?"),
     },
     "most": {
-        "train": ("which has the most ?", "which bar is the longest ?", "what is the largest ?", "which has the highest number ?"),
+        "train": ("which has the most ?", "which bar is the longest ?", "what is the largest ?",
+            "which has the highest number ?",
+        ),
         "eval": ("which bar has the most ?", "what has the highest value ?"),
     },
     "present": {

@@ -18,7 +18,6 @@ from .run import Loss
 from .tower import tower_batch
 from .vision import angles, project, trunk
 
-
 SHARPNESS = 8.0
 """Logit of a visual token that equals the embedding of its word."""
 
@@ -69,5 +68,3 @@ def align_loss(
         if here.any():
             metrics[f"{name}@{grid[0]}x{grid[1]}"] = (float((near[here] == target[here]).sum()), int(here.sum()))
     return loss, metrics
-
-

@@ -17,6 +17,10 @@ from .evaluate import markdown_table
 from .stages import STAGES, load_stage, new_model
 
 MAX_BYTES = 30_000_000
+EARLY = (
+    "**An early checkpoint: training was not finished. It is here so that methods can be tried on attention that "
+    "nobody supervised, not for its accuracy.** "
+)
 ABOUT = {
     "tower": "tower: characters, words and inks of cells, through a linear head that is thrown away",
     "text": "language model: documents without pictures, plain or laid out in rows and columns",
@@ -120,18 +124,17 @@ pipeline_tag: image-text-to-text
 ---
 # The pages model
 
-{"**An early checkpoint: training was not finished. It is here so that methods can be tried on attention that nobody "
- "supervised, not for its accuracy.** " if early else ""}A stock `Qwen2_5_VLForConditionalGeneration` of
-{report['parameters'] / 1e6:.2f} million parameters, with the stock processor, trained from random numbers on the world
+{EARLY if early else ""}A stock `Qwen2_5_VLForConditionalGeneration` of
+{report["parameters"] / 1e6:.2f} million parameters with the stock processor, trained from random numbers on the world
 of pages (`arr_coc.reference.generate(world="pages")`): receipts, forms, tables, bar charts, signs over photographs, app
 screens. Whole pictures are one entry with M-RoPE positions; a patch of 160 x 160 pixels is 20 x 20 visual tokens.
 
 How it learned to see: the tower learned reading through an ordinary linear head; the language model learned from
 documents without pictures; the projector was aligned to the language model's own word embeddings, cell by cell, as
-contrastive pretraining aligns a tower to captions; then came transcripts, forms to fill in, questions and answers. There
-are no codes, no heads started as readers, no supervision of attention, and no label of evidence reached the model (what
-is printed in a cell did, before any question). Pictures were whole pictures at one scale each, never of mixed scales; in
-four of ten batches a shrunken picture kept the places of the full one.
+contrastive pretraining aligns a tower to captions; then came transcripts, forms to fill in, questions and answers.
+There are no codes, no heads started as readers, no supervision of attention, and no label of evidence reached the
+model (what is printed in a cell did, before any question). Pictures were whole pictures at one scale each, never of
+mixed scales; in four of ten batches a shrunken picture kept the places of the full one.
 
 | stage | what | steps | learning rate | wall time, one shared core |
 |---|---|---|---|---|

@@ -111,8 +111,12 @@ def run_stage(
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(record) + "\n")
             unwrapped = getattr(optimizer, "optimizer", optimizer)
-            save(out / name, module, unwrapped,
-                 {"step": done, "seconds": elapsed, "config": {"steps": steps, "peak": peak}, "running": running})
+            save(
+                out / name,
+                module,
+                unwrapped,
+                {"step": done, "seconds": elapsed, "config": {"steps": steps, "peak": peak}, "running": running},
+            )
         if over:
             return False
     return True

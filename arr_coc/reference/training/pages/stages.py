@@ -1,4 +1,4 @@
-"""The stages of training, in order; each draws its pictures once, resumes from its checkpoint and builds on the last."""
+"""The stages of training, in order. Each draws its pictures once, resumes from its checkpoint, builds on the last."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 from ...pages.dense import crowded
 from ...pages.model import build_config, build_model
@@ -19,7 +20,7 @@ from ...pages.page import draw_page
 from ...pages.tokenizer import ID, SIZE, build_backend
 from ..checkpoints import newest
 from .align import align_loss, token_tables
-from .batches import collate, fill, page_prefix, plain_prefix, text_prefix, word_list
+from .batches import Batch, Encode, collate, fill, page_prefix, plain_prefix, repeated_pairs, text_prefix, word_list
 from .language import answer_loss
 from .pool import Pool, distort, draw_pool, open_pool
 from .run import Loss, run_stage
@@ -28,6 +29,8 @@ from .vision import angles, project, to_rows, trunk
 
 Stage = Callable[[Path, Accelerator, int | None, float | None], None]
 """What runs a stage: run folder, accelerator, and steps and learning rate where they are not the stage's own."""
+Grid = tuple[int, int, int]
+"""Rows and columns of patches, and the finest print."""
 WRITTEN = ("field", "cell", "title", "present", "larger", "most")
 """Kinds of question that a document without a picture can answer."""
 MIXED = True
@@ -47,7 +50,7 @@ def page_pool(out: Path, rows: int, cols: int, n: int, finest: int = 400) -> Poo
     return open_pool(out / f"pool-{name}")
 
 
-def new_model():
+def new_model() -> Qwen2_5_VLForConditionalGeneration:
     """The untrained model."""
     return build_model(build_config(SIZE, ID), 0)
 
@@ -59,8 +62,9 @@ def tower(out: Path, accelerator: Accelerator, steps: int | None, lr: float | No
     module = nn.ModuleDict({"tower": model.model.visual, "heads": Heads(model.config.text_config.hidden_size)})
     run_stage(
         "tower", module,
-        lambda step, progress: tower_loss(module["tower"], module["heads"], tower_batch(dense, pages, 0, step, progress, 4800),
-                                          MIXED),
+        lambda step, progress: tower_loss(
+            module["tower"], module["heads"], tower_batch(dense, pages, 0, step, progress, 4800), MIXED
+        ),
         out, steps or 4000, lr or 2e-3, accelerator,
     )  # fmt: skip
 
@@ -73,7 +77,7 @@ def text(out: Path, accelerator: Accelerator, steps: int | None, lr: float | Non
     for p in model.model.visual.parameters():
         p.requires_grad_(False)
 
-    def loss(step: int, progress: float):
+    def loss(step: int, progress: float) -> Loss:
         size = 20 // accelerator.num_processes
         batch = document_batch(random.Random(f"text/{step}"), pool, lambda s: backend.encode(s).ids, size)
         with torch.autocast("cpu", torch.bfloat16, enabled=MIXED):
@@ -108,22 +112,32 @@ def aligned(stage: str, before: str, part: str, steps: int, peak: float) -> Stag
 
 @dataclass
 class Diet:
-    """What a picture stage shows: (grid of patches, finest print) in shares, and how often at another scale."""
+    """What a picture stage shows: (grid of patches, finest print) in shares, and how often at another scale.
 
-    pools: dict[tuple[int, int, int], float]
+    Every ``documents``-th batch has no pictures (0: none).
+    """
+
+    pools: dict[Grid, float]
     unfit: float
     tokens: int = 3200
     room: int = 150
     reading: float = 0.7
-    documents: float = 0.0
+    documents: int = 0
 
 
-def pages_in(key: tuple[int, int, int]) -> int:
+def pages_in(key: Grid) -> int:
     """How many pages a pool holds; they are seen some ten times each."""
     return 12000 if key == (1, 1, 400) else 6000 if key[:2] == (1, 1) else 3000
 
 
-def picture_batch(model, pools: dict[tuple[int, int, int], Pool], diet: Diet, step: int, encode, stage: str):
+def picture_batch(
+    model: Qwen2_5_VLForConditionalGeneration,
+    pools: dict[Grid, Pool],
+    diet: Diet,
+    step: int,
+    encode: Encode,
+    stage: str,
+) -> tuple[Batch, torch.Tensor]:
     """Pages of one size at one scale: the packed batch, and the states of the tower ``[n, cells, width]``."""
     rng = random.Random(f"{stage}/{step}")
     key = rng.choices(list(diet.pools), list(diet.pools.values()))[0]
@@ -160,11 +174,11 @@ def pictures(stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps
         for name, p in model.named_parameters():
             p.requires_grad_(not any(part in name for part in frozen))
 
-        def loss(step: int, progress: float):
+        def loss(step: int, progress: float) -> Loss:
             rng = random.Random(f"{stage}/documents/{step}")
             with torch.autocast("cpu", torch.bfloat16, enabled=MIXED):
-                if rng.random() < diet.documents:
-                    return answer_loss(model, document_batch(rng, documents, encode, 18))
+                if diet.documents and step % diet.documents == diet.documents - 1:
+                    return answer_loss(model, document_batch(rng, documents, encode, 20))
                 batch, states = picture_batch(model, pools, diet, step, encode, stage)
                 vision = project(model.model.visual, states).flatten(0, 1)
                 value, metrics = answer_loss(model, batch, vision.float())
@@ -176,9 +190,17 @@ def pictures(stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps
     return run
 
 
-def document_batch(rng: random.Random, pool: Pool, encode, n: int):
+def document_batch(rng: random.Random, pool: Pool, encode: Encode, n: int) -> Batch:
     """Documents without pictures: pages and lists, half of them plain text, half laid out in rows and columns."""
-    samples = []
+    samples, u = [], rng.random()
+    if u < 0.5:
+        return collate([repeated_pairs(rng, encode) for _ in range(4 * n)])
+    if u < 0.75:  # short lists: looking up is learned from many of them
+        for _ in range(2 * n):
+            page = word_list(rng, 8)
+            prefix = plain_prefix(page, encode) if rng.random() < 0.7 else text_prefix(rng, page, encode)
+            samples.append(fill(rng, page, prefix, encode, 60, False, ("field", "present"), filling=1.0))
+        return collate(samples)
     for _ in range(n):
         listed = rng.random() < 0.6
         page = word_list(rng) if listed else rng.choice(pool.facts)
@@ -188,17 +210,25 @@ def document_batch(rng: random.Random, pool: Pool, encode, n: int):
     return collate(samples)
 
 
-def load_stage(model, out: Path, before: str) -> None:
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    """Weights of the newest checkpoint of a stage. ValueError if it has none."""
+    checkpoint = newest(folder)
+    if checkpoint is None:
+        raise ValueError(f"{folder} holds no checkpoint; train stage {folder.name!r} first")
+    return dict(load_file(checkpoint / "model.safetensors"))
+
+
+def load_stage(model: Qwen2_5_VLForConditionalGeneration, out: Path, before: str) -> None:
     """Weights with which a stage begins: the tower's reading and the language model's documents, or a later stage."""
     if before == "text":
-        tower = load_file(newest(out / "tower") / "model.safetensors")
+        tower = weights_of(out / "tower")
         model.model.visual.load_state_dict({k[6:]: v for k, v in tower.items() if k.startswith("tower.")})
-        words = load_file(newest(out / "text") / "model.safetensors")
+        words = weights_of(out / "text")
         model.load_state_dict({k: v for k, v in words.items() if "visual" not in k}, strict=False)
         return
-    weights = load_file(newest(out / before) / "model.safetensors")
+    weights = weights_of(out / before)
     if before in ("align", "words"):  # the language model that it was trained under may have read on since
-        words = load_file(newest(out / "text") / "model.safetensors")
+        words = weights_of(out / "text")
         weights = {k: v if "visual" in k else words[k] for k, v in weights.items()}
     model.load_state_dict(weights, strict=False)
 
@@ -208,14 +238,14 @@ SHORT = Diet(
         (1, 1, 64): 0.15, (1, 1, 128): 0.2, (1, 1, 256): 0.2, (1, 1, 400): 0.2, (1, 2, 64): 0.1, (2, 1, 128): 0.1,
         (2, 2, 64): 0.05,
     },
-    unfit=0.12, documents=0.25, room=180,
+    unfit=0.12, documents=2, room=150, tokens=2800,
 )  # fmt: skip
 QUESTIONS = Diet(
     {
         (1, 1, 400): 0.2, (1, 1, 256): 0.1, (1, 2, 64): 0.1, (2, 1, 128): 0.1, (1, 2, 400): 0.2, (2, 2, 64): 0.1,
         (2, 2, 256): 0.1, (2, 2, 400): 0.1,
     },
-    unfit=0.25, documents=0.05, room=240, reading=0.5,
+    unfit=0.25, documents=8, room=240, reading=0.5,
 )  # fmt: skip
 STAGES: dict[str, Stage] = {
     "tower": tower,

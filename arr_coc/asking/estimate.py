@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..config import ArrCocConfig, below_floors, resolve_limit
-from .cost import Forecast
+from ..wrapping.cost import Forecast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -108,7 +108,7 @@ def estimate(
     """
     if len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size):
         raise ValueError(f"size={size!r} must be (width, height) in pixels, two ints of at least 1.")
-    from .wrapper import ArrCoc
+    from ..wrapping.wrapper import ArrCoc
 
     built, images = _model(model), _processor(model, processor)
     arr = ArrCoc(built, None, config or ArrCocConfig(), _Nobody())
@@ -161,8 +161,8 @@ def _call(arr: Any, processor: Any, size: tuple[int, int], words: int) -> Any:
     import torch
     from PIL import Image
 
-    from ..asking.ask import prepare
     from ..realizing import Call
+    from .ask import prepare
 
     noise = np.random.default_rng(0).integers(1, 255, (size[1], size[0], 3), dtype=np.uint8)
     picture = Image.fromarray(noise)
