@@ -40,8 +40,8 @@ def rate(n: int, rounds: int = 4, seed: int = 100) -> dict[str, Any]:
     Returns
     -------
     dict
-        Per way the rates of the rounds, processor time, visual tokens and share right; the ratio with its 95 % interval
-        over rounds, by the clock and by processor time, which other work on the machine hardly changes.
+        Per way the rates of the rounds, processor time, visual tokens and share right; the ratio with its 95 %
+        interval over rounds, by the clock and by processor time, which other work on the machine hardly changes.
     """
     code = f"from eval.serving.inside import rate_here; rate_here({n}, {rounds}, {seed})"
     done = subprocess.run(
