@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -23,11 +24,22 @@ def train(
     stage: Annotated[str | None, typer.Option(help=f"one of {', '.join(STAGES)}; by default all in order")] = None,
     steps: Annotated[int | None, typer.Option(help="optimizer steps of that stage")] = None,
     lr: Annotated[float | None, typer.Option(help="its peak learning rate")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="folder of a published model to go on from, for a stage in a new run folder")
+    ] = None,
 ) -> None:
-    """Train, or go on with a run that was broken off."""
+    """Train, or go on with a run that was broken off, or with a model that was published.
+
+    Example: `train --out runs/pages --stage short --start arr_coc/reference/pages/data`
+    """
     if stage is not None and stage not in STAGES:
         raise typer.BadParameter(f"stage {stage!r} is unknown; it must be one of {', '.join(STAGES)}")
     torch.set_num_threads(1)
+    if start is not None:
+        if stage is None or not (start / "model.safetensors").is_file():
+            raise typer.BadParameter(f"--start {start} needs a folder with model.safetensors, and --stage")
+        (out / "start").mkdir(parents=True, exist_ok=True)
+        shutil.copy(start / "model.safetensors", out / "start")
     out.mkdir(parents=True, exist_ok=True)
     for name, run in STAGES.items():
         if stage in (None, name):
