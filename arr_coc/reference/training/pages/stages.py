@@ -219,7 +219,13 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def load_stage(model: Qwen2_5_VLForConditionalGeneration, out: Path, before: str) -> None:
-    """Weights with which a stage begins: the tower's reading and the language model's documents, or a later stage."""
+    """Weights with which a stage begins: the tower's reading and the language model's documents, or a later stage.
+
+    A run that has not trained the stage before, but holds a published model in ``start``, goes on from that.
+    """
+    if newest(out / before) is None and (out / "start" / "model.safetensors").is_file():
+        model.load_state_dict(load_file(out / "start" / "model.safetensors"), strict=False)
+        return
     if before == "text":
         tower = weights_of(out / "tower")
         model.model.visual.load_state_dict({k[6:]: v for k, v in tower.items() if k.startswith("tower.")})
