@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart demo docs map test test-full test-oldest test-lmms lint wheel bench-peers clean hostile
+.PHONY: help install quickstart demo docs map test test-full test-oldest test-lmms test-engine lint wheel bench-peers clean hostile
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -57,7 +57,19 @@ test-lmms:  ## the real lmms-eval on a tiny local task, in .venv-lmms (a large i
 	.venv-lmms/bin/python -m pip install --disable-pip-version-check --no-input --progress-bar off -e '.[eval]' 'lmms-eval>=0.7,<0.8' pytest pytest-timeout
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-lmms/bin/python -m pytest tests/lmms
 
-hostile: $(READY)  ## try a server: schema-based fuzzing, hostile requests, 50 times kill -9 (an hour)
+# vLLM brings its own torch and an older transformers: an environment apart (3.7 GB).
+.venv-engine/.ready: .ci/engine.txt .ci/torchvision_on_cpu.py pyproject.toml
+	$(PYTHON) -m venv .venv-engine
+	.venv-engine/bin/python -m pip install --disable-pip-version-check --no-input --progress-bar off -r .ci/engine.txt -e '.[serve]'
+	.venv-engine/bin/python -m pip uninstall --yes --quiet torchaudio torchcodec
+	.venv-engine/bin/python .ci/torchvision_on_cpu.py
+	@touch $@
+
+test-engine: .venv-engine/.ready  ## the engine's tests in a real vLLM, on this machine's processor, in .venv-engine
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-engine/bin/python -m pytest tests/engines
+
+hostile: $(READY)  ## attack everything: pictures, policies, logs, stores, poisoned histories; then a server: fuzzing, hostile requests, 50 times kill -9 (an hour and a half)
+	ARR_COC_HOSTILE=all OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/hostile
 	$(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off 'schemathesis>=4,<5'
 	$(BIN)/python -m eval serving fuzz
 	$(BIN)/python -m eval serving hostile
@@ -77,5 +89,5 @@ bench-peers: .venv-peers/.ready  ## benchmark the allocator beside its peer libr
 	OMP_NUM_THREADS=1 .venv-peers/bin/python -m eval.bandits --peers --out runs/allocator-$$(date +%Y%m%d-%H%M%S)
 
 clean:  ## remove .venv, caches and builds (runs/ is kept)
-	rm -rf $(VENV) .venv-peers .venv-lmms .venv-oldest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-peers .venv-lmms .venv-oldest .venv-engine build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +

@@ -111,16 +111,18 @@ class Decision:
 _DECISION_FIELDS = tuple(item.name for item in fields(Decision))
 
 
-def plain(value: Any) -> Any:
-    """Turn tensors, arrays and devices into what JSON can hold."""
+def plain(value: Any, finite: bool = False) -> Any:
+    """Turn tensors, arrays and devices into what JSON can hold; with `finite`, NaN and infinity become None."""
     if isinstance(value, torch.Tensor):
         return value.detach().cpu().tolist()
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
     if isinstance(value, torch.device):
         return str(value)
+    if finite and isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: plain(item, finite) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [plain(item, finite) for item in value]
     return value

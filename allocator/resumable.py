@@ -90,14 +90,14 @@ class Resumable:
         generator = np.random.default_rng()
         try:
             generator.bit_generator.state = state["generator"]
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
             raise ValueError(f"the state's generator is damaged: {error}") from None
         tensors, extra = self._tensors(), self._extra()
         try:
             self._load_tensors(dict(state["tensors"]))
             self._load_extra(dict(state["extra"]))
             rounds = int(state["rounds"])
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             self._load_tensors(tensors)
             self._load_extra(extra)
             raise error if isinstance(error, ValueError) else ValueError(f"the state is damaged: {error}") from None
@@ -127,7 +127,7 @@ class Resumable:
         try:
             _check_sizes(state["config"], max([_LARGEST, *(n for t in state["tensors"].values() for n in t.shape)]))
             policy = make_policy(state["policy"], **state["config"])
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else error
             raise ValueError(f"{path} holds no policy that can be rebuilt: {reason}") from None
         if not isinstance(policy, cls):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import reference
     from .asking.ask import ask
+    from .asking.estimate import estimate
     from .config import ArrCocConfig
     from .drawing import draw_allocation
     from .learning.calibrate import calibrate
@@ -25,14 +26,15 @@ _HOMES = {
     "ask": "asking.ask",
     "calibrate": "learning.calibrate",
     "draw_allocation": "drawing",
+    "estimate": "asking.estimate",
     "evaluate": "learning.evaluate",
     "learn": "learning.loop",
     "unwrap": "wrapping.wrapper",
     "wrap": "wrapping.wrapper",
 }
 __all__ = [
-    "ArrCoc", "ArrCocConfig", "__version__", "ask", "calibrate", "draw_allocation", "evaluate", "learn", "reference",
-    "unwrap", "wrap",
+    "ArrCoc", "ArrCocConfig", "__version__", "ask", "calibrate", "draw_allocation", "estimate", "evaluate", "learn",
+    "reference", "unwrap", "wrap",
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Balancing: three tensions, each a bounded function of the question, the scores and the spending so far.
+"""Balancing: three tensions, each a bounded function of the question and the scores.
 
 compress <-> particularise sets the price of a token, exploit <-> explore the temperature of the posterior, and
 focus <-> diversify a coverage value per patch and budget. After Vervaeke, Lillicrap and Richards, "Relevance
@@ -88,7 +88,7 @@ class Balance:
     coverage
         ``[N, K]`` float32 reward units to add to the values; zero at the floor.
     log
-        Every signal and sign behind the three, for the record.
+        Every signal and sign behind those that act, for the record.
     """
 
     price: float
@@ -166,9 +166,7 @@ class Balancer:
         self.config = config or BalanceConfig()
         self.relevance = relevance or _mean
 
-    def __call__(
-        self, scene: Scene, scores: Mapping[str, Tensor], price: float, spent_ratio: float | None = None
-    ) -> Balance:
+    def __call__(self, scene: Scene, scores: Mapping[str, Tensor], price: float) -> Balance:
         """Weigh one question.
 
         Parameters
@@ -179,8 +177,6 @@ class Balancer:
             Per scorer ``[N]`` in [0, 1]; at least one.
         price
             Price before balancing, >= 0.
-        spent_ratio
-            Mean tokens spent so far over the target; ``None`` without a target. Above 1 the price rises.
 
         Returns
         -------
@@ -189,8 +185,8 @@ class Balancer:
         Raises
         ------
         ValueError
-            If there are no scores, one has the wrong length or is not finite, or ``price`` or ``spent_ratio`` is
-            negative or not finite.
+            If there are no scores, one has the wrong length or is not finite, or ``price`` is negative or not
+            finite.
         """
         count = len(scene.patches)
         if not scores:
@@ -198,22 +194,26 @@ class Balancer:
         for name, score in scores.items():
             if tuple(score.shape) != (count,) or not bool(score.isfinite().all()):
                 raise ValueError(f"Score {name!r} must hold {count} finite numbers, one per patch; it is {score}.")
-        for name, value in (("price", price), ("spent_ratio", spent_ratio)):
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name}={value!r} must be a finite number >= 0.")
-        config = self.config
+        if not (math.isfinite(price) and price >= 0):
+            raise ValueError(f"price={price!r} must be a finite number >= 0.")
+        config, log = self.config, dict[str, float]()
+        factor, temperature, coverage = 1.0, 1.0, torch.zeros(scene.costs.shape)
+        if config.price:
+            fine = fineness(scene.question, config.fine_words)
+            factor = 2.0 ** (-config.price * fine / 2)
+            log |= {"fineness": fine, "compress": -fine / 2, "price_factor": factor}
+        if not (config.temperature or config.coverage):
+            return Balance(price * factor, temperature, coverage, log)
         relevance = self.relevance(scores).float().cpu()
-        fine, flat, apart = fineness(scene.question, config.fine_words), flatness(relevance), disagreement(scores)
-        overspent = 0.0 if spent_ratio is None else math.tanh(math.log(max(spent_ratio, 1e-6)))
-        compress = max(-1.0, min(1.0, overspent - fine / 2))
-        explore = flat + apart - 1.0
-        diversify = 2.0 * flat - 1.0
-        coverage = self._coverage(scene, relevance, diversify)
-        factor, temperature = 2.0 ** (config.price * compress), 2.0 ** (config.temperature * explore)
-        log = dict(
-            fineness=fine, flatness=flat, disagreement=apart, overspent=overspent, compress=compress, explore=explore,
-            diversify=diversify, price_factor=factor, temperature=temperature, coverage=float(coverage.abs().max()),
-        )  # fmt: skip
+        flat = flatness(relevance)
+        log["flatness"] = flat
+        if config.temperature:
+            apart = disagreement(scores)
+            temperature = 2.0 ** (config.temperature * (flat + apart - 1.0))
+            log |= {"disagreement": apart, "explore": flat + apart - 1.0, "temperature": temperature}
+        if config.coverage:
+            coverage = self._coverage(scene, relevance, 2.0 * flat - 1.0)
+            log |= {"diversify": 2.0 * flat - 1.0, "coverage": float(coverage.abs().max())}
         return Balance(price * factor, temperature, coverage, log)
 
     def _coverage(self, scene: Scene, relevance: Tensor, diversify: float) -> Tensor:

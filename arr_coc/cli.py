@@ -1,5 +1,5 @@
-"""The command line: ``arr-coc ask``, ``evaluate``, ``calibrate``, ``learn``, ``serve``, ``retrain``, ``rollback``,
-``reference``, ``info``.
+"""The command line: ``arr-coc ask``, ``calibrate``, ``estimate``, ``evaluate``, ``learn``, ``serve``, ``retrain``,
+``rollback``, ``reference`` and ``info``.
 
 Commands import what they need when they run, so that ``--help`` is instant.
 """
@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from .commands.calibrate import calibrate
+from .commands.estimate import estimate
 from .commands.serve import log_app, retrain, rollback, serve
 from .commands.terminal import (
     check_folder,
@@ -42,11 +43,36 @@ reference_app = typer.Typer(
     help="The reference model that ships with ARR-COC: train it, measure it, draw its world.",
 )
 app.add_typer(reference_app, name="reference")
+app.command()(estimate)
 app.command()(calibrate)
 app.command()(serve)
 app.command()(retrain)
 app.command()(rollback)
 app.add_typer(log_app, name="log")
+
+
+@app.callback()
+def main(
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plugin",
+            help="A module, or a path ending in .py, that registers scorers, policies, families or rewards of your "
+            "own; repeatable, before the command.",
+        ),
+    ] = None,
+) -> None:
+    """What stands before a command."""
+    if plugin:
+        _plugins(plugin)
+
+
+@clear_errors
+def _plugins(modules: list[str]) -> None:
+    from allocator.registry import load_plugins
+
+    load_plugins(modules)
+
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -138,8 +164,7 @@ def ask(
     if out is not None:
         asked.plot().save(out)
     if as_json:
-        record = {"answer": asked.answer, "image": str(image), "grid": asked.grid, **allocation.to_dict()}
-        typer.echo(json.dumps(record))
+        typer.echo(json.dumps({"image": str(image), **asked.to_dict()}))
         return
     print_answer(asked.answer, allocation, asked.grid)
     if out is not None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import importlib
 import itertools
 import math
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ POLICIES = (
 SHARES = (0.16, 0.32, 0.64, 1.0)
 """The budgets of ``"auto"``, as shares of the family's own patch."""
 POSITIONS = ("auto", "keep", "compact")
+_MOST_TOKENS = 1_000_000  # of a patch; a saved policy is data from elsewhere
 TENSIONS = ("price", "temperature", "coverage")
 SLOTS = ("free", "gated")
 
@@ -95,6 +98,9 @@ class ArrCocConfig:
     direct
         Whether a question is answered at full detail without a glance where looking can't pay: a picture of one patch,
         or one so small that glance and look would cost more than the untouched model, counted beforehand.
+    picture_cache
+        Bytes in which ``generate`` keeps the last pictures (features, keys and values of their glance), so that
+        another question about the same pixels reads only its words; 0 keeps none, and nothing is kept in training.
     price
         Reward units that a full-detail image costs: an allocation is charged ``price * tokens / full_tokens``.
     scorers
@@ -143,6 +149,7 @@ class ArrCocConfig:
     budget: int | None = None
     limit: int | float | None = None
     direct: bool = True
+    picture_cache: int = 0
     price: float = 0.05
     scorers: tuple[str | Mapping[str, Any], ...] = ("propositional", "perspectival", "participatory")
     confidence: bool = True
@@ -188,6 +195,8 @@ class ArrCocConfig:
             raise ValueError(
                 f"price={self.price!r} must be a finite number >= 0 (reward units per full-detail image)."
             )
+        if not _is_int(self.picture_cache) or self.picture_cache < 0:
+            raise ValueError(f"picture_cache={self.picture_cache!r} must be a number of bytes, an int >= 0.")
         if not _is_int(self.seed) or self.seed < 0:
             raise ValueError(f"seed={self.seed!r} must be an int >= 0.")
         check_limit(self.limit)
@@ -294,11 +303,11 @@ def resolve_limit(limit: float | None, costs: torch.Tensor) -> int:
         return full
     tokens = limit if isinstance(limit, int) else math.floor(limit * full + 1e-9)
     if below_floors(limit, costs):
-        # The same words each time, so that Python says them once.
+        # The same words from the same place each time, so that Python says them once.
         warnings.warn(
             f"limit={limit} is less than the floors of a picture's patches need; such a picture gets its floors, and "
             "arr.last says which did. A smaller first budget would allow less.",
-            stacklevel=2,
+            stacklevel=1,
         )
         return floors
     if tokens < floors:
@@ -327,6 +336,8 @@ def _check_policy(name: str) -> None:
     if name in POLICIES:
         return
     # One that is not ours is known if somebody registered it, and who did has the registry loaded.
+    if entry_points(group="arr_coc.plugins"):
+        importlib.import_module("allocator.registry").load_installed_plugins()
     registry: Any = sys.modules.get("allocator.registry")
     others = registry.policy_names() if registry is not None else []
     feedback = registry.policy_class(name).feedback if name in others else None
@@ -362,6 +373,8 @@ def _budgets(values: object) -> tuple[int, ...]:
         raise ValueError(f"budgets={budgets!r} must be positive ints, for example (64, 128, 256, 400).")
     if any(b >= c for b, c in itertools.pairwise(budgets)):
         raise ValueError(f"budgets={budgets!r} must rise without repeats; use {tuple(sorted(set(budgets)))}.")
+    if budgets[-1] > _MOST_TOKENS:
+        raise ValueError(f"budgets={budgets!r} must be at most {_MOST_TOKENS:,} tokens a patch.")
     return budgets
 
 

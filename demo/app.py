@@ -107,6 +107,7 @@ def serve(
     return page.launch(
         server_name=address, server_port=port, share=share, ssr_mode=False, max_file_size="20mb", footer_links=["api"],
         enable_monitoring=False, state_session_capacity=200, **theme(), **more,
+        _frontend=False,  # else gradio gives its own page three seconds, and does not start on a busy machine
     )  # fmt: skip
 
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from arr_coc.cli import Debug, Device
-from arr_coc.commands.terminal import check_folder, clear_errors
+from arr_coc.asking.models import check_model, check_policy, check_wrapping
+from arr_coc.cli import Debug, Device, Settings
+from arr_coc.commands.terminal import check_folder, clear_errors, parse_settings
 
 app = typer.Typer(
     add_completion=False,
@@ -35,6 +36,7 @@ def serve(
         str | None,
         typer.Option("--policy", "-p", help="Folder of the first model's learned policy; 'reference' ships with one."),
     ] = None,
+    settings: Settings = None,
     device: Device = None,
     address: Annotated[str, typer.Option(help="Where to listen; by default this machine alone.")] = "127.0.0.1",
     port: Annotated[
@@ -51,10 +53,18 @@ def serve(
 
     `python -m demo --model Qwen/Qwen2.5-VL-3B-Instruct --policy runs/mine/policy --model reference`
 
+    `python -m demo --model Qwen/Qwen2.5-VL-3B-Instruct --set "wrap.scorers=[participatory]"`
+
     It stays on this machine, fetches nothing and sends nothing, unless --share is given.
     """
     if context.invoked_subcommand is not None:
         return
+    base = parse_settings(settings)
+    check_wrapping(base)
+    for name in model or ():
+        check_model(name)
+    if policy is not None:
+        check_policy(policy)
     try:
         import gradio  # noqa: F401
     except ImportError as error:
@@ -64,7 +74,7 @@ def serve(
 
     names = model or on_disk()
     typer.echo(f"loading {names[0]} ...")
-    launch(Models.named(names, policy, device), port=port, address=address, share=share)
+    launch(Models.named(names, policy, device, base), port=port, address=address, share=share)
 
 
 @app.command()

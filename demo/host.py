@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from PIL import Image
 
 from arr_coc import reference
 from arr_coc.asking.ask import ask, seen_pixels
-from arr_coc.asking.models import REFERENCE, load_vlm, wrap_with
+from arr_coc.asking.models import FREE, REFERENCE, is_saved_policy, load_vlm, wrap_with
 from arr_coc.attending.planners import PolicyPlanner, wrappable_policies
 from arr_coc.config import nearest
 from arr_coc.drawing import Box, draw_seen, patch_boxes, seen_grids, spread_views
@@ -140,6 +140,8 @@ class Host:
         Folder of a learned policy; for the reference model the one that ships with it.
     device
         As of `arr_coc.asking.models.load_vlm`.
+    base
+        Configuration values that hold where a visitor chose none; of a saved policy those of `FREE` alone.
 
     Raises
     ------
@@ -147,8 +149,15 @@ class Host:
         If the model or the policy can't be loaded.
     """
 
-    def __init__(self, model: str = REFERENCE, policy: str | None = None, device: str | None = None) -> None:
+    def __init__(
+        self,
+        model: str = REFERENCE,
+        policy: str | None = None,
+        device: str | None = None,
+        base: Mapping[str, Any] | None = None,
+    ) -> None:
         self.name, self.is_reference = model, model == REFERENCE
+        self.base = dict(base or {})
         self.folder = str(reference.policy_path()) if policy is None and self.is_reference else policy
         self.model, self.processor = load_vlm(model, device=device)
         self.world = {REFERENCE: SIGNS, PAGES: PAGES}.get(model)
@@ -188,7 +197,8 @@ class Host:
         patient
             Whether others may go first, see `demo.turns.Turns`.
         """
-        with self._turns.take(patient), wrap_with(self.model, self.processor, given) as arr:
+        base = {k: v for k, v in self.base.items() if k in FREE or not is_saved_policy(given.get("policy"))}
+        with self._turns.take(patient), wrap_with(self.model, self.processor, {**base, **given}) as arr:
             yield arr
 
     def full(self, settings: Settings) -> Settings:

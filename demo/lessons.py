@@ -22,6 +22,7 @@ from arr_coc.learning.rewards import make_reward
 from eval.methods import make_method
 from eval.model.bench import Bench
 
+from .gallery import PAGES
 from .host import LEARNED, MAX_NEW_TOKENS, TAUGHT, Answered, Host, Settings, Taught
 
 BATCH = 8
@@ -85,7 +86,7 @@ class Pupil:
 
 
 def lesson(host: Host, pupil: Pupil, episodes: int) -> Iterator[Pupil]:
-    """Teach with the rewards of the reference world's answers; gives the pupil after every batch.
+    """Teach with the rewards of answers that are known; gives the pupil after every batch.
 
     Parameters
     ----------
@@ -97,11 +98,17 @@ def lesson(host: Host, pupil: Pupil, episodes: int) -> Iterator[Pupil]:
         Questions, rounded up to whole batches.
     """
     for _ in range(-(-episodes // BATCH)):
-        samples = list(reference.generate(BATCH, seed=1000 * pupil.seed + pupil.batches, split="learn"))
+        samples = _samples(host, BATCH, 1000 * pupil.seed + pupil.batches)
         for at in range(0, BATCH, STEP):
             pupil = _step(host, pupil, samples[at : at + STEP])
         pupil = replace(pupil, batches=pupil.batches + 1)
         yield pupil
+
+
+def _samples(host: Host, count: int, seed: int) -> list[dict[str, Any]]:
+    """Questions of the world that the model was made for; signs, which any model can look at, where it has none."""
+    world = host.world if host.world == PAGES else REFERENCE
+    return list(reference.generate(count, seed=seed, split="learn", world=world))
 
 
 def _step(host: Host, pupil: Pupil, samples: list[dict[str, Any]]) -> Pupil:
@@ -161,7 +168,7 @@ def _entry(pupil: Pupil, number: int, record: dict[str, Any], best: tuple[float,
 def try_one(host: Host, pupil: Pupil) -> Pupil:
     """Answer a fresh question with an explored allocation, and wait for a thumb."""
     rng = random.Random(f"{pupil.seed}/{pupil.tried}")
-    (sample,) = reference.generate(1, seed=rng.randrange(10**6), split="learn")
+    (sample,) = _samples(host, 1, rng.randrange(10**6))
     settings = pupil.settings if pupil.state is None else replace(pupil.settings, policy=TAUGHT)
     answered = host.ask(sample["image"], sample["question"], settings, taught=pupil.taught, explore=True)
     return replace(pupil, trial=Trial(answered, sample["answer"]), tried=pupil.tried + 1)

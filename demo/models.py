@@ -8,8 +8,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from arr_coc.asking.models import REFERENCE
+from arr_coc import reference
 from arr_coc.config import nearest
 from arr_coc.families import known_families
 
@@ -41,10 +42,16 @@ class Models:
         self._loading = threading.Lock()
 
     @classmethod
-    def named(cls, names: list[str], policy: str | None = None, device: str | None = None) -> Models:
+    def named(
+        cls,
+        names: list[str],
+        policy: str | None = None,
+        device: str | None = None,
+        base: Mapping[str, Any] | None = None,
+    ) -> Models:
         """Models by name, as of `Host`; ``policy`` is the first one's."""
         return cls({
-            name: partial(Host, name, policy if number == 0 else None, device)
+            name: partial(Host, name, policy if number == 0 else None, device, base)
             for number, name in enumerate(dict.fromkeys(names))
         })  # fmt: skip
 
@@ -84,8 +91,8 @@ class Models:
 
 
 def shipped() -> list[str]:
-    """The models that come with ARR-COC."""
-    return [REFERENCE]
+    """The models that come with ARR-COC, those whose weights are there."""
+    return [name for name in reference.MODELS if (reference.path(name) / "model.safetensors").is_file()]
 
 
 def on_disk(cache: Path | None = None) -> list[str]:

@@ -83,7 +83,7 @@ def open_tab(page: Page, name: str) -> None:
     page.wait_for_selector(f"#{name.lower()}[role=tabpanel]:visible, .tabitem:visible")
 
 
-def take(out: Path, episodes: int = 64) -> list[Path]:
+def take(out: Path, episodes: int = 32) -> list[Path]:
     """Serve the reference model, go through the tabs and write one picture of each, and one of a phone.
 
     Parameters
@@ -99,11 +99,12 @@ def take(out: Path, episodes: int = 64) -> list[Path]:
     with _served(lambda **more: serve(Models.named(shipped()), **more)) as url, browser() as chrome:
         page = visit(chrome, url)
         # a question whose evidence is fine print, then one about another patch: the budgets have moved
-        page.locator("#suggestions input").nth(1).check()
-        page.locator("#answer .asked").get_by_text(_text(page, 1)).wait_for()
+        for number in (1, 0):
+            page.locator("#suggestions input").nth(number).check()
+            page.locator("#answer .asked").get_by_text(_text(page, number)).wait_for()
+            page.locator("#answer .saved:not(.waiting)").wait_for()
+        _settle(page)
         files = [_shoot(page, out / "ask.png", "body")]
-        page.locator("#suggestions input").nth(0).check()
-        page.locator("#answer .asked").get_by_text(_text(page, 0)).wait_for()
         open_tab(page, "Compare")
         page.locator("#compare").click()
         page.wait_for_selector("#saving .card")

@@ -12,6 +12,7 @@ from eval.reporting.summary import STAGES
 
 from .gallery import Asking
 from .host import Answered
+from .patchmap import SCORE_WORDS
 
 WAITING = '<p class="saved waiting" aria-live="polite">Measuring full detail beside it …</p>'
 PERFECT = 0.999
@@ -99,8 +100,8 @@ def saving(answered: Answered, full: Answered) -> str:
         line += f" and {100 * answered.seconds / full.seconds:.0f} % of its time"
         return f"{line}: {most - tokens:,} tokens and {_milliseconds(spared)} saved."
     return (
-        f"{line}: {most - tokens:,} tokens saved, but it took {_milliseconds(-spared)} longer, because looking first "
-        "cost more than it saved."
+        f"{line}: {most - tokens:,} tokens saved, but it took {_milliseconds(-spared)} longer this time, looking "
+        "first included."
     )
 
 
@@ -110,7 +111,7 @@ def said(answered: Answered) -> str:
 
 
 def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:,.0f} ms"
+    return f"{1000 * seconds:,.0f} ms" if seconds < 5 else f"{seconds:,.1f} s"
 
 
 def _bars(title: str, own: tuple[str, float, str], full: tuple[str, float | None, str]) -> str:
@@ -169,6 +170,7 @@ STAGE_WORDS = {
     "glance": "a first glance", "read": "what the glance would answer", "knowing": "scoring the patches",
     "balancing": "weighing", "attending": "choosing budgets", "encode": "encoding at the budgets",
     "splice": "putting together", "generate": "answering", "prefill": "reading", "decode": "answering",
+    "total": "in all",
 }  # fmt: skip
 """What the model and the policy do in each stage of the record's timings."""
 
@@ -209,7 +211,8 @@ def compared(answers: Sequence[Answered]) -> str:
 
 def sources(answered: Answered) -> str:
     """A table of what the policy went by, patch by patch: scores, and the detail that the smallest budget destroys."""
-    header = ["patch", *answered.allocation.scores, f"lost at {answered.explanation.budgets[0]}", "budget"]
+    scores = (SCORE_WORDS.get(name, name) for name in answered.allocation.scores)
+    header = ["patch", *scores, f"detail lost at {answered.explanation.budgets[0]}", "budget"]
     rows = []
     for i, report in enumerate(answered.explanation.patches):
         detail = f"{100 * report.detail[0]:.0f} %" if report.detail else "–"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from arr_coc.cli import Debug
+from arr_coc.cli import Debug, main
 from arr_coc.commands.terminal import clear_errors
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ app = typer.Typer(
     help="Measure budgets on visual questions: accuracy with intervals, tokens and time, beside honest baselines.\n\n"
     "Start with `python -m eval run configs/eval.yaml task.limit=50`.",
 )
+
+app.callback()(main)
 
 Overrides = Annotated[
     list[str] | None,
@@ -249,6 +251,37 @@ def attention(
 
 @app.command()
 @clear_errors
+def looking(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the record.")] = Path("runs/looking"),
+    count: Annotated[int, typer.Option("-n", min=10, help="Questions per seed.")] = 40,
+    debug: Debug = False,
+) -> None:
+    """What looking costs in time: glance and look, the same tokens without looking, and the untouched model.
+
+    Example: `python -m eval looking -n 40`
+    """
+    from .studies.looking import measure, write
+
+    typer.echo(write(measure(count), out))
+
+
+@app.command()
+@clear_errors
+def shares(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the record.")] = Path("runs/looking"),
+    debug: Debug = False,
+) -> None:
+    """What glance and look cost on published models, counted from their configurations; nothing is run.
+
+    Example: `python -m eval shares`
+    """
+    from .studies.shares import write
+
+    typer.echo(write(out))
+
+
+@app.command()
+@clear_errors
 def drift(
     logs: Annotated[list[Path], typer.Argument(help="log.jsonl of learners on one stream, see configs/drift.yaml.")],
     change: Annotated[int, typer.Option("--change", min=1, help="Episode of the first question of the new mix.")],
@@ -286,10 +319,16 @@ def offpolicy(
 @app.command()
 @clear_errors
 def serving(
-    what: Annotated[str, typer.Argument(help="load, batches, capacity, soak, kill, log-kill, hostile or fuzz.")],
+    what: Annotated[
+        str,
+        typer.Argument(help="engine, rate, callers, load, batches, capacity, soak, kill, log-kill, hostile or fuzz."),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder of the record.")] = Path("runs/serving"),
     count: Annotated[int, typer.Option("-n", min=1, help="Questions of load, capacity and soak; kills of kill.")] = 50,
     minutes: Annotated[float, typer.Option(min=0.1, help="Soak and kill end then with what is done.")] = 600.0,
+    inside: Annotated[
+        bool, typer.Option("--inside", help="Soak and kill vLLM with the plugin, not our own server.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Try a real server on loopback: load against direct generate, a soak, kill -9 under load, hostile requests.
@@ -297,20 +336,30 @@ def serving(
     batches asks no server: it measures what a generate call for several questions costs; capacity measures what a
     question costs from the server to the nightly retraining.
 
+    engine, rate and callers are run where vLLM is (`make test-engine` makes .venv-engine): whether plans, answers and
+    propensities inside it are the wrapper's, -n questions per model and mode; questions a second of full detail and of
+    the policy inside it; both servers under 1 to 64 callers.
+
     Example: `python -m eval serving kill -n 50`
     """
     import json
     import tempfile
 
     from .serving import capacity, hostile, trials
-    from .serving.server import sigterm_unwinds
+    from .serving import inside as engines
+    from .serving.server import ENGINE, sigterm_unwinds
+
+    options = ENGINE if inside else ()
 
     tries = {
+        "engine": lambda folder: engines.exact(folder, count),
+        "rate": lambda folder: engines.rate(count),
+        "callers": lambda folder: engines.callers(folder, count),
         "load": lambda folder: trials.load(folder, count),
         "batches": lambda folder: trials.batches(),
         "capacity": lambda folder: capacity.measure(folder, count),
-        "soak": lambda folder: trials.soak(folder, count, minutes, progress=True),
-        "kill": lambda folder: trials.kills(folder, count, minutes, progress=True),
+        "soak": lambda folder: trials.soak(folder, count, minutes, progress=True, options=options),
+        "kill": lambda folder: trials.kills(folder, count, minutes, progress=True, options=options),
         "log-kill": lambda folder: trials.log_kills(folder, count),
         "hostile": hostile.hostile,
         "fuzz": hostile.fuzz,
@@ -319,5 +368,5 @@ def serving(
         raise ValueError(f"{what!r} is none of {', '.join(tries)}")
     with sigterm_unwinds(), tempfile.TemporaryDirectory() as scratch:
         results = tries[what](Path(scratch))
-    trials.record(out, what, results)
+    trials.record(out, f"{what}-inside" if inside else what, results)
     typer.echo(json.dumps(results, indent=1))

@@ -35,7 +35,7 @@ def write_mosaics(out: Path, n: int = 2000, grid: tuple[int, int] = (2, 2), seed
     Returns
     -------
     list of Path
-        The two files: lines with ``image``, ``question``, ``answer``, ``kind`` and ``evidence``, the patch asked about.
+        The two files: lines with ``image``, ``question``, ``answer``, ``kind`` and ``evidence``: the patch.
 
     Raises
     ------

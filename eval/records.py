@@ -138,26 +138,45 @@ def _questions(folder: Path) -> str:
 
 def environment() -> dict[str, Any]:
     """Package versions, the state of the clone, hardware: what another person needs to judge a number."""
-    import torch
-
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[name] = version(name)
     return {
-        "packages": versions,
+        "packages": {"python": platform.python_version(), **versions(PACKAGES)},
         "git": {
             "commit": _git("rev-parse", "HEAD"),
             "changed files": len((_git("status", "--porcelain") or "").splitlines()),
         },
-        "hardware": {
-            "machine": platform.machine(),
-            "system": platform.platform(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
+        "hardware": hardware(),
     }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The installed versions of those that are."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """What a time was measured on."""
+    import torch
+
+    return {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _git(*arguments: str) -> str | None:

@@ -23,7 +23,6 @@ from .intervals import Estimate, effective_sample_size, summarise
 
 __all__ = [
     "Estimate",
-    "append_log",
     "clipped_ips",
     "dm",
     "dr",
@@ -226,13 +225,6 @@ def _modelled(
 
 
 # The decision log.
-
-
-def append_log(path: str | os.PathLike[str], decision: Decision, reward: float, **info: Any) -> None:
-    """Append one JSON line: {"decision": ..., "reward": ..., **info}."""
-    line = {"decision": decision.to_dict(), "reward": number("reward", reward), **info}
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line, allow_nan=False) + "\n")
 
 
 def read_log(path: str | os.PathLike[str]) -> tuple[list[Decision], FloatArray]:

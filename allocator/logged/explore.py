@@ -153,7 +153,8 @@ class Taken:
             If the data do not fit.
         """
         try:
-            decision = Decision.from_dict(data["decision"])
+            # Features follow from contexts and index, whatever a line says of them.
+            decision = replace(Decision.from_dict(data["decision"]), features=None)
             costs = np.asarray(data["costs"], dtype=np.int64)
             if costs.shape != decision.values.shape:
                 raise ValueError(f"costs of shape {costs.shape} for values of shape {decision.values.shape}")
@@ -166,7 +167,7 @@ class Taken:
 
 
 class Explorer:
-    """Stands where a planner expects its policy, and keeps what it took.
+    """Chooses for one question after another, exploring.
 
     Parameters
     ----------
@@ -176,11 +177,6 @@ class Explorer:
         See `Exploration`.
     seed
         Of the coin and the draws; by default from the system's entropy, since replicas must not repeat each other.
-
-    Attributes
-    ----------
-    taken
-        One `Taken` per `select`; whoever reads them clears the list.
     """
 
     def __init__(self, policy: Policy, exploration: Exploration, seed: int | None = None) -> None:
@@ -191,10 +187,9 @@ class Explorer:
             )
         self.policy, self.exploration = policy, exploration
         self.generator = np.random.default_rng(seed)
-        self.taken: list[Taken] = []
         self.balance = torch.zeros(policy.posterior.dim, dtype=torch.float64)
 
-    def select(
+    def take(
         self,
         contexts: Any,
         covariates: Any,
@@ -205,8 +200,14 @@ class Explorer:
         coverage: Any = None,
         *,
         explore: bool = True,
-    ) -> Decision:
-        """As `allocator.Policy.select`, with this module's exploration in the place of the policy's own."""
+    ) -> Taken:
+        """As `allocator.Policy.select`, with this module's exploration in the place of the policy's own.
+
+        Returns
+        -------
+        Taken
+            The decision with its law: nothing of a question is kept here, so questions may be asked side by side.
+        """
         greedy = self.policy.select(contexts, covariates, costs, limit, price, coverage=coverage, explore=False)
         table = np.asarray(costs, dtype=np.int64)
         bound = None if limit is None or table[:, -1].sum() <= limit else int(limit)
@@ -214,8 +215,11 @@ class Explorer:
         taken = Taken(greedy, table, bound, added, None, False)
         if explore and self.exploration.share > 0 and temperature > 0:
             taken = self._explore(taken, self.exploration.tau * temperature)
-        self.taken.append(taken)
-        return taken.decision
+        return taken
+
+    def select(self, *args: Any, **kwargs: Any) -> Decision:
+        """The decision of `take`, as of `allocator.Policy.select`."""
+        return self.take(*args, **kwargs).decision
 
     def rehearse(self, costs: Any, price: float) -> None:
         """Choose for made-up questions, greedily, exploring and under a limit, on a copy with a seed of its own.
@@ -234,8 +238,8 @@ class Explorer:
         """
         number("price", price, low=0.0)
         rng, trial = np.random.default_rng(0), Explorer(self.policy, replace(self.exploration, share=0.5), seed=0)
-        table = np.tile(np.asarray(costs, dtype=np.int64), (6, 1))
         try:
+            table = np.tile(np.asarray(costs, dtype=np.int64), (6, 1))
             for limit in (None, int(table.mean(axis=1).sum())):
                 contexts, covariates = rng.random((6, self.policy.dim or 0)), rng.random(self.policy.covariates)
                 for share in (0.0, 1.0):

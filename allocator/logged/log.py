@@ -17,27 +17,25 @@ appends to it holds its lock and has read what is there. The first one counts, w
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
 import time
-from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ..locks import locked, same_file, try_lock
 from .commit import PATIENCE, GroupCommit, LogError, acknowledged
+from .feedback import Conflict, Reward, Rewarded, RewardFiles, sync_folder, write_all
 from .segments import (
     Damage,
     Record,
     find,
-    parse,
     prune,
     read_records,
-    reward_file,
     segment_of,
     segments,
 )
@@ -49,19 +47,6 @@ __all__ = [
 
 SEGMENT_BYTES = 64 * 2**20
 SEGMENT_SECONDS = 86400.0
-_REMEMBERED = 200_000  # rewards that are kept in memory, beside the file they are in
-
-
-class Conflict(ValueError):
-    """A decision has another reward already; it is named."""
-
-
-@dataclass(frozen=True)
-class Rewarded:
-    """The reward that counts for a decision, and whether it was there already."""
-
-    reward: float
-    repeated: bool
 
 
 class DecisionLog:
@@ -94,14 +79,15 @@ class DecisionLog:
     ) -> None:
         self.folder, self.on_commit, self.token = Path(folder), on_commit, token
         self.segment_bytes, self.segment_seconds = segment_bytes, segment_seconds
+        self._secret: bytes | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
         self.writer = f"{datetime.now(UTC):%Y%m%dt%H%M%S%f}-{secrets.token_hex(3)}"
         self._number, self._offset, self._file, self._path, self._begun = 0, 0, -1, self.folder, 0.0
         self._open_segment()
-        self._rewards = _Rewards(self.folder)
+        self._rewards = RewardFiles(self.folder)
         where = f"the decision log in {self.folder}"
         self._decisions: GroupCommit[str, str] = GroupCommit(where, self._commit, self._look)
-        self._feedback: GroupCommit[_Reward, Rewarded] = GroupCommit(where, self._commit_rewards, self._look_at_folder)
+        self._feedback: GroupCommit[Reward, Rewarded] = GroupCommit(where, self._commit_rewards, self._look_at_folder)
 
     @property
     def failure(self) -> str | None:
@@ -156,7 +142,19 @@ class DecisionLog:
             raise ValueError(f"{decision!r} is no decision's id")
         if not 0.0 <= value <= 1.0:
             raise ValueError(f"the reward {value!r} lies outside [0, 1]")
-        return self._feedback.put(_Reward(place[0], decision, float(value), client))
+        return self._feedback.put(Reward(place[0], decision, float(value), client))
+
+    def pseudonym(self, address: str) -> str:
+        """What the log calls a client at that address: the same in all processes, and no way back without the folder's
+        own secret, its file ``.clients``."""
+        if self._secret is None:
+            with locked(self.folder / ".clients", PATIENCE) as file:
+                secret = os.pread(file, 64, 0)
+                if len(secret) < 32:
+                    secret = secrets.token_bytes(32)
+                    os.pwrite(file, secret, 0)
+            self._secret = secret[:32]
+        return hashlib.blake2b(address.encode(), key=self._secret, digest_size=6).hexdigest()
 
     def close(self) -> None:
         """Commit what is waiting and close the segment."""
@@ -188,11 +186,11 @@ class DecisionLog:
             name = f"{self.writer}-{self._number:06d}-{self._offset + len(data)}-{self.token(8)}"
             data += f'{{"kind": "decision", "id": "{name}", {body[1:]}\n'.encode()
             names.append(name)
-        _write_all(self._file, data)
+        write_all(self._file, data)
         self._offset += len(data)
         return names
 
-    def _commit_rewards(self, rewards: Sequence[_Reward]) -> list[Rewarded | Exception]:
+    def _commit_rewards(self, rewards: Sequence[Reward]) -> list[Rewarded | Exception]:
         began = time.perf_counter()
         results = self._rewards.commit(rewards)
         self.on_commit(time.perf_counter() - began, len(rewards))
@@ -214,7 +212,7 @@ class DecisionLog:
         self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
         try_lock(self._file)  # `prune` asks for it
         self._offset, self._begun = 0, time.monotonic()
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
 
     def _leave_segment(self) -> None:
         if self._file >= 0:
@@ -232,123 +230,3 @@ class DecisionLog:
             with contextlib.suppress(OSError):
                 os.close(self._file)
             self._file = -1
-
-
-@dataclass(frozen=True)
-class _Reward:
-    segment: Path
-    decision: str
-    value: float
-    client: str | None
-
-
-@dataclass
-class _Known:
-    """What was read of a reward file: which file, how far, and the rewards."""
-
-    inode: int
-    offset: int
-    rewards: dict[str, float]
-
-
-class _Rewards:
-    """The reward files of a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._known: OrderedDict[Path, _Known] = OrderedDict()
-
-    def commit(self, rewards: Sequence[_Reward]) -> list[Rewarded | Exception]:
-        results: list[Rewarded | Exception] = [LogError("not written")] * len(rewards)
-        by_segment: dict[Path, list[int]] = defaultdict(list)
-        for k, reward in enumerate(rewards):
-            by_segment[reward.segment].append(k)
-        for segment, rows in by_segment.items():
-            try:
-                found: Sequence[Rewarded | Exception] = self._commit(segment, [rewards[k] for k in rows])
-            except Exception as error:
-                self._known.pop(reward_file(segment), None)
-                reason = LogError(f"the rewards in {self.folder} can't be written: {error}")
-                found = [reason] * len(rows)
-            for k, result in zip(rows, found, strict=True):
-                results[k] = result
-        return results
-
-    def _commit(self, segment: Path, rewards: Sequence[_Reward]) -> list[Rewarded | Exception]:
-        if not segment.is_file():
-            return [LookupError(f"no decision has the id {r.decision!r}") for r in rewards]
-        path = reward_file(segment)
-        with locked(path, PATIENCE, os.O_RDWR | os.O_CREAT | os.O_APPEND) as file:
-            if not segment.is_file():  # pruned while we waited
-                path.unlink(missing_ok=True)
-                return [LookupError(f"no decision has the id {r.decision!r}") for r in rewards]
-            known, foreign = self._read(path, file)
-            results: list[Rewarded | Exception] = []
-            data = bytearray()
-            for r in rewards:
-                before = known.rewards.get(r.decision)
-                if before is None:
-                    known.rewards[r.decision] = r.value
-                    more = {} if r.client is None else {"client": r.client}
-                    line = {"kind": "reward", "decision": r.decision, "reward": r.value, "time": time.time(), **more}
-                    data += json.dumps(line, allow_nan=False).encode() + b"\n"
-                    results.append(Rewarded(r.value, False))
-                elif before == r.value:
-                    results.append(Rewarded(before, True))
-                else:
-                    reason = f"decision {r.decision} has the reward {before} already, not {r.value}"
-                    results.append(Conflict(f"{reason}; the first one counts"))
-            if data or foreign:  # what another process wrote may not be on the disk yet, and is repeated here
-                try:
-                    _write_all(file, data)
-                except BaseException:
-                    with contextlib.suppress(OSError):
-                        os.ftruncate(file, known.offset)
-                    raise
-                if not known.offset:
-                    _sync_folder(self.folder)
-            known.offset += len(data)
-        self._known[path] = known
-        self._known.move_to_end(path)
-        while len(self._known) > 1 and sum(len(k.rewards) for k in self._known.values()) > _REMEMBERED:
-            self._known.popitem(last=False)
-        return results
-
-    def _read(self, path: Path, file: int) -> tuple[_Known, bool]:
-        """What the file holds, and whether others have added to it; half a line at its end is cut off."""
-        inode, size = os.fstat(file).st_ino, os.fstat(file).st_size
-        known = self._known.get(path)
-        if known is None or known.inode != inode or known.offset > size:
-            known = _Known(inode, 0, {})
-        if size == known.offset:
-            return known, False
-        data = bytearray()
-        while len(data) < size - known.offset:
-            part = os.pread(file, size - known.offset - len(data), known.offset + len(data))
-            if not part:
-                break
-            data += part
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            os.ftruncate(file, known.offset + whole)  # torn by a kill; its lock is ours, so nobody is writing it
-        for line in bytes(data[:whole]).split(b"\n")[:-1]:
-            with contextlib.suppress(ValueError):
-                record = parse(line, "reward")
-                known.rewards.setdefault(record["decision"], float(record["reward"]))
-        known.offset += whole
-        return known, True
-
-
-def _write_all(descriptor: int, data: bytearray) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-    os.fsync(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    directory = os.open(folder, os.O_RDONLY)  # a new name must survive a power cut too
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -89,6 +89,9 @@ def read_rounds(folder: str | os.PathLike[str], last: int | None = None) -> Join
             reward = rewards.get(record["id"])
             if reward is None:
                 continue
+            if "fallback" in record:  # answered without a decision: there is nothing to learn from
+                del rewards[record["id"]]
+                continue
             try:
                 joined.rounds.append(
                     Round.from_dict(
@@ -145,4 +148,6 @@ def check_round(r: Round, policy: Policy) -> None:
 
 
 def _text(value: object) -> str | None:
-    return None if value is None else str(value)[:200]
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{value!r} is no name")
+    return value

@@ -12,11 +12,11 @@ from PIL import Image
 from ..config import nearest
 from ..scene.patches import by_view
 from ..wrapping.question import check_question
+from ..wrapping.record import Answered
 from .images import load_image
 
 if TYPE_CHECKING:
     from ..scene.contract import Plan, Scene
-    from ..wrapping.record import Allocation
     from ..wrapping.wrapper import ArrCoc
 
 
@@ -70,20 +70,14 @@ def answers(processor: Any, prompt_ids: torch.Tensor, sequences: torch.Tensor) -
     return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
 
 
-@dataclass(repr=False)
-class Asked:
+@dataclass(repr=False, kw_only=True)
+class Asked(Answered):
     """One question about one image, answered: what is printed, drawn and explained afterwards.
 
     Attributes
     ----------
     image
         The picture.
-    answer
-        The model's.
-    allocation
-        Its record.
-    grid
-        Rows and columns of patches, where every patch is an image entry of its own; else ``None``.
     plan, scene
         The planner's plan and what it saw.
     inputs
@@ -95,17 +89,11 @@ class Asked:
     """
 
     image: Image.Image
-    answer: str
-    allocation: Allocation
-    grid: tuple[int, int] | None
     plan: Plan
     scene: Scene
     inputs: Any
     levels: tuple[int, ...] = ()
     views: list[torch.Tensor] = field(default_factory=list)
-
-    def __repr__(self) -> str:
-        return f"<Asked: {self.answer!r}, {self.allocation.summary()}>"
 
     def plot(self) -> Image.Image:
         """The image with its budgets and the answer; of a model that is given several views, those as it sees them."""
@@ -160,8 +148,9 @@ def ask(arr: ArrCoc, image: Any, question: str, max_new_tokens: int | None = Non
     (answer,), (allocation,) = answers(arr.processor, inputs["input_ids"], sequences), arr.last
     grid = arr.processor.patch_grid(image) if hasattr(arr.processor, "patch_grid") else None
     asked = Asked(
-        image, answer, allocation, grid, recorder.plans[0], recorder.scenes[0], inputs, arr.config.budgets
-    )
+        image=image, answer=answer, allocation=allocation, grid=grid, plan=recorder.plans[0],
+        scene=recorder.scenes[0], inputs=inputs, levels=arr.config.budgets,
+    )  # fmt: skip
     if asked.several_views:
         asked.views = seen_pixels(arr, asked)
     return asked

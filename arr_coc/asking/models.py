@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..config import ArrCocConfig
     from ..wrapping.wrapper import ArrCoc
 
 REFERENCE = "reference"
@@ -189,17 +190,35 @@ def wrap_with(model: Any, processor: Any, given: Mapping[str, Any]) -> ArrCoc:
     if not is_saved_policy(given.get("policy")):
         return wrap(model, processor, ArrCocConfig.from_dict({k: v for k, v in given.items() if k != "allow"}))
     changes = {key: value for key, value in given.items() if key not in ("policy", "allow")}
-    fixed = sorted(changes.keys() - FREE)
-    if fixed:
-        raise ValueError(f"{fixed[0]} is fixed by the saved policy; leave it out, or name a policy that is not saved")
+    check_free(changes)
     arr = ArrCoc.from_pretrained(given["policy"], model, processor, allow=given.get("allow", ()))
     if not changes:
         return arr
     arr.detach()
-    planner: Any = arr.planner
-    planner.config = dataclasses.replace(arr.config, **changes)
+    return wrap(model, processor, with_changes(arr.config, arr.planner, changes), arr.planner)
+
+
+def check_free(changes: Mapping[str, Any]) -> None:
+    """Refuse to change what a saved policy was learned with.
+
+    Raises
+    ------
+    ValueError
+        For a field that is not of :data:`FREE`.
+    """
+    for key in sorted(changes.keys() - FREE):
+        raise ValueError(
+            f"{key} is fixed by the saved policy, which was learned with its own; leave it out, name a policy that is "
+            f"not saved, or learn one: arr-coc learn wrap.{key}=..."
+        )
+
+
+def with_changes(config: ArrCocConfig, planner: Any, changes: Mapping[str, Any]) -> ArrCocConfig:
+    """The configuration of a saved policy with other values of :data:`FREE`; its planner goes by them from now on."""
+    check_free(changes)
+    planner.config = dataclasses.replace(config, **changes)
     planner.price = changes.get("price", planner.price)
-    return wrap(model, processor, planner.config, planner)
+    return planner.config
 
 
 def check_model(name: str) -> None:

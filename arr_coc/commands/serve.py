@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from .terminal import check_folder, clear_errors
+from .terminal import check_folder, clear_errors, parse_settings
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 TOKEN = "ARR_COC_TOKEN"
@@ -20,6 +22,12 @@ TOKEN = "ARR_COC_TOKEN"
 
 @clear_errors
 def serve(
+    engine: Annotated[
+        str, typer.Option("--engine", help="'own': one process, one question after another. 'vllm': inside vLLM.")
+    ] = "own",
+    engine_args: Annotated[
+        str, typer.Option("--engine-args", help="Further options of the engine, such as '--max-num-seqs 64'.")
+    ] = "",
     log: Annotated[Path, typer.Option("--log", help="Folder of the decision log; made if missing.")] = Path(
         "runs/log"
     ),
@@ -37,9 +45,6 @@ def serve(
         bool, typer.Option("--anonymous", help="Listen beyond this machine without a token.")
     ] = False,
     explore: Annotated[float, typer.Option(help="Share of questions that may be explored; 0 for none.")] = 0.2,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Most questions of one generate call; by default 1 on a CPU, 8 on a GPU.")
-    ] = None,
     queue: Annotated[int, typer.Option(min=1, help="Questions inside at once; beyond it, 429.")] = 64,
     upload_mb: Annotated[float, typer.Option(help="Largest request body, in MiB.")] = 8.0,
     megapixels: Annotated[float, typer.Option(help="Largest image.")] = 20.0,
@@ -50,6 +55,12 @@ def serve(
     ] = False,
     allow: Annotated[
         list[str] | None, typer.Option(help="A model that the policy's scorers may load; again for each.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="wrap.limit, .price, .realizer or .positions in place of the policy's own; repeatable."
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -64,38 +75,79 @@ def serve(
 
     `arr-coc serve --policy runs/store --log runs/log --explore 0.2`
 
+    `arr-coc serve --engine vllm --model Qwen/Qwen2.5-VL-7B-Instruct --policy runs/store`
+
     `curl -F image=@photo.jpg -F question="what color is the sign ?" http://127.0.0.1:8000/answer`
     """
+    from ..asking.models import check_free, check_model, check_wrapping
+
+    changes = parse_settings(settings)
+    check_wrapping(changes)
+    check_free(changes)
+    check_model(model)
     from allocator.logged.explore import Exploration
 
     from ..serving.config import ServeConfig
 
     config = ServeConfig(
-        host=host, port=port, token=os.environ.get(TOKEN) or None, anonymous=anonymous, batch_size=batch_size,
-        queue=queue, upload_bytes=int(upload_mb * 2**20), pixels=int(megapixels * 1e6), timeout=timeout,
+        host=host, port=port, token=os.environ.get(TOKEN) or None, anonymous=anonymous, queue=queue,
+        upload_bytes=int(upload_mb * 2**20), pixels=int(megapixels * 1e6), timeout=timeout,
         max_new_tokens=max_new_tokens, log_questions=log_questions, exploration=Exploration(share=explore),
     )  # fmt: skip
     check_folder(log)
+    if engine == "vllm":
+        if changes:
+            raise ValueError(f"--set {next(iter(changes))} is for --engine own; in vLLM the policy's own values hold")
+        _inside_vllm(model, policy, log, config, engine_args, allow or ())
+    if engine != "own" or engine_args:
+        raise ValueError(f"engine={engine!r} must be 'own' or 'vllm', and only the latter takes --engine-args")
     try:
         import uvicorn
 
         from ..serving.app import make_app
-        from ..serving.guard import bounded_heads
     except ImportError as error:
         raise ImportError(f"serving needs {error.name}: pip install 'arr-coc[serve]'") from error
     from .. import reference
     from ..asking.models import load_vlm
-    from ..serving.engine import Engine
+    from ..serving.own import OwnEngine
+    from ..serving.store import resolve
 
+    source = policy or reference.policy_path()
+    resolve(source)  # a store or policy that isn't there is told before the model is loaded
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     vlm, processor = load_vlm(model, device=device)
-    source = policy or reference.policy_path()
-    engine = Engine(vlm, processor, source, config.exploration, config.max_new_tokens, allow or ())
-    uvicorn.run(
-        make_app(engine, config, log), host=host, port=port, access_log=False, log_config=None, server_header=False,
-        timeout_keep_alive=15, timeout_graceful_shutdown=30, h11_max_incomplete_event_size=32768,
-        http=bounded_heads(config.upload_seconds),
+    answering = OwnEngine(
+        vlm, processor, source, config.exploration, config.max_new_tokens, config.queue, config.timeout, allow or (),
+        changes,
     )  # fmt: skip
+    uvicorn.run(
+        make_app(answering, config, log), host=host, port=port, access_log=False, log_config=None, server_header=False,
+        timeout_keep_alive=15, timeout_graceful_shutdown=30, h11_max_incomplete_event_size=32768,
+        http="h11",
+    )  # fmt: skip
+
+
+def _inside_vllm(
+    model: str, policy: Path | None, log: Path, config: Any, further: str, allow: Sequence[str]
+) -> NoReturn:
+    """Become vLLM's server with the plugin."""
+    from importlib.util import find_spec
+
+    if find_spec("vllm") is None:
+        raise ImportError("--engine vllm needs vLLM: pip install 'arr-coc[vllm]', in an environment of its own")
+    from .. import reference
+    from ..engines.vllm.launch import command, environment
+    from ..engines.vllm.versions import require_vllm
+    from ..serving.store import resolve
+    from ..wrapping.saving import read_config
+
+    require_vllm()
+    source = policy or reference.policy_path()
+    line = command(model, read_config(resolve(source).folder), config.host, config.port, shlex.split(further))
+    settings = environment(
+        source, log, config, allow, {**os.environ, **({"VLLM_API_KEY": config.token} if config.token else {})}
+    )  # fmt: skip
+    os.execve(line[0], line, settings)
 
 
 @clear_errors
@@ -103,7 +155,10 @@ def retrain(
     log: Annotated[Path, typer.Option("--log", help="Folder of the decision log of `arr-coc serve`.")],
     store: Annotated[Path, typer.Option("--out", "-o", help="Store of policy versions; its current one is judged.")],
     incumbent: Annotated[
-        Path | None, typer.Option("--incumbent", help="Saved policy that becomes version 0001 of a new store.")
+        str | None,
+        typer.Option(
+            "--incumbent", help="Saved policy that becomes version 0001 of a new store; 'reference' is the shipped."
+        ),
     ] = None,
     margin: Annotated[float, typer.Option(help="Net reward that the lower bound may lose.")] = 0.01,
     confidence: Annotated[float, typer.Option(help="Two-sided level of the interval.")] = 0.95,
@@ -130,6 +185,8 @@ def retrain(
 
     Examples:
 
+    `arr-coc retrain --log runs/log --incumbent reference --out runs/store`
+
     `arr-coc retrain --log runs/log --incumbent runs/mine/policy --out runs/store`
 
     `arr-coc retrain --log runs/log --out runs/store --margin 0.02`
@@ -153,9 +210,13 @@ def retrain(
     if incumbent is None:
         versions = Store(store)
         if not versions.versions:
-            raise ValueError(f"{store} holds no version; name the policy to begin with by --incumbent")
+            raise ValueError(
+                f"{store} holds no version; name the policy to begin with: --incumbent FOLDER or --incumbent reference"
+            )
     else:
-        versions = Store.create(store, incumbent)
+        from .. import reference
+
+        versions = Store.create(store, reference.policy_path() if incumbent == "reference" else incumbent)
     report = run(log, versions, config)
     typer.echo(to_markdown(report), nl=False)
     typer.echo(f"\nreports: {versions.path / 'reports'}")

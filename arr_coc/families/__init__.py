@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from allocator.registry import load_installed_plugins
+
 from ..config import nearest
 from .base import Entry, Family, Features, RescalingFamily, Segment, Streams, View
 from .compat import require_for
@@ -61,6 +63,8 @@ def family_for(model: PreTrainedModel) -> Family:
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
     tower = getattr(getattr(config, "vision_config", None), "model_type", None)
+    if model_type not in _FAMILIES:
+        load_installed_plugins()
     for key in (f"{model_type}+{tower}", model_type):
         if key in _FAMILIES:
             require_for(model_type)

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -170,8 +171,7 @@ class Family(ABC):
 
     def feature_inputs(self, model: PreTrainedModel) -> tuple[str, ...]:
         """Names of the inputs that the model's feature call takes."""
-        parameters = inspect.signature(model.base_model.get_image_features).parameters
-        return tuple(name for name in parameters if name != "kwargs")
+        return _parameters(type(model.base_model).get_image_features)
 
     def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any], **extra: Any) -> Features:
         """The model's own ``get_image_features``, exactly as ``generate`` would call it.
@@ -368,6 +368,12 @@ class Segment:
     def untouched(self) -> bool:
         """Whether the whole entry goes through the tower as it came."""
         return not self.patches
+
+
+@cache
+def _parameters(method: Any) -> tuple[str, ...]:
+    """The names that a method takes."""
+    return tuple(name for name in inspect.signature(method).parameters if name not in ("self", "kwargs"))
 
 
 def resize(image: torch.Tensor, height: int, width: int) -> torch.Tensor:

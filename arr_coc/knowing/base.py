@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from allocator.registry import load_installed_plugins
+
 from ..config import nearest
 
 if TYPE_CHECKING:
@@ -152,6 +154,8 @@ def make_scorer(name: str | Mapping[str, Any], **options: Any) -> Scorer:
     if not isinstance(name, str):
         options = {**{key: value for key, value in name.items() if key != "name"}, **options}
         name = str(name["name"])
+    if name.split(":")[0] not in {**_BUILT_IN, **_registered}:
+        load_installed_plugins()
     if ":" in name and name not in _registered:
         name, options["variant"] = name.split(":", 1)
     if name in _BUILT_IN:

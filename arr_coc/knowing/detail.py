@@ -33,35 +33,28 @@ class DetailLoss:
     per_patch, per_cell
         ``[N, K]`` and ``[N, G, K]`` shares in [0, 1] of the local energy (squared deviation from the cell's mean,
         summed over colours). G is the largest number of glance cells; a patch with fewer has zeros behind them.
-    patch_amount, cell_amount
-        The same energies not divided: mean squared error per pixel, summed over colours.
     """
 
     per_patch: Tensor
     per_cell: Tensor
-    patch_amount: Tensor
-    cell_amount: Tensor
 
-    def attended(self, weights: Sequence[Tensor], amount: bool = False) -> Tensor:
+    def attended(self, weights: Sequence[Tensor]) -> Tensor:
         """Loss where the question looks: the sum over cells of weight times loss.
 
         Parameters
         ----------
         weights
             Per patch ``[g_i]`` weights of its glance cells, as from `Scorer.cell_map`.
-        amount
-            Weigh absolute amounts instead of shares.
 
         Returns
         -------
         Tensor
             ``[N, K]``.
         """
-        loss = self.cell_amount if amount else self.per_cell
-        padded = loss.new_zeros(loss.shape[:2])
+        padded = self.per_cell.new_zeros(self.per_cell.shape[:2])
         for row, w in zip(padded, weights, strict=True):
             row[: w.numel()] = w.to(row)
-        return torch.einsum("ng,ngk->nk", padded, loss)
+        return torch.einsum("ng,ngk->nk", padded, self.per_cell)
 
 
 def _across(x: Tensor, width: int) -> Tensor:
@@ -178,6 +171,4 @@ def scene_detail_loss(scene: Scene) -> DetailLoss:
     return DetailLoss(
         per_patch=(patch_lost / (patch_energy + FLOOR)).clamp_max(1),
         per_cell=(lost / (energy + FLOOR)).clamp_max(1),
-        patch_amount=patch_lost,
-        cell_amount=lost,
     )

@@ -31,7 +31,7 @@ from .pixels import colour_planes, resize, scene_pixels
 if TYPE_CHECKING:
     from ..scene.contract import Scene
 
-__all__ = ["DetailLoss", "Propositional", "detail_loss", "intensity_entropy", "orientation_bits", "scene_detail_loss"]
+__all__ = ["DetailLoss", "Propositional", "detail_loss", "orientation_bits", "scene_detail_loss"]
 
 BINS = 8  # orientations in half a turn (a power of two); with the state "flat" an alphabet of nine
 STATES = BINS + 1
@@ -46,26 +46,6 @@ SHORTEST = 32
 def _entropy(p: Tensor) -> Tensor:
     """Entropy in bits over the last dimension."""
     return -torch.special.xlogy(p, p).sum(-1) / math.log(2)
-
-
-@torch.no_grad()
-def intensity_entropy(pixels: Tensor, bins: int = 32) -> Tensor:
-    """Shannon entropy of the intensity histogram.
-
-    Parameters
-    ----------
-    pixels
-        ``[n, 3, H, W]`` RGB in [0, 1].
-    bins
-        Equal bins over [0, 1].
-
-    Returns
-    -------
-    Tensor
-        ``[n]`` bits, at most log2(bins). Noise and ramps score high: a description, not a score.
-    """
-    level = (pixels.float().mean(1) * bins).long().clamp(0, bins - 1).flatten(1)
-    return _entropy(_counts(level, bins) / level.shape[1])
 
 
 def _counts(symbols: Tensor, size: int) -> Tensor:

@@ -92,7 +92,8 @@ class Evaluation:
     def __str__(self) -> str:
         lines = [
             self.verdict,
-            f"{self.questions:,} questions on {self.images:,} images, {self.reward}; 95 % intervals, images resampled",
+            f"{_counted(self.questions, 'question')} on {_counted(self.images, 'image')}, {self.reward}; "
+            "95 % intervals, images resampled",
             f"{'':14} {'accuracy':>21} {'tokens':>7} {'share':>6} {'seconds':>8}   wrapped minus it, points",
         ]
         for method in self.methods:
@@ -226,6 +227,10 @@ def _answer(
         "tokens": full if method == FULL else arr.last[0].tokens,
         "full_tokens": full if method == FULL else arr.last[0].full_tokens, "seconds": seconds,
     }  # fmt: skip
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def _summed(

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from allocator.registry import load_installed_plugins
+
 from ..config import nearest
 
 GOLD = "gold_probability"
@@ -215,11 +217,14 @@ class Reward:
     metric : callable
         ``(prediction, answers) -> float``; it receives every answer if `several`, else the first.
     several : bool
+    own : bool
+        Whether it is one of `register_reward`, whose metric takes the sample itself.
     """
 
     name: str
     metric: Callable[..., float]
-    several: bool
+    several: bool = False
+    own: bool = False
 
     def __call__(self, prediction: str, sample: Mapping[str, Any]) -> float:
         """Score one answer.
@@ -229,6 +234,8 @@ class Reward:
         ValueError
             If the sample has no answer, or the metric returns NaN, an infinity or a number outside [0, 1].
         """
+        if self.own:
+            return self._checked(self.metric(prediction, sample), prediction)
         answers = sample.get("answers")
         if answers is None and sample.get("answer") is not None:
             answers = [sample["answer"]]
@@ -238,7 +245,10 @@ class Reward:
                 "map a column to one of them"
             )
         texts = _answer_list(answers)
-        score = float(self.metric(prediction, texts if self.several else texts[0]))
+        return self._checked(self.metric(prediction, texts if self.several else texts[0]), prediction)
+
+    def _checked(self, score: Any, prediction: str) -> float:
+        score = float(score)
         if not (math.isfinite(score) and 0.0 <= score <= 1.0):
             raise ValueError(
                 f"reward {self.name!r} returned {score} for {prediction!r}; a reward must be a number in [0, 1]"
@@ -259,16 +269,52 @@ _REWARDS: dict[str, Reward] = {
 
 
 def make_reward(name: str) -> Reward:
-    """The reward of that name: "vqa_accuracy", "gqa_accuracy", "pope_accuracy", "anls" or "relaxed_accuracy".
+    """The reward of that name: "vqa_accuracy", "gqa_accuracy", "pope_accuracy", "anls" or "relaxed_accuracy", or one
+    of your own.
 
     Raises
     ------
     ValueError
         For an unknown name, with the nearest known one.
     """
+    if name not in _REWARDS:
+        load_installed_plugins()
     if name in _REWARDS:
         return _REWARDS[name]
     raise ValueError(f"unknown reward {name!r}. {nearest(name, _REWARDS)}")
+
+
+def register_reward(name: str, reward: Callable[[str, Mapping[str, Any]], float]) -> None:
+    """Make a reward known by name; one call, for instance ``register_reward("short", lambda answer, sample: ...)``.
+
+    Parameters
+    ----------
+    name
+        The name used in ``task.reward``, ``learn(reward=...)`` and `make_reward`.
+    reward
+        From (answer, sample) to a number in [0, 1]; the sample is a mapping with ``question``, ``answers`` and the
+        other columns of its source.
+
+    Raises
+    ------
+    TypeError
+        If the name is not a non-empty string or the reward can't be called.
+    ValueError
+        If the name is taken by something else.
+    """
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"name={name!r} must be a non-empty string, for example 'mine'.")
+    if not callable(reward):
+        raise TypeError(f"reward={reward!r} must be a function of an answer and its sample.")
+    known = _REWARDS.get(name)
+    if name == GOLD or (known is not None and known.metric is not reward):
+        raise ValueError(f"A reward named {name!r} exists already; register yours under another name.")
+    _REWARDS[name] = known or Reward(name, reward, own=True)
+
+
+def reward_names() -> tuple[str, ...]:
+    """Names of all rewards that `make_reward` knows, sorted."""
+    return tuple(sorted(_REWARDS))
 
 
 def check_reward(name: object) -> None:

@@ -151,12 +151,15 @@ def describe() -> dict[str, Any]:
     import torch
 
     import arr_coc
+    from allocator.registry import load_installed_plugins
 
     from .. import realizing, reference
     from ..attending.planners import wrappable_policies
     from ..families import known_families
     from ..knowing import scorer_names
+    from .rewards import reward_names
 
+    load_installed_plugins()
     kinds = [kind for kind in vars(realizing).values() if inspect.isclass(kind)]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {
@@ -168,6 +171,7 @@ def describe() -> dict[str, Any]:
         "families": list(known_families()),
         "policies": wrappable_policies(),
         "scorers": list(scorer_names()),
+        "rewards": list(reward_names()),
         "realizers": sorted(k.name for k in kinds if issubclass(k, realizing.Realizer) and k.name),
         "reference model": str(reference.path()),
         "pages model": str(reference.path("pages")),

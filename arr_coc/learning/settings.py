@@ -21,8 +21,8 @@ def read_settings(
 ) -> dict[str, dict[str, Any]]:
     """Read a settings file and lay others, and overrides, over it.
 
-    The file holds sections, each a mapping of keys to values. Defaults are not its business: whoever owns a section
-    owns them.
+    The file holds sections, each a mapping of keys to values, and ``plugins``, a list of modules that are imported at
+    once (see `load_plugins`). Defaults are not its business: whoever owns a section owns them.
 
     Parameters
     ----------
@@ -54,15 +54,29 @@ def read_settings(
             settings[section] |= values
     for override in overrides:
         name, equals, text = override.partition("=")
+        if name == "plugins" and equals:
+            _load_plugins(_yaml(override, text))
+            continue
         section, dot, key = name.partition(".")
         if not (equals and dot and key):
             raise ValueError(f"override {override!r} must read section.key=value, for example learn.episodes=500")
         _check_key(f"override {override!r}", section, key, sections)
-        try:
-            settings[section][key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(f"override {override!r}: {text!r} is no YAML value; quote it") from error
+        settings[section][key] = _yaml(override, text)
     return settings
+
+
+def _load_plugins(modules: Any) -> None:
+    if modules:
+        from allocator.registry import load_plugins  # only here: it loads torch, and most files name none
+
+        load_plugins(modules)
+
+
+def _yaml(override: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"override {override!r}: {text!r} is no YAML value; quote it") from error
 
 
 def _read_sections(file: Path, sections: Mapping[str, tuple[str, ...] | None]) -> dict[str, dict[str, Any]]:
@@ -83,6 +97,7 @@ def _read_sections(file: Path, sections: Mapping[str, tuple[str, ...] | None]) -
         data = {}
     if not isinstance(data, dict):
         raise ValueError(f"{file} must hold the sections {', '.join(sections)}, not a {type(data).__name__}")
+    _load_plugins(data.pop("plugins", None))
     settings: dict[str, dict[str, Any]] = {name: {} for name in sections}
     for section, values in data.items():
         if section not in sections:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from allocator.registry import load_installed_plugins
+
 from ..config import nearest
 from ..families import Family, Features, Streams
 from ..scene.patches import Patch, budget_grid
@@ -108,7 +110,9 @@ _REALIZERS: dict[str, type[Realizer]] = {}
 
 
 def register_realizer(kind: type[Realizer]) -> type[Realizer]:
-    """Class decorator: make a realizer known by its ``name``."""
+    """Class decorator: make a realizer known by its ``name``; one that is taken is refused."""
+    if not kind.name or _REALIZERS.get(kind.name, kind) is not kind or kind.name == "auto":
+        raise ValueError(f"a realizer can't be called {kind.name!r}, which is taken or empty; give it another `name`")
     _REALIZERS[kind.name] = kind
     return kind
 
@@ -123,6 +127,8 @@ def make_realizer(name: str, family: Family | None = None) -> Realizer:
     """
     if name == "auto" and family is not None:
         name = family.auto_realizer
+    if name not in _REALIZERS:
+        load_installed_plugins()
     if name not in _REALIZERS:
         raise ValueError(f"realizer={name!r} is unknown. {nearest(name, ['auto', *_REALIZERS])}")
     made = _REALIZERS[name]()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from weakref import ReferenceType, ref
 
 import torch
 
@@ -49,6 +50,7 @@ class Call:
         self.entries: list[Entry] = family.layout(model, inputs)
         self.borrowed: Features | None = None
         self._alone: dict[int, Call] = {}
+        self._whole: ReferenceType[Call] | None = None  # the call that this is all of
         self.placeholders: torch.Tensor = inputs["input_ids"] == family.image_token(model)
         self.sample_of = _owners(self.entries, self.placeholders.sum(1).tolist())
         self.starts = [0]
@@ -138,6 +140,14 @@ class Call:
             )
         return features
 
+    @cached_property
+    def own_positions(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The model's own M-RoPE positions and deltas of this call, computed once; ``None`` for 1-D models."""
+        whole = self._whole() if self._whole is not None else None
+        if whole is not None:
+            return whole.own_positions
+        return self.family.positions(self.model, self.inputs, self.inputs["attention_mask"])
+
     def adopt(self, questions: Sequence[Call | None]) -> None:
         """Take over the features of questions (one per sample, or ``None``) that have been encoded alone.
 
@@ -171,7 +181,10 @@ class Call:
         for key in SEQUENCE_KEYS:
             if key != "labels" and self.inputs.get(key) is not None:
                 inputs[key] = self.inputs[key][sample : sample + 1].index_select(1, kept.to(ids.device))
-        return Call(self.model, self.family, inputs, self.side)
+        alone = Call(self.model, self.family, inputs, self.side)
+        if self.batch == 1 and len(kept) == ids.shape[1]:
+            alone._whole = ref(self)
+        return alone
 
 
 def _centres(size: int, count: int) -> torch.Tensor:

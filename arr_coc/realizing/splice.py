@@ -78,7 +78,7 @@ def splice(call: Call, realised: Realised, positions: str, for_generate: bool) -
 
     for name in call.family.feature_inputs(call.model):
         inputs.pop(name, None)
-    placed, deltas = _positions(call, realised, positions, stays, 0 if for_generate else call.family.first_position)
+    placed, deltas = positions_of(call, realised, positions, stays, 0 if for_generate else call.family.first_position)
     for key in SEQUENCE_KEYS:
         if inputs.get(key) is not None:
             padding = _pad_token(call) if key == "input_ids" else _PADDING.get(key, 0)
@@ -95,7 +95,7 @@ def splice(call: Call, realised: Realised, positions: str, for_generate: bool) -
     return Spliced(inputs, kept, length - inputs["input_ids"].shape[1], deltas)
 
 
-def _positions(
+def positions_of(
     call: Call, realised: Realised, mode: str, stays: torch.Tensor, first: int
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Positions ``[..., B, L]`` on the original sequence (or None: leave them to the model) and new rope deltas.
@@ -105,7 +105,7 @@ def _positions(
     mask = call.inputs["attention_mask"]
     if call.inputs.get("position_ids") is not None:
         return call.inputs["position_ids"], None
-    own = call.family.positions(call.model, call.inputs, mask)
+    own = call.own_positions
     if own is None:
         return (call.family.flat_positions(mask) + first if mode == "keep" else None), None
     positions, deltas = own

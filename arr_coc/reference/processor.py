@@ -74,7 +74,8 @@ class ReferenceProcessor(ProcessorMixin):
             for c in range(cols)
         ]
 
-    def _picture_text(self, image: Image.Image) -> str:
+    def picture_text(self, image: Image.Image) -> str:
+        """What stands in a prompt for an image: for every patch its two place words and its placeholders."""
         grid, tokens = self.patch_grid(image), self.image_token * (PATCH // VIT_PATCH) ** 2
         places = [location(grid, p) for p in range(grid[0] * grid[1])]
         return " ".join(f"{row} {col} <vs>{tokens}<ve>" for row, col in places)
@@ -96,7 +97,7 @@ class ReferenceProcessor(ProcessorMixin):
             text = self.image_token * len(images) + " " + text
         pieces = text.split(self.image_token)
         prompt = pieces[0] + "".join(
-            self._picture_text(image) + piece for image, piece in zip(images, pieces[1:], strict=True)
+            self.picture_text(image) + piece for image, piece in zip(images, pieces[1:], strict=True)
         )
         # The model reads its answer off the question mark; a question typed without one gets it.
         return "<bos> " + prompt + ("" if prompt.rstrip().endswith("?") else " ?")

@@ -19,12 +19,10 @@ class Metrics:
         self.tokens = Counter("arr_coc_visual_tokens", "Visual tokens spent", registry=r)
         self.saved = Counter("arr_coc_visual_tokens_saved", "Visual tokens that full detail would add", registry=r)
         self.seconds = Histogram(
-            "arr_coc_stage_seconds", "Latency by stage; encode, splice and generate are those of the whole batch",
+            "arr_coc_stage_seconds", "Latency by stage",
             ["stage"], buckets=_SECONDS, registry=r,
         )  # fmt: skip
-        self.batches = Histogram(
-            "arr_coc_batch_questions", "Questions per batch", buckets=(1, 2, 4, 8, 16, 32), registry=r
-        )
+        self.fallbacks = Counter("arr_coc_fallbacks", "Questions answered without a decision", registry=r)
         self.inside = Gauge("arr_coc_questions_inside", "Questions inside the server now", registry=r)
         self.reward = Histogram(
             "arr_coc_reward", "Rewards that came in", buckets=(0.0, 0.25, 0.5, 0.75, 1.0), registry=r
@@ -39,11 +37,11 @@ class Metrics:
 
     def answered(self, answered: Answered, stages: dict[str, float]) -> None:
         """Count one answer; `stages` holds its seconds by stage."""
-        allocation = answered.allocation
-        self.questions.labels("yes" if answered.taken.explored else "no").inc()
-        self.tokens.inc(allocation.tokens)
-        self.saved.inc(allocation.full_tokens - allocation.tokens)
-        self.batches.observe(answered.batch)
+        self.questions.labels("yes" if answered.taken is not None and answered.taken.explored else "no").inc()
+        self.tokens.inc(answered.tokens)
+        self.saved.inc(answered.full_tokens - answered.tokens)
+        if answered.taken is None:
+            self.fallbacks.inc()
         for stage, value in stages.items():
             self.seconds.labels(stage).observe(value)
 

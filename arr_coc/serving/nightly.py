@@ -43,6 +43,8 @@ from .store import Moved, Store, digest
 
 logger = logging.getLogger(__name__)
 
+_OF_ONE_MODEL = 0.9  # share of the rounds that says which model a log is of, where nobody does
+
 
 @dataclass(kw_only=True, frozen=True)
 class RetrainConfig:
@@ -69,7 +71,7 @@ class RetrainConfig:
         Largest share of the rounds that one client may give; see `allocator.logged.trust`.
     model
         Only rounds that this model answered, as the log names it. By default the one that the incumbent was learned
-        on, else the only one there is.
+        on, else the one that answered nine of ten.
     seed
         Of the bootstrap.
     """
@@ -179,12 +181,13 @@ def retrain(
 def _of_one_model(joined: Joined, wanted: str | None) -> tuple[str | None, list[Round]]:
     """The model whose answers count, and its rounds: another model's rewards teach nothing about this one's policy."""
     if wanted is None:
-        if len(joined.models) > 1:
+        ((most, count),) = joined.models.most_common(1) or [(None, 0)]
+        if count < _OF_ONE_MODEL * len(joined.rounds):
             counts = ", ".join(f"{name or 'not named'}: {n:,} rounds" for name, n in joined.models.most_common())
             raise ValueError(
                 f"the log holds answers of several models ({counts}); say which one the policy is for by --for-model"
             )
-        wanted = next(iter(joined.models), None)
+        wanted = most
     return wanted, [r for r in joined.rounds if r.model == wanted]
 
 

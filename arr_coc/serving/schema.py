@@ -14,16 +14,15 @@ class Answer(BaseModel):
     """An answer with what it spent."""
 
     id: str = Field(description="Decision id; POST /reward takes it.")
-    answer: str
+    answer: str | None = Field(description="The answer; null where it is streamed.")
     budgets: list[int] = Field(description="Budget of every patch in raster order, in visual tokens.")
     grid: Pair | None = Field(description="Rows and columns of patches, where the model has such a grid.")
     tokens: int = Field(description="Visual tokens spent.")
     full_tokens: int = Field(description="Visual tokens at full detail.")
     explored: bool = Field(description="Whether the allocation was drawn to learn from it.")
     version: str = Field(description="Version of the policy.")
-    milliseconds: dict[str, float] = Field(
-        description="By stage; encode, splice and generate are those of the whole batch."
-    )
+    milliseconds: dict[str, float] = Field(description="By stage.")
+    fallback: str = Field(description="Why full detail was given without a decision; empty where one was made.")
 
 
 class Reward(BaseModel):

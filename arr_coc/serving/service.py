@@ -1,4 +1,4 @@
-"""The service behind the HTTP routes: places, batches, log, rewards, drift and reloads."""
+"""The service behind the HTTP routes, over whichever engine: decisions on the log, rewards, drift and reloads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,10 @@ from allocator.logged.shift import ContextReference, Watch
 
 from ..asking.images import read_image
 from ..learning.rewards import vqa_accuracy
-from .batching import Batcher
-from .config import ServeConfig, usual_batch_size
-from .engine import Answered, Engine, Question
+from .config import ServeConfig
+from .engine import Answered, Busy, Engine
 from .metrics import Metrics
+from .room import Room
 from .store import read_facts, resolve
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Service:
     Parameters
     ----------
     engine
-        The wrapped model.
+        Who answers.
     config
         See `ServeConfig`.
     log
@@ -46,10 +47,9 @@ class Service:
     def __init__(self, engine: Engine, config: ServeConfig, log: Path) -> None:
         self.engine, self.config, self.metrics = engine, config, Metrics()
         self.log = DecisionLog(log, on_commit=self.metrics.committed)
-        size = config.batch_size or usual_batch_size(engine.arr.model.device)
-        self.batcher = Batcher(engine.answer, size, config.batch_wait, config.queue)
         self.ready = False
-        self._decoder = ThreadPoolExecutor(2, thread_name_prefix="decode")
+        self._decoder, self._decoding = ThreadPoolExecutor(2, thread_name_prefix="decode"), asyncio.Semaphore(2)
+        self._room = Room(config.waiting_bytes)
         self._wake = asyncio.Event()
         self._watch = self._new_watch()
         self._tasks: list[asyncio.Task[None]] = []
@@ -58,28 +58,30 @@ class Service:
 
     async def start(self) -> None:
         """Begin to work."""
-        self.batcher.start()
-        self.metrics.policy.info({"version": self.engine.served.version})
+        self.metrics.policy.info({"version": self.engine.policies.version})
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # no SIGHUP, or no main thread
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._wake.set)
         self._tasks.append(asyncio.create_task(self._reload()))
         self.ready = True
 
     async def stop(self) -> None:
-        """Finish what is inside, and leave the log closed and the model unwrapped."""
+        """Finish what is inside, and leave the log closed and the model as it was."""
         self.ready = False
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.batcher.stop()
+        await self.engine.stop()
         self._decoder.shutdown()
         await asyncio.to_thread(self.log.close)
-        self.engine.close()
 
     # ---------------------------------------------------------------- answers
 
-    async def answer(self, upload: bytes, text: str) -> tuple[str, Answered, dict[str, float]]:
+    async def answer(
+        self, upload: Callable[[], Awaitable[bytes]], text: str
+    ) -> tuple[str, Answered, dict[str, float]]:
         """Answer a question about an uploaded picture; returned only once the decision is on the disk.
+
+        The upload is read when its turn to be decoded has come: until then it lies where it arrived.
 
         Returns
         -------
@@ -97,41 +99,72 @@ class Service:
         """
         came = time.perf_counter()
         self.engine.check(text)
-        async with self.batcher.place():
-            loop = asyncio.get_running_loop()
-            image = await loop.run_in_executor(
-                self._decoder, lambda: read_image(upload, name="the upload", max_pixels=self.config.pixels)
-            )
-            answered = await self.batcher.answer(Question(image, text, came), self.config.timeout)
-            logged = time.perf_counter()
-            record = self._record(answered, text)
-            name = await acknowledged(self.log.append(record))
+        if self.engine.inside >= self.config.queue:
+            raise Busy(1)  # before a picture is decoded
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self.config.timeout), self._decoding:
+            # Whoever is next at the decoder waits for room: no more than two pictures are beyond the bound.
+            read = partial(read_image, await upload(), name="the upload", max_pixels=self.config.pixels)
+            image = await loop.run_in_executor(self._decoder, read)
+            size = 3 * image.width * image.height
+            await self._room.enter(size)
+        try:
+            answered = await self.engine.answer(image, text)
+        finally:
+            await self._room.leave(size)
+        return await self.note(answered, text, came)
+
+    async def note(self, answered: Answered, text: str, came: float) -> tuple[str, Answered, dict[str, float]]:
+        """Put an answer on the log and into the metrics.
+
+        Parameters
+        ----------
+        answered
+            The answer.
+        text
+            What was asked.
+        came
+            When it came in (`time.perf_counter`).
+
+        Returns
+        -------
+        tuple
+            As of `answer`.
+
+        Raises
+        ------
+        LogError
+            If it can't be logged.
+        """
+        logged = time.perf_counter()
+        name = await acknowledged(self.log.append(self._record(answered, text)))
         now = time.perf_counter()
-        stages = {"queue": answered.waited, **answered.allocation.timings, "log": now - logged, "total": now - came}
+        stages = {**answered.timings, "log": now - logged, "total": now - came}
         self.metrics.answered(answered, stages)
-        if self._watch.question(answered.taken.decision):
+        if answered.taken is not None and self._watch.question(answered.taken.decision):
             self.metrics.alarms.labels("contexts").inc()
             logger.warning("the questions have drifted: population stability index %.2f", self._watch.psi)
         self.metrics.psi.set(self._watch.psi)
         return name, answered, stages
 
     def _record(self, answered: Answered, text: str) -> dict[str, Any]:
-        allocation = answered.allocation
         return {
             "version": answered.version,
             "model": self.engine.identity,
             "answer": answered.text,
             **({"question": text} if self.config.log_questions else {}),
-            "tokens": allocation.tokens,
-            "full_tokens": allocation.full_tokens,
+            "tokens": answered.tokens,
+            "full_tokens": answered.full_tokens,
             "price": answered.price,
-            **answered.taken.to_dict(),
+            **({"fallback": answered.fallback} if answered.taken is None else answered.taken.to_dict()),
         }
 
     # ---------------------------------------------------------------- rewards
 
-    async def reward(self, name: str, value: float | None, answers: list[str] | None) -> tuple[float, bool]:
-        """Take a reward; the same one may come again, another one may not.
+    async def reward(
+        self, name: str, value: float | None, answers: list[str] | None, address: str | None = None
+    ) -> tuple[float, bool]:
+        """Take a reward, from a client at that address; the same one may come again, another one may not.
 
         Returns
         -------
@@ -146,9 +179,12 @@ class Service:
         if decision is None:
             raise UnknownDecision(f"no decision has the id {name!r}")
         if value is None:
+            if decision["answer"] is None:
+                raise ValueError("the answer was streamed and is not on the log; score it yourself and give reward")
             value = vqa_accuracy(decision["answer"], answers or [])
         try:
-            given = await acknowledged(self.log.reward(name, value))
+            client = None if address is None else self.log.pseudonym(address)
+            given = await acknowledged(self.log.reward(name, value, client))
         except LookupError as error:  # deleted meanwhile
             raise UnknownDecision(str(error.args[0])) from error
         if given.repeated:
@@ -171,12 +207,11 @@ class Service:
             asked, version = self._wake.is_set(), "?"
             self._wake.clear()
             try:
-                version = (await asyncio.to_thread(resolve, self.engine.source)).version
-                if version == self.engine.served.version and not asked:
+                version = (await asyncio.to_thread(resolve, self.engine.policies.source)).version
+                if version == self.engine.policies.version and not asked:
                     failed = ""
                     continue
-                loaded = await asyncio.to_thread(self.engine.load)
-                await self.batcher.between_batches(partial(self.engine.swap, loaded))
+                await self.engine.adopt(await asyncio.to_thread(self.engine.policies.load))
             except Exception as error:  # whatever is wrong with the new policy, the present one goes on
                 if asked or failed != f"{version}: {error}":
                     self.metrics.reloads.labels("failed").inc()
@@ -185,11 +220,11 @@ class Service:
                 continue
             failed, self._watch = "", self._new_watch()
             self.metrics.reloads.labels("done").inc()
-            self.metrics.policy.info({"version": self.engine.served.version})
-            logger.info("policy %s is served", self.engine.served.version)
+            self.metrics.policy.info({"version": self.engine.policies.version})
+            logger.info("policy %s is served", self.engine.policies.version)
 
     def _new_watch(self) -> Watch:
-        known = read_facts(self.engine.served.folder).get("contexts")
+        known = read_facts(self.engine.policies.folder).get("contexts")
         try:
             return Watch(None if known is None else ContextReference.from_dict(known))
         except (ValueError, TypeError, KeyError) as error:

@@ -67,8 +67,13 @@ def resolve(source: str | os.PathLike[str]) -> Served:
         return Served(folder, digest(folder))
     raise ValueError(
         f"{folder} is neither a store of versions nor a saved policy (no {CURRENT} and no {POLICY}); "
-        "name the folder that arr-coc learn or arr-coc retrain wrote"
+        f"name the folder that arr-coc learn or arr-coc retrain wrote, or {_make(folder)}"
     )
+
+
+def _make(folder: Path) -> str:
+    """How a store comes to be."""
+    return f"make one: arr-coc retrain --log LOG --incumbent reference --out {folder}"
 
 
 def digest(folder: Path) -> str:
@@ -124,6 +129,10 @@ class Store:
         """
         try:
             name = (self.path / CURRENT).read_text(encoding="utf-8").strip()
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"{self.path} is no store of policy versions (no {CURRENT!r}); {_make(self.path)}"
+            ) from error
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{self.path} holds no readable pointer {CURRENT!r} ({error})") from error
         if name not in self.versions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,16 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from ..families import Features
+from ..families.compat import output_cache, plain_cache, whole_cache
 from ..realizing.base import Realizer
 from ..realizing.call import Call, Grid
 from ..realizing.splice import splice
-from .prefill import Reading
+from .prefill import SEQUENCES, Reading, rest_of, shared_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from .pictures import Picture
 
 
 class _Enough(Exception):
@@ -42,11 +46,15 @@ class Glance:
         Whether the answer will be asked for too: reading attention then runs the whole model once for both.
     keep
         Whether to keep the keys and values of a pass of the whole model, in `reading`.
+    known
+        What an earlier question about the same pictures has brought.
 
     Attributes
     ----------
     reading
         The glance prompt as the whole model read it; ``None`` if it has not, or nothing is kept.
+    key
+        By which its pictures are kept for the next question, if they are.
     """
 
     def __init__(
@@ -57,11 +65,19 @@ class Glance:
         positions: str,
         deep: bool = False,
         keep: bool = False,
+        known: Picture | None = None,
     ) -> None:
         self.call, self.grids, self.positions, self.deep, self.keep = call, list(grids), positions, deep, keep
         self.reading: Reading | None = None
-        with torch.no_grad(), _evaluating(call.model):
-            self.realised = realizer.realize(call, self.grids)
+        self.key: bytes | None = None
+        self.before = known.reading if known is not None else None
+        if known is not None:
+            self.realised = known.realised
+            if known.full is not None:
+                call.full = known.full
+        else:
+            with torch.no_grad(), _evaluating(call.model):
+                self.realised = realizer.realize(call, self.grids)
         self._prompt = torch.empty(0, dtype=torch.long)
         self._read: dict[int, Callable[[], torch.Tensor]] = {}
         self._attention: dict[int, torch.Tensor] = {}
@@ -126,15 +142,30 @@ class Glance:
             handles.append(module.register_forward_hook(after))
         try:
             with torch.no_grad(), _evaluating(model), kernel:
-                output = model(**inputs, use_cache=self.keep and last is None, logits_to_keep=1)
+                prompt = Reading({k: v for k, v in inputs.items() if k in SEQUENCES}, self.realised.streams, None)
+                asked = self._unread(prompt) if last is None and self.before is not None else None
+                output = model(**(asked or inputs), use_cache=self.keep and last is None, logits_to_keep=1)
                 if self.keep:
-                    self.reading = Reading(inputs, self.realised.streams, output)
+                    self.reading = replace(prompt, output=output)
                 return output
         except _Enough:
             return None
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _unread(self, prompt: Reading) -> dict[str, Any] | None:
+        """What an earlier question about the pictures leaves to read of this one; ``None`` if that is all of it."""
+        family, model, before = self.call.family, self.call.model, self.before
+        if before is None or not family.causal or self.realised.output is not None:
+            return None
+        if model.config.get_text_config()._attn_implementation not in ("sdpa", "eager"):
+            return None  # attention is then read from the inputs of a layer, and these would be a part only
+        cache = output_cache(before.output)
+        if not plain_cache(cache) or not whole_cache(cache, before.length):
+            return None
+        shared = min(shared_tokens(self.call, prompt, before), prompt.length - 1)
+        return rest_of(self.call, self.realised.like, prompt, before, shared) if shared else None
 
     def _before(
         self, kernel: _Kernel, layer: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

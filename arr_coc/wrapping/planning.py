@@ -16,6 +16,7 @@ from ..scene.contract import Plan, Planner, Scene
 from ..scene.patches import Patch, full_tokens, realised_costs
 from .cost import Forecast, Operations, forecast
 from .glance import Glance, layer_number
+from .pictures import Picture, PictureCache
 from .question import check_question, find_question
 from .record import Allocation
 from .timing import Stopwatch
@@ -108,11 +109,12 @@ class SceneBuilder:
         self, model: PreTrainedModel, family: Family, processor: Any, realizer: Realizer, config: ArrCocConfig
     ) -> None:
         self.model, self.family, self.realizer, self.config = model, family, realizer, config
-        self.processor, self.tokenizer = processor, _tokenizer(processor)
-        self.scale = _scale(processor)
-        self.special = _special_ids(model, self.tokenizer)
+        self.processor, self.tokenizer = processor, tokenizer_of(processor)
+        self.scale = pixel_scale(processor)
+        self.special = special_ids(model, self.tokenizer)
         self._forecasts: dict[tuple[Any, ...], Forecast] = {}
         self._operations: Operations | None = None
+        self.pictures = PictureCache(config.picture_cache)
 
     def build(
         self,
@@ -166,13 +168,13 @@ class SceneBuilder:
         grids = [self.realizer.grid(self.family, patch, floor) for patch in alone.patches]
         if needs & {"glance", "answer"}:
             with watch("glance"):
-                glance = Glance(alone, self.realizer, grids, self.config.positions, "answer" in needs, keep)
+                glance = self._glance(alone, grids, "answer" in needs, keep)
         with torch.no_grad():
             embeddings = self.model.get_input_embeddings()(ids[None])[0].float().cpu()
 
         scene = Scene(
             patches=[call.patches[i] for i in members],
-            costs=realised_costs(alone.patches, self.config.budgets, partial(self.realizer.grid, self.family)),
+            costs=self.costs(alone.patches),
             pixels=pixels,
             glance=[glance.patch(i).streams[0].float().cpu() for i in range(len(members))] if glance else [],
             glance_grids=grids,
@@ -214,7 +216,8 @@ class SceneBuilder:
         asked = planner if allocation is None else None
         for sample in range(call.batch):
             members = call.patches_of(sample)
-            direct = self._directly(call, sample, asked)
+            asks = bool(members) and getattr(asked, "direct", False)
+            direct = self.directly(call.question(sample)) if asks else None
             observed = self.build(call, sample, texts[sample], None if direct else asked, synchronize, keep)
             why, way = "", "given" if members else ""
             if direct is not None:
@@ -235,7 +238,25 @@ class SceneBuilder:
             way = "glance" if observed.glance is not None and grids == observed.glance.grids else way
             planned.records.append(observed.record(plan, [call.patches[i] for i in members], grids, way, why))
             planned.glances.append(observed.glance)
+            self._remember(observed.glance)
         return planned
+
+    def _glance(self, alone: Call, grids: list[Grid], deep: bool, keep: bool) -> Glance:
+        """A glance at a question, from what is known of its pictures if they are kept."""
+        if not keep or not self.pictures.limit or self.model.training:
+            return Glance(alone, self.realizer, grids, self.config.positions, deep, keep)
+        images = {k: v for k, v in alone.inputs.items() if k in self.family.feature_inputs(self.model)}
+        key = self.pictures.key(images, grids)
+        glance = Glance(alone, self.realizer, grids, self.config.positions, deep, keep, self.pictures.get(key))
+        glance.key = key
+        return glance
+
+    def _remember(self, glance: Glance | None) -> None:
+        """Keep what a glance has brought for the next question about its pictures."""
+        if glance is None or glance.key is None:
+            return
+        full = vars(glance.call).get("full")
+        self.pictures.put(glance.key, Picture(glance.realised, full, glance.reading or glance.before))
 
     def forecast(self, call: Call) -> Forecast:
         """What glance and look will cost on a call of one question; nothing is run."""
@@ -250,20 +271,20 @@ class SceneBuilder:
             self._forecasts[key] = forecast(call, self.realizer, floors, self._operations)
         return self._forecasts[key]
 
-    def _directly(self, call: Call, sample: int, planner: Planner | None) -> tuple[int, str] | None:
-        """The one budget of a question that needs no glance, and why; ``None`` if it is to be looked at."""
-        members = call.patches_of(sample)
-        if not members or not getattr(planner, "direct", False):
-            return None
-        grid = partial(self.realizer.grid, self.family)
-        costs = realised_costs([call.patches[i] for i in members], self.config.budgets, grid)
+    def costs(self, patches: Sequence[Patch]) -> torch.Tensor:
+        """``[N, K]`` visual tokens that patches really spend at each budget."""
+        return realised_costs(patches, self.config.budgets, partial(self.realizer.grid, self.family))
+
+    def directly(self, call: Call) -> tuple[int, str] | None:
+        """The one budget of a single question that needs no glance, and why; ``None`` if it is to be looked at."""
+        costs = self.costs(call.patches)
         limit, full = resolve_limit(self.config.limit, costs), int(costs[:, -1].sum())
-        if len(members) == 1:
+        if len(call.patches) == 1:
             best = max(k for k in range(costs.shape[1]) if int(costs[0, k]) <= limit)
             return self.config.budgets[best], "one patch: there is nothing to choose between"
         if full > limit:
             return None
-        known = self.forecast(call.question(sample))
+        known = self.forecast(call)
         if known.pays:
             return None
         share = known.raised / known.untouched
@@ -341,12 +362,13 @@ def _not_needed(*args: Any) -> torch.Tensor:
     raise RuntimeError("This planner did not ask for a glance; put 'glance' into its needs.")
 
 
-def _tokenizer(processor: Any) -> Any:
+def tokenizer_of(processor: Any) -> Any:
+    """The tokenizer of a processor, the tokenizer itself, or None."""
     tokenizer = getattr(processor, "tokenizer", processor)
     return tokenizer if callable(getattr(tokenizer, "decode", None)) and callable(tokenizer) else None
 
 
-def _scale(processor: Any) -> tuple[Any, Any] | None:
+def pixel_scale(processor: Any) -> tuple[Any, Any] | None:
     """Mean and deviation per channel by which pixels were normalised, if a processor states them."""
     images = getattr(processor, "image_processor", processor)
     if getattr(images, "do_normalize", True) is False:
@@ -355,7 +377,7 @@ def _scale(processor: Any) -> tuple[Any, Any] | None:
     return None if mean is None or deviation is None else (mean, deviation)
 
 
-def _special_ids(model: PreTrainedModel, tokenizer: Any) -> set[int]:
+def special_ids(model: PreTrainedModel, tokenizer: Any) -> set[int]:
     """Ids that are no words: special tokens of the tokenizer, and every ``*_token_id`` of the model's configs."""
     ids: set[int] = set(getattr(tokenizer, "all_special_ids", None) or ())
     added = getattr(tokenizer, "added_tokens_decoder", None) or {}

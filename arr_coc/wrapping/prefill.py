@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
-_OWN = {"input_ids", "attention_mask", "position_ids", "mm_encoder_outputs", cache_name(), *_TYPES}
+WORTHWHILE = 0.1
+"""Least share of a prompt that is taken over."""
+SEQUENCES = {"input_ids", "position_ids", *_TYPES}
+_OWN = {"attention_mask", "mm_encoder_outputs", cache_name(), *SEQUENCES}
 
 
 @dataclass
@@ -44,7 +47,7 @@ class Reading:
     Attributes
     ----------
     inputs
-        What it was called with: one prompt without padding.
+        Ids, positions and types that it was given: one prompt without padding.
     features
         ``[rows, D]`` per stream: what stands at its placeholders.
     output
@@ -122,7 +125,7 @@ class Prefill:
             return None
         prompts = [self._prompt(kwargs, sample, copies) for sample in range(batch)]
         shared = [
-            0 if glance is None else self._same(prompt, glance)
+            0 if glance is None else shared_tokens(self.call, prompt, glance)
             for prompt, glance in zip(prompts, self.glances, strict=True)
         ]
         # Several prompts in one pass are padded to the longest, and masked: on a CPU one after another is faster.
@@ -151,44 +154,12 @@ class Prefill:
         mask = self.spliced.inputs["attention_mask"]
         size, row = int(mask[sample].sum()), sample * copies
         inputs = {"input_ids": kwargs["input_ids"][row : row + 1, -size:]}
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         for name in ("position_ids", *_TYPES):
             if kwargs.get(name) is not None:
                 inputs[name] = kwargs[name][..., row : row + 1, -size:]
         counts = self.call.per_sample(self.realised.keep)
         rows = slice(sum(counts[:sample]), sum(counts[: sample + 1]))
         return Reading(inputs, tuple(stream[rows] for stream in self.realised.streams), None)
-
-    def _same(self, prompt: Reading, glance: Reading) -> int:
-        """Tokens of a prompt that can be taken from its glance: all, or those before the first that differs.
-
-        The last one is read again unless all are the same, for the logits.
-        """
-        family, cache = self.call.family, output_cache(glance.output)
-        length = min(prompt.length, glance.length)
-        ids = prompt.inputs["input_ids"][0, :length]
-        differs = ids != glance.inputs["input_ids"][0, :length]
-        for name in _TYPES:
-            if prompt.inputs.get(name) is not None and glance.inputs.get(name) is not None:
-                differs |= prompt.inputs[name][0, :length] != glance.inputs[name][0, :length]
-        counted = torch.arange(length, device=ids.device) + family.first_position
-        places = [each.inputs.get("position_ids", counted[None]) for each in (prompt, glance)]
-        if places[0].shape[:-2] != places[1].shape[:-2]:
-            return 0
-        differs |= (places[0][..., 0, :length] != places[1][..., 0, :length]).reshape(-1, length).any(0)
-        rows = min(len(prompt.features[0]), len(glance.features[0]))
-        moved = torch.zeros(rows, dtype=torch.bool, device=ids.device)
-        for mine, known in zip(prompt.features, glance.features, strict=True):
-            moved |= (mine[:rows] != known[:rows]).any(1).to(moved.device)
-        images = (ids == family.image_token(self.call.model)).nonzero().squeeze(1)
-        differs[images[: len(moved)]] |= moved[: len(images)]
-        differs[images[len(moved) :]] = True
-        first = int(differs.nonzero()[0]) if bool(differs.any()) else length
-        if first == prompt.length == glance.length:
-            return first
-        if not family.causal or not plain_cache(cache) or not whole_cache(cache, glance.length):
-            return 0
-        return min(first, prompt.length - 1)
 
     def _read(
         self, model: PreTrainedModel, kwargs: dict[str, Any], prompt: Reading, glance: Reading | None, shared: int
@@ -197,15 +168,51 @@ class Prefill:
         if glance is not None and shared == prompt.length:
             return glance
         inputs = {name: value for name, value in kwargs.items() if name not in _OWN}
-        inputs |= {name: value[..., shared:] for name, value in prompt.inputs.items()}
-        inputs["attention_mask"] = prompt.inputs["attention_mask"]
-        image = self.call.family.image_token(self.call.model)
-        passed = int((prompt.inputs["input_ids"][0, :shared] == image).sum())
-        streams = tuple(stream[passed:] for stream in prompt.features)
-        if len(streams[0]):
-            output = self.call.family.hand_over(self.realised.like, streams, [len(streams[0])])
-            inputs["mm_encoder_outputs"] = {"image": output}
-        if glance is not None and shared:
-            inputs[cache_name()] = cropped_cache(model, output_cache(glance.output), shared)
-        output = model(**inputs)
-        return Reading(prompt.inputs, prompt.features, output)
+        inputs |= rest_of(self.call, self.realised.like, prompt, glance, shared)
+        return Reading(prompt.inputs, prompt.features, model(**inputs))
+
+
+def shared_tokens(call: Call, prompt: Reading, known: Reading) -> int:
+    """Tokens of a prompt that can be taken from one that was read: all, or those before the first that differs.
+
+    The last one is read again unless all are the same, for the logits.
+    """
+    family, cache = call.family, output_cache(known.output)
+    length = min(prompt.length, known.length)
+    ids = prompt.inputs["input_ids"][0, :length]
+    differs = ids != known.inputs["input_ids"][0, :length]
+    for name in _TYPES:
+        if prompt.inputs.get(name) is not None and known.inputs.get(name) is not None:
+            differs |= prompt.inputs[name][0, :length] != known.inputs[name][0, :length]
+    counted = torch.arange(length, device=ids.device) + family.first_position
+    places = [each.inputs.get("position_ids", counted[None]) for each in (prompt, known)]
+    if places[0].shape[:-2] != places[1].shape[:-2]:
+        return 0
+    differs |= (places[0][..., 0, :length] != places[1][..., 0, :length]).reshape(-1, length).any(0)
+    rows = min(len(prompt.features[0]), len(known.features[0]))
+    moved = torch.zeros(rows, dtype=torch.bool, device=ids.device)
+    for mine, theirs in zip(prompt.features, known.features, strict=True):
+        moved |= (mine[:rows] != theirs[:rows]).any(1).to(moved.device)
+    images = (ids == family.image_token(call.model)).nonzero().squeeze(1)
+    differs[images[: len(moved)]] |= moved[: len(images)]
+    differs[images[len(moved) :]] = True
+    first = int(differs.nonzero()[0]) if bool(differs.any()) else length
+    if first == prompt.length == known.length:
+        return first
+    if not family.causal or not plain_cache(cache) or not whole_cache(cache, known.length):
+        return 0
+    # What is read behind a cache is read under a mask, at twice the pairs: a short beginning is not worth it.
+    return min(first, prompt.length - 1) if first >= WORTHWHILE * prompt.length else 0
+
+
+def rest_of(call: Call, like: Any, prompt: Reading, known: Reading | None, shared: int) -> dict[str, Any]:
+    """Arguments of a forward that reads a prompt from its token ``shared`` on; what comes before is taken over."""
+    inputs = {name: value[..., shared:] for name, value in prompt.inputs.items()}
+    inputs["attention_mask"] = torch.ones_like(prompt.inputs["input_ids"])
+    passed = int((prompt.inputs["input_ids"][0, :shared] == call.family.image_token(call.model)).sum())
+    streams = tuple(stream[passed:] for stream in prompt.features)
+    if len(streams[0]):
+        inputs["mm_encoder_outputs"] = {"image": call.family.hand_over(like, streams, [len(streams[0])])}
+    if known is not None and shared:
+        inputs[cache_name()] = cropped_cache(call.model, output_cache(known.output), shared)
+    return inputs

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from allocator.decision import plain
 
 from ..scene.patches import Patch
 
@@ -108,15 +109,36 @@ class Allocation:
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON-able data (not-a-number becomes ``None``)."""
-        data: dict[str, Any] = _plain(asdict(self))
+        data: dict[str, Any] = plain(asdict(self), finite=True)
         return data
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+@dataclass(repr=False, kw_only=True)
+class Answered:
+    """One answered question: what every way of asking keeps, and what each extends by what it needs besides.
+
+    Attributes
+    ----------
+    answer
+        The model's words.
+    allocation
+        What it was given and what it took; the question is in it.
+    grid
+        Rows and columns of patches, where every patch is an image entry of its own; else ``None``.
+    """
+
+    answer: str
+    allocation: Allocation
+    grid: tuple[int, int] | None = None
+
+    @property
+    def question(self) -> str:
+        """The question in words."""
+        return self.allocation.question
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.answer!r}, {self.allocation.summary()}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Answer, grid and the allocation's record as JSON-able data."""
+        return {"answer": self.answer, "grid": self.grid, **self.allocation.to_dict()}

@@ -199,6 +199,17 @@ def _folder(name: str | os.PathLike[str], revision: str | None) -> Path:
         ) from error
 
 
+def read_config(folder: Path) -> ArrCocConfig:
+    """The configuration that a policy was saved with.
+
+    Raises
+    ------
+    ValueError
+        As of :func:`read_record`.
+    """
+    return _config(read_record(folder / CONFIG), folder)
+
+
 def _check_named(config: ArrCocConfig, folder: Path, allow: Collection[str]) -> None:
     """Refuse a policy whose scorers name models, folders or whatever else by a string, unless each is allowed.
 

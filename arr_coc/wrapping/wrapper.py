@@ -7,6 +7,7 @@ import inspect
 import math
 import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -144,6 +145,8 @@ class ArrCoc:
     kept
         Per sample the places, in the prompt as given, of the tokens that the model saw: ``logits`` of a wrapped
         ``forward`` are those of ``input_ids[sample, kept[sample]]``.
+    look_once
+        Whether ``generate`` goes on from what the glance has read; benchmarks turn it off to compare.
     synchronize
         Wait for the GPU before reading the clock. Benchmarks set it; it costs speed.
     """
@@ -172,7 +175,7 @@ class ArrCoc:
         self.planner = planner
         self.last: list[Allocation] = []
         self.kept: list[torch.Tensor] = []
-        self.synchronize = False
+        self.look_once, self.synchronize = True, False
         self._undo: list[Any] = []
         self._turns: WeakKeyDictionary[Any, Turn] = WeakKeyDictionary()
 
@@ -304,7 +307,7 @@ class ArrCoc:
         watch = Stopwatch(self.model, self.synchronize)
         with torch.no_grad():
             prefill = self._prepare(kwargs, allocation, question, True, watch)
-        with watch("generate"), prefill.answering(self.model):
+        with watch("generate"), prefill.answering(self.model) if self.look_once else nullcontext():
             output, copies = self._answer(inputs, generation_config, args, kwargs, prefill.spliced.inputs)
         for record, shared in zip(self.last, prefill.shared, strict=False):
             record.shared = shared
@@ -387,7 +390,8 @@ class ArrCoc:
         call = Call(self.model, self.family, inputs, self.config.patch_side)
         texts = question_texts(question, call.batch)
         self.builder.check_allocation(call, allocation)
-        planned = self.builder.plan_all(call, texts, self.planner, allocation, self.synchronize, keep=for_generate)
+        keep = for_generate and self.look_once
+        planned = self.builder.plan_all(call, texts, self.planner, allocation, self.synchronize, keep)
 
         reuse = not torch.is_grad_enabled()  # a glance carries no gradient
         with watch("encode"):

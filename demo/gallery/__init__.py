@@ -59,6 +59,7 @@ class Entry:
         return next((q for q in self.questions if q.text == question and q.answer), None)
 
 
+PAGE_QUESTIONS = ("what is the title ?", "which has the most ?", "is there a total ?")
 SIGN_QUESTIONS = ("is there a red sign ?", "is there a blue circle ?", "what color is the sign in the top left ?")
 OPEN_QUESTIONS = ("What is in this picture?", "What is written in the smallest print?", "Which colors stand out?")
 PHOTO_QUESTIONS = ("What is in this picture?", "What colors are there?", "How many people are there?")
@@ -107,8 +108,8 @@ def gallery(world: str | None = SIGNS) -> list[Entry]:
 
 
 def for_uploads(world: str | None = SIGNS) -> tuple[str, ...]:
-    """Questions that can be asked about any picture."""
-    return SIGN_QUESTIONS if world == SIGNS else OPEN_QUESTIONS
+    """Questions that can be asked about any picture, in the words of a world."""
+    return {SIGNS: SIGN_QUESTIONS, PAGES: PAGE_QUESTIONS}.get(world or "", OPEN_QUESTIONS)
 
 
 def _signs(seed: int, number: int) -> Entry:

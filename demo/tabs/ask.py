@@ -64,7 +64,7 @@ def build(chooser: Chooser, first: Answered, full: Answered) -> Callable[..., No
         address = chooser.address(model, asked, answered.question, answered.settings)
         return answer_card(answered, truth, before, beside, str(address))
 
-    def ask(
+    def show(
         model: str, pupil: Pupil, wishes: Wishes, before: Answered | None, image: Image.Image | None, question: str,
         *settings: Any,
     ) -> Iterator[Any]:  # fmt: skip
@@ -91,16 +91,17 @@ def build(chooser: Chooser, first: Answered, full: Answered) -> Callable[..., No
     def when(condition: Callable[[Wishes], bool]) -> Any:
         def perhaps(model: str, pupil: Pupil, wishes: Wishes, *more: Any) -> Iterator[Any]:
             if condition(wishes):
-                yield from ask(model, pupil, wishes, *more)
+                yield from show(model, pupil, wishes, *more)
             else:
                 yield LEFT
 
         return perhaps
 
     @friendly
-    def answer(pupil: Pupil, image: Image.Image | None, question: str, *terms: Any) -> tuple[str, str, dict[str, Any]]:
+    def answer(
+        model: str, pupil: Pupil, image: Image.Image | None, question: str, *settings: Any
+    ) -> tuple[str, str, dict[str, Any]]:
         """What programs get: every question its answer, whatever else was asked meanwhile."""
-        *settings, model = terms
         check_asked(image, question)
         assert image is not None
         host, chosen = models[model], read_settings(*settings)
@@ -131,17 +132,17 @@ def build(chooser: Chooser, first: Answered, full: Answered) -> Callable[..., No
 
     def after(event: Any, condition: Callable[[Wishes], bool] | None = None) -> None:
         if condition is None:
-            event.success(ask, inputs, outputs, **options).then(None, None, None, js=DONE)
+            event.success(show, inputs, outputs, **options).then(None, None, None, js=DONE)
         else:
             event.success(when(condition), inputs, outputs, **options)
 
     for trigger in (chooser.ask.click, chooser.question.submit):
-        trigger(ask, inputs, outputs, **options).then(None, None, None, js=DONE)
+        trigger(show, inputs, outputs, **options).then(None, None, None, js=DONE)
     for changed in (chooser.question, *chooser.settings):
         changed.input(None, None, None, js=STALE)
     program = gr.Button(visible=False)
     program.click(
-        answer, [chooser.pupil, chooser.image, chooser.question, *chooser.settings, chooser.model],
+        answer, [chooser.current, chooser.pupil, chooser.image, chooser.question, *chooser.settings],
         [card, drawn, record], api_name="ask", **MODEL,
     )  # fmt: skip
     return after

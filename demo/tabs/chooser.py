@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 import gradio as gr
 from PIL import Image
 
-from ..gallery import Asking, Entry, for_uploads
+from ..gallery import PAGES, SIGNS, Asking, Entry, for_uploads
 from ..host import TAUGHT, Host, Settings
 from ..lessons import Pupil
 from ..models import Models
@@ -19,10 +19,12 @@ from .address import OWN, Address
 from .common import EXPECTED, FRESH, MODEL, QUIET, Picture
 
 FREE, PRICED, LIMITED = "the policy's own price", "my price", "a limit"
-OWN_WORLD = (
-    "The model that ships with ARR-COC is small and knows a world of signs: photographs it answers in the words of "
-    "that world. The budgets still show where it looks."
-)
+OWN_WORLD = {
+    SIGNS: "This small model ships with ARR-COC and knows a world of signs: photographs it answers in the words of "
+    "that world. The budgets still show where it looks.",
+    PAGES: "This small model ships with ARR-COC and reads drawn pages of print: other pictures it answers in the "
+    "words of that world. The budgets still show where it looks.",
+}
 SPENDING = (FREE, PRICED, LIMITED)
 QUIET_MODEL = {"api_visibility": "private", "show_progress": "hidden", **MODEL}
 LABELS = {TAUGHT: "what I taught it (Learning)"}
@@ -99,8 +101,7 @@ class Chooser:
             )  # fmt: skip
         with gr.Row(elem_id="asking"):
             self.question = gr.Textbox(
-                first.questions[0].text, label="question", show_label=False, submit_btn=False, lines=2,
-                max_lines=2,
+                first.questions[0].text, label="question", show_label=False, submit_btn=False, max_lines=2,
                 elem_id="question", placeholder="Type a question", scale=5, min_width=160,
             )  # fmt: skip
             self.ask = gr.Button("Ask", variant="primary", elem_id="ask", scale=1, min_width=64)
@@ -108,11 +109,15 @@ class Chooser:
             [q.text for q in first.questions], value=first.questions[0].text, label="or choose one",
             elem_id="suggestions",
         )  # fmt: skip
-        hint = gr.Markdown(OWN_WORLD, elem_id="world", elem_classes="hint", visible=host.is_reference)
+        hint = gr.Markdown(
+            OWN_WORLD.get(host.world or ""), elem_id="world", elem_classes="hint", visible=host.world is not None
+        )
         with gr.Accordion("Policy, price, limit, budgets", open=False, elem_id="terms"):
             self.settings = self._settings(host)
-        self.followers += [(self.shelf, lambda h: gr.update(value=_shelf(h), selected_index=None)),
-                           (hint, lambda h: gr.update(visible=h.is_reference))]  # fmt: skip
+        self.followers += [
+            (self.shelf, lambda h: gr.update(value=_shelf(h), selected_index=None)),
+            (hint, lambda h: gr.update(value=OWN_WORLD.get(h.world or ""), visible=h.world is not None)),
+        ]
 
     def _settings(self, host: Host) -> list[Any]:
         policy = gr.Dropdown(policies(host), value=host.default_policy, label="policy", elem_id="policy")
@@ -212,59 +217,37 @@ class Chooser:
             return gr.skip()
         wishes.new()
         wrong: list[str] = []
-
-        def known(name: str, offered: Collection[str], otherwise: str) -> str:
-            """A part of the address, if it is one of those offered."""
-            value = getattr(address, name)
-            if not value or value in offered:
-                return value or otherwise
-            wrong.append(f"{name} {value!r}")
-            return otherwise
-
-        def number(name: str, most: float) -> float | None:
-            value = getattr(address, name)
-            try:
-                found = float(value) if value else None
-            except ValueError:
-                found = -1.0
-            if found is not None and not 0 <= found <= most:
-                wrong.append(f"{name} {value!r}")
-                return None
-            return found
-
-        host = self.models[known("model", self.models.names, self.models.names[0])]
+        host = self.models[address.known("model", self.models.names, self.models.names[0], wrong)]
+        entries = {entry.title: entry for entry in host.pictures}
+        title = address.known("picture", [*entries, OWN], host.pictures[0].title, wrong)
         page = self._become(host)
-        titles = {entry.title: entry for entry in host.pictures}
-        title = known("picture", [*titles, OWN], host.pictures[0].title)
         if title == OWN:
-            texts = list(for_uploads(host.world))
-            page |= {self.image: None, self.suggestions: gr.update(choices=texts, value=None), **self._empty(None)}
-            wishes.opened = False
+            page |= {self.image: None, **self._empty(None)}
+            texts, wishes.opened = list(for_uploads(host.world)), False
             gr.Info("This address was about a picture of somebody's own, which is kept nowhere: bring it again.")
         else:
-            page |= self._entry(titles[title])
-        if address.question:
-            page[self.question] = address.question
-            if title != OWN:
-                texts = [q.text for q in titles[title].questions]
-                chosen = address.question if address.question in texts else None
-                page[self.suggestions] = gr.update(choices=texts, value=chosen)
-        policy, spending, price, limit, realizer, budgets = self.settings
-        worth, share = number("price", 1), number("limit", 1)
-        page[policy] = gr.update(choices=policies(host), value=known("policy", host.policies(), host.default_policy))
-        page[spending] = LIMITED if share is not None else PRICED if worth is not None else FREE
-        page[price] = gr.update(value=host.price if worth is None else worth, visible=page[spending] == PRICED)
-        page[limit] = gr.update(value=0.4 if share is None else share, visible=page[spending] == LIMITED)
-        page[realizer] = gr.update(choices=host.realizers(), value=known("realizer", host.realizers(), "auto"))
-        named = [b for b in address.budgets.split(".") if b]
-        if unknown := [b for b in named if b not in map(str, host.budgets)]:
-            wrong.append(f"budgets {'.'.join(unknown)!r}")
-        kept = [b for b in host.budgets if str(b) in named] or list(host.budgets)
-        page[budgets] = gr.update(choices=list(host.budgets), value=kept)
+            page |= self._entry(entries[title])
+            texts = [asked.text for asked in entries[title].questions]
+        question = address.question or texts[0]
+        chosen = question if question in texts else None
+        page |= {self.question: question, self.suggestions: gr.update(choices=texts, value=chosen)}
+        page |= self._stated(address.settings(host, wrong), host)
         if wrong:
-            told = f"The address names {', '.join(wrong)}, not known here; the page's own stand in."
-            gr.Warning(escape(told))
+            gr.Warning(escape(f"The address names {', '.join(wrong)}, not known here; the page's own stand in."))
         return page
+
+    def _stated(self, terms: Settings, host: Host) -> dict[Any, Any]:
+        """The controls as they state some terms."""
+        policy, spending, price, limit, realizer, budgets = self.settings
+        bound = LIMITED if terms.limit is not None else PRICED if terms.price is not None else FREE
+        return {
+            policy: gr.update(choices=policies(host), value=terms.policy),
+            spending: bound,
+            price: gr.update(value=host.price if terms.price is None else terms.price, visible=bound == PRICED),
+            limit: gr.update(value=0.4 if terms.limit is None else terms.limit, visible=bound == LIMITED),
+            realizer: gr.update(choices=host.realizers(), value=terms.realizer),
+            budgets: gr.update(choices=list(host.budgets), value=list(terms.budgets or host.budgets)),
+        }
 
     def truth(self, model: str, image: Image.Image, question: str) -> Asking | None:
         """What the gallery knows about a question on a picture."""
@@ -278,19 +261,9 @@ class Chooser:
 
     def address(self, model: str, image: Image.Image, question: str, settings: Settings) -> Address:
         """The address of an answer; what is as visitors find it is left out."""
-        host, entry = self.models[model], self.entry(model, image)
-        plain = Settings(policy=host.default_policy)
-        budgets = "" if settings.budgets in ((), host.budgets) else ".".join(map(str, settings.budgets))
-        return Address(
-            model="" if model == self.models.names[0] else model,
-            picture=OWN if entry is None else entry.title,
-            question=question,
-            policy="" if settings.policy == plain.policy else settings.policy,
-            price="" if settings.price is None else f"{settings.price:g}",
-            limit="" if settings.limit is None else f"{settings.limit:g}",
-            realizer="" if settings.realizer == plain.realizer else settings.realizer,
-            budgets=budgets,
-        )
+        entry = self.entry(model, image)
+        named = "" if model == self.models.names[0] else model
+        return Address.of(named, OWN if entry is None else entry.title, question, settings, self.models[model])
 
 
 def policies(host: Host) -> list[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import os
 import platform
@@ -11,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from ..records import hardware, versions
+from ..reporting.compare import seeds_interval
+from ..reporting.page import markdown_table
 from .extras import optional
 from .tasks import TASKS
 
@@ -26,48 +27,29 @@ _PEERS = ("contextualbandits", "mabwiser", "vowpalwabbit", "obp", "ortools", "sc
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean and half-width of its 95 % t interval over seeds (0 for one seed)."""
-    n = len(values)
-    if n < 2:
-        return float(np.mean(values)), 0.0
-    quantile = float(optional("scipy.stats", "scipy").t.ppf(0.975, n - 1))
-    return float(np.mean(values)), quantile * float(np.std(values, ddof=1)) / math.sqrt(n)
+    mean, _, high = seeds_interval(values)
+    return mean, high - mean
 
 
 def machine() -> dict[str, Any]:
     """Where the figures were measured, and with what."""
-    versions = {"numpy": np.__version__, "torch": torch.__version__}
-    for package in _PEERS:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "python": platform.python_version(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **hardware(),
         "load at the start": round(os.getloadavg()[0], 1),
-        "versions": versions,
+        "versions": versions(("numpy", "torch", *_PEERS)),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Markdown lines of rows with the same kind of content."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    lines = ["| " + " | ".join(keys) + " |", "|" + "---|" * len(keys)]
-    for row in rows:
-        cells = [f"{row[key]:.4g}" if isinstance(row.get(key), float) else str(row.get(key, "")) for key in keys]
-        lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, ""]
+    cells = [[_cell(row.get(key, "")) for key in keys] for row in rows]
+    return [*markdown_table(keys, cells).splitlines(), ""]
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def markdown(record: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from allocator.registry import load_installed_plugins
 from arr_coc.config import nearest
 from arr_coc.scene.contract import Planner
 
@@ -86,9 +87,11 @@ def wanted_share(method: Any, bench: Bench) -> float:
 
 
 def register_method(name: str) -> Callable[[M], M]:
-    """Class decorator: make a method known by name."""
+    """Class decorator: make a method known by name; one that is taken is refused."""
 
     def register(cls: M) -> M:
+        if _methods.get(name, cls) is not cls:
+            raise ValueError(f"a method named {name!r} exists already; register yours under another name")
         _methods[name] = cls
         return cls
 
@@ -151,6 +154,8 @@ def make_method(spec: str | Mapping[str, Any]) -> Method:
     if name not in _methods and numbered and numbered[1] in _methods and _methods[numbered[1]].short:
         name = numbered[1]
         settings = {_methods[name].short: int(numbered[2]), **settings}
+    if name not in _methods:
+        load_installed_plugins()
     if name not in _methods:
         raise ValueError(f"unknown method {name!r}. {nearest(name, method_names())}")
     known = {item.name for item in dataclasses.fields(_methods[name])}

@@ -97,7 +97,9 @@ class _Draw:
 @register_method("random")
 @dataclass(kw_only=True)
 class Random(Method):
-    """A budget for each patch at random, at a given or another method's mean share of full detail (see `tilted`).
+    """A budget for each patch at random, at a given or another method's mean share of full detail.
+
+    See `tilted`.
 
     ``seed`` tells several draws apart. A question's draw depends on the run's seed, this seed and the question's id
     alone.

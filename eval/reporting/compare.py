@@ -12,14 +12,13 @@ from scipy import stats
 from ..methods import curve_members, make_methods
 from ..methods.fixed import Uniform
 from ..records import Record, read_run
-from .bars import Runs, bars, difference, pairs
 from .curves import REACH, Curves, curves
+from .dominance import Runs, difference, dominance, pairs
 from .page import markdown_table
 from .plots import forest
 from .statistics import Difference, paired_difference
 from .summary import by_method
 
-_BARS = "Learned at its own price, no level picked by its result."
 _DOMINATED = (
     "Each baseline against the best level of the learned policy that spends no more tokens (within 1 %) on the same "
     "questions: dominated if its accuracy is lower beyond the interval. A baseline that is cheaper than every level "
@@ -72,11 +71,9 @@ def compare(paths: Sequence[str | Path], picture: str | Path | None = None) -> s
             header = ("curve", "at learned's tokens", "minus learned, points [95% CI]", "mean accuracy",
                       "minus learned's curve [95% CI]")  # fmt: skip
             parts += ["## Curves", _CURVES, markdown_table(header, _curve_rows(drawn))]
-        judged, against = bars(tables)
         if "oracle" in labels:
-            parts += ["## The bars", _BARS, markdown_table(("bar", "found", ""), judged)]
             header = ("baseline", "tokens", "learned level", "its tokens", "points [95% CI]", "verdict")
-            parts += [_DOMINATED, markdown_table(header, against)]
+            parts += ["## Against each baseline", _DOMINATED, markdown_table(header, dominance(tables))]
     paired = _paired(runs[0], runs[1], labels)
     if paired:
         header = (f"{names[0]} minus {names[1]}", "points [95% CI]", "p (images)", "questions in both")

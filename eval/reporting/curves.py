@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..records import Record
-from .bars import Runs
+from .dominance import Runs
 from .statistics import Difference, at_tokens, mean_over, paired_difference
 
 Curves = dict[str, tuple[float, Difference, float, Difference]]

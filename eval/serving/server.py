@@ -20,6 +20,13 @@ from typing import Any, Self
 
 Sample = dict[str, Any]
 ROOT = Path(__file__).parents[2]
+VLLM = {
+    "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_CI_ENV": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}  # fmt: skip
+"""Of an engine on a small machine without a network, which shares its cores with whatever else runs."""
+ENGINE = ("--engine", "vllm", "--engine-args", "--enforce-eager --max-num-seqs 16 --max-num-batched-tokens 4096")
+"""Options of a `Server` that is vLLM's."""
 
 
 @dataclass
@@ -77,7 +84,7 @@ class Server:
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, stdout=output, stderr=output,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+                env={**VLLM, **os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
             )  # fmt: skip
 
     def __enter__(self) -> Self:
@@ -103,6 +110,17 @@ class Server:
                     return self
             time.sleep(0.1)
         raise RuntimeError(f"the server did not become ready:\n{self.output.read_text()[-2000:]}")
+
+    def kill_worker(self) -> None:
+        """kill -9 of the process that holds the model: an engine's own, else the server."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        engines = []
+        for child in children.read_text().split() if children.exists() else []:
+            with contextlib.suppress(OSError):
+                if "EngineCore" in Path(f"/proc/{child}/cmdline").read_text():
+                    engines.append(int(child))
+        for pid in engines or [self.process.pid]:
+            os.kill(pid, signal.SIGKILL)
 
     def kill(self) -> None:
         """kill -9."""

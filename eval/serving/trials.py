@@ -30,9 +30,17 @@ STRETCH = 25
 
 
 def kills(
-    folder: Path, times: int, minutes: float = 600.0, seed: int = 0, clients: int = 4, progress: bool = False
+    folder: Path,
+    times: int,
+    minutes: float = 600.0,
+    seed: int = 0,
+    clients: int = 4,
+    progress: bool = False,
+    options: Sequence[str] = (),
 ) -> dict[str, Any]:
     """kill -9 at random moments under load, each time on the same log; none is begun when the minutes are over.
+
+    Of an engine, its worker is killed: the process that holds the model.
 
     Returns
     -------
@@ -45,7 +53,7 @@ def kills(
         if time.monotonic() > until:
             break
         traffic = Traffic()
-        with Server(folder / "log") as server:
+        with Server(folder / "log", *options) as server:
             server.wait()
             asyncio.run(_killed_under_load(server, questions, clients, rng.uniform(0.0, 3.0), traffic))
         done += 1
@@ -66,7 +74,7 @@ async def _killed_under_load(
     while not traffic.decisions and not load.done():
         await asyncio.sleep(0.01)
     await asyncio.sleep(moment)
-    server.process.kill()
+    server.kill_worker()
     await load
 
 
@@ -212,12 +220,19 @@ def load(folder: Path, count: int = 240, rounds: int = 2) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def soak(folder: Path, count: int, minutes: float = 600.0, clients: int = 8, progress: bool = False) -> dict[str, Any]:
+def soak(
+    folder: Path,
+    count: int,
+    minutes: float = 600.0,
+    clients: int = 8,
+    progress: bool = False,
+    options: Sequence[str] = (),
+) -> dict[str, Any]:
     """Many requests at one server, until all are answered or the minutes are over: errors, and its memory."""
     questions = samples(64, seed=3)
     memory, asked, errors, everything = [], 0, 0, Traffic()
     with (
-        Server(folder / "log", "--timeout", "300") as server,
+        Server(folder / "log", "--timeout", "300", *options) as server,
         tqdm(total=count, desc="questions", disable=not progress) as bar,
     ):
         server.wait()

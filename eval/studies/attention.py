@@ -214,7 +214,8 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
             f"| heads with a place that draws {SINK:.0f} times its share | {100 * one['sink_heads']:.0f} % |",
             f"| attention that goes to the picture, by layer | "
             f"{', '.join(f'{np.mean(v):.2f}' for v in one['image'])} |",
-            f"| evenness of the look (1 is flat), by layer | {', '.join(f'{np.mean(v):.2f}' for v in one['entropy'])} |",
+            f"| evenness of the look (1 is flat), by layer | "
+            f"{', '.join(f'{np.mean(v):.2f}' for v in one['entropy'])} |",
             f"| right answers of the glance | {100 * doubt['right']:.0f} % |",
             f"| AUROC of margin, entropy, probability for a mistake | "
             f"{', '.join('-' if v is None else f'{v:.2f}' for v in doubt['auroc'].values())} |",

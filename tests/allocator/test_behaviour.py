@@ -122,28 +122,3 @@ def test_the_reward_must_carry_the_cost():
             policy = make_policy("thompson", dim=world.dim, arms=world.arms, seed=seed)
             spent[price].append([simulate(policy, world, 80, price=price).cost[-30:].mean()])
     assert clearly_less(np.array(spent[0.1 / 400]), 0.7 * np.array(spent[0.0]))
-
-
-def test_a_paired_second_call_removes_shared_noise():
-    """Rewards with a huge offset per question: differences cancel it, single rewards drown in it."""
-    errors = {"single": [], "paired": []}
-    for seed in SEEDS:
-        world = Additive(seed=seed, noise=0.02)
-        rng = np.random.default_rng(seed)
-        policies = {key: make_policy("thompson", dim=world.dim, arms=world.arms) for key in errors}
-        chooser = make_policy("random", arms=world.arms, seed=seed)
-        for _ in range(100):
-            question = world.draw()
-            offset = 3.0 * rng.standard_normal()
-            first, second = (
-                chooser.select(question.contexts, costs=question.costs, limit=question.limit) for _ in range(2)
-            )
-            a, b = (world.reward(question, decision.index) + offset for decision in (first, second))
-            policies["single"].update_many([first, second], [a, b])
-            policies["paired"].update_pair(first, second, a - b)
-        for key, policy in policies.items():
-            theta = policy._slots(policy.posterior.mean)
-            errors[key].append([np.square(theta - world.theta / world.patches).sum()])
-    assert clearly_less(np.array(errors["paired"]), 0.5 * np.array(errors["single"]))
-    nothing_learned = [[np.square(Additive(seed=seed).theta / Additive.patches).sum()] for seed in SEEDS]
-    assert clearly_less(np.array(errors["paired"]), 0.3 * np.array(nothing_learned))

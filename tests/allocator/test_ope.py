@@ -1,5 +1,7 @@
 """Off-policy estimators: closed forms, unbiasedness, the simulator of record, refusals."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -132,8 +134,11 @@ def test_intervals_cover_the_truth(interval):
 def test_a_log_survives_the_disk(tmp_path):
     decisions, r, target, _ = logged(rounds=20)
     path = tmp_path / "log.jsonl"
-    for decision, reward in zip(decisions, r, strict=True):
-        ope.append_log(path, decision, reward, question="?")
+    lines = [
+        {"decision": decision.to_dict(), "reward": float(reward), "question": "?"}
+        for decision, reward in zip(decisions, r, strict=True)
+    ]
+    path.write_text("".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
     back, rewards = ope.read_log(path)
     np.testing.assert_array_equal(rewards, r)
     assert ope.pi(rewards, back, target) == ope.pi(r, decisions, target)

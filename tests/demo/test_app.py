@@ -21,6 +21,7 @@ from demo.gallery import Entry
 from demo.host import Host
 from demo.space import AT_THE_TOP, assemble
 from demo.tabs.chooser import FREE, LIMITED
+from demo.tabs.common import MAX_PIXELS
 
 ROOT = Path(__file__).parents[2]
 ALL = [64, 128, 256, 400]
@@ -91,7 +92,7 @@ def test_bad_uploads_are_told_what_is_wrong(client: Client, tmp_path: Path) -> N
     (tmp_path / "drawing.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>')
     refused(client, handle_file(tmp_path / "drawing.svg"), "SVG drawing; export it as PNG")
     Image.new("1", (10_000, 10_000)).save(tmp_path / "huge.png")
-    refused(client, handle_file(tmp_path / "huge.png"), "too large", "80,000,000 pixels")
+    refused(client, handle_file(tmp_path / "huge.png"), "too large", f"{MAX_PIXELS:,} pixels")
     whole = tmp_path / "whole.png"
     Image.effect_noise((200, 200), 90).save(whole)
     (tmp_path / "torn.png").write_bytes(whole.read_bytes()[:2000])

@@ -58,7 +58,7 @@ class FakeArr:
     """The face of `ArrCoc` that an evaluation uses."""
 
     def __init__(self, config=None, planner=None):
-        self.config, self.planner, self.processor = config or ArrCocConfig(), planner, FakeProcessor()
+        self.config, self.planner, self.processor = (config or ArrCocConfig()).resolved(), planner, FakeProcessor()
         nothing = torch.nn.Identity()
         self.model = SimpleNamespace(
             device="cpu", generate=self.generate, get_decoder=lambda: nothing, modules=nothing.modules

@@ -34,10 +34,10 @@ def serve(policy: Any, rounds: int, version: str, seed: int) -> Served:
     served = Served(version, [], [])
     for _ in range(rounds):
         x = question(rng)
-        index = explorer.select(x, np.zeros(0), COSTS, None, PRICE).index
-        record = {"version": version, "model": MODEL, "answer": "", **explorer.taken.pop().to_dict()}
+        taken = explorer.take(x, np.zeros(0), COSTS, None, PRICE)
+        record = {"version": version, "model": MODEL, "answer": "", **taken.to_dict()}
         served.records.append(record)
-        served.asked.append((x, index))
+        served.asked.append((x, taken.decision.index))
     return served
 
 

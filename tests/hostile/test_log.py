@@ -170,6 +170,16 @@ def test_one_reward_for_a_decision_however_late_and_wherever(tmp_path: Path, mon
         log.close()
 
 
+def test_a_clients_pseudonym_is_the_same_everywhere_and_no_address(tmp_path: Path) -> None:
+    one, other, elsewhere = DecisionLog(tmp_path / "a"), DecisionLog(tmp_path / "a"), DecisionLog(tmp_path / "b")
+    names = [log.pseudonym("192.0.2.1") for log in (one, other, elsewhere)]
+    assert names[0] == names[1] != names[2] and "192" not in names[0]
+    assert one.pseudonym("192.0.2.2") != names[0]
+    assert (tmp_path / "a" / ".clients").stat().st_mode & 0o007 == 0
+    for log in (one, other, elsewhere):
+        log.close()
+
+
 def test_prune_deletes_the_oldest_and_asks_the_writers(tmp_path: Path) -> None:
     old = DecisionLog(tmp_path, segment_bytes=1)
     names = [old.append({"n": n, "pad": "x" * 1000}).result() for n in range(4)]

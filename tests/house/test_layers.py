@@ -91,7 +91,7 @@ def test_imports_go_in_no_circle(depth: int | None) -> None:
     assert len(order) > 40
 
 
-@pytest.mark.parametrize(("layer", "most"), [("allocator", 15), ("arr_coc", 16), ("eval", 15), ("demo", 17)])
+@pytest.mark.parametrize(("layer", "most"), [("allocator", 15), ("arr_coc", 18), ("eval", 15), ("demo", 17)])
 def test_a_layer_can_be_read_from_its_listing(layer: str, most: int) -> None:
     rooms = {f.relative_to(ROOT / layer).parts[0] for f in modules(layer)} - {"__init__.py", "__main__.py"}
     assert len(rooms) <= most, sorted(rooms)

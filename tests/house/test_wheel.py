@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -52,6 +53,29 @@ def test_types_and_weights_travel(wheel: zipfile.ZipFile) -> None:
     assert sum(wheel.getinfo(name).file_size for name in names) < 15_000_000
 
 
+def test_own_questions_are_judged_without_a_clone(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """What is installed is enough for `arr_coc.evaluate` and `arr-coc evaluate`: no eval/, no configs/."""
+    wheel.extractall(tmp_path / "site")
+    code = (
+        "import json, sys; import arr_coc; from typer.testing import CliRunner; from arr_coc.cli import app\n"
+        "assert arr_coc.__file__.startswith(sys.argv[1])\n"
+        "(row,) = arr_coc.reference.generate(1, grid=(1, 1), kinds=['color'])\n"
+        "row['image'].save('a.png')\n"
+        "line = {'image': 'a.png', 'question': row['question'], 'answers': row['answers']}\n"
+        "open('own.jsonl', 'w').write(json.dumps(line))\n"
+        "shown = CliRunner().invoke(app, ['evaluate', 'own.jsonl', '--max-new-tokens', '2'])\n"
+        "assert shown.exit_code == 0, shown.output\n"
+        "print(shown.output)\n"
+        "assert 'eval' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "site")], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site"), "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1 question on 1 image, vqa_accuracy" in done.stdout
+
+
 def test_metadata(wheel: zipfile.ZipFile) -> None:
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
     meta = Parser().parsestr(wheel.read(name).decode())
@@ -81,10 +105,12 @@ def test_every_third_party_import_is_a_dependency() -> None:
     optional = {
         extra: {modules.get(n, n) for n in names(found)} for extra, found in project["optional-dependencies"].items()
     }
-    extras = set().union(*(optional[extra] for extra in ("timm", "eval", "serve", "peers", "jax")))
+    lazily = ("timm", "heif", "eval", "serve", "client", "vllm", "peers", "jax")
+    extras = set().union(*(optional[extra] for extra in lazily))
     # What only one host or one extra loads may name it at its top; everything else imports it where it is used.
     serve = optional["serve"] | {"starlette", "pydantic", "h11"}
     hosts = {"arr_coc/serving": serve, "arr_coc/commands/serve.py": serve, "arr_coc/asking/lmms.py": {"lmms_eval"}}
+    hosts["arr_coc/engines/vllm"] = serve | {"vllm"}
     known = core | set(sys.stdlib_module_names) | set(PACKAGES)
     for package in PACKAGES:
         for file in (ROOT / package).rglob("*.py"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,8 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from arr_coc.scene.contract import Scene
-from arr_coc.scene.patches import Patch, make_patches, realised_costs
+from arr_coc.scene.patches import Patch, make_patches
+from arr_coc.testing import make_scene
 
 SIDE = 160
 INK, PAPER = (20, 20, 20), (235, 230, 225)
@@ -101,22 +103,16 @@ def scene(
     words: Tensor | None = None,
 ) -> Scene:
     """A scene whose patches are separate images, unless ``patches`` says otherwise."""
-    patches = [Patch(i, 0, 0, 20, 0, 20) for i in range(len(pixels))] if patches is None else list(patches)
-    costs = realised_costs(patches, (64, 128, 256, 400))
-    grids = [(8, 8)] * len(patches)
+    made = make_scene(question, pixels, patches)
 
     def read_attention(layers: Sequence[int]) -> Tensor:
         assert attention is not None
         depth = len(attention)
         return attention[[int(x * depth) if isinstance(x, float) else x for x in layers]]
 
-    return Scene(
-        patches=patches,
-        costs=costs,
-        pixels=list(pixels),
-        glance=list(glance) if glance is not None else [torch.zeros(64, 4) for _ in patches],
-        glance_grids=grids,
-        question=question,
+    return dataclasses.replace(
+        made,
+        glance=list(glance) if glance is not None else [torch.zeros(64, 4) for _ in made.patches],
         question_ids=torch.zeros(3, dtype=torch.long),
         question_embeddings=words if words is not None else torch.eye(3, 4),
         read_attention=read_attention,

@@ -128,7 +128,9 @@ def test_balancing_reads_the_same_relevance():
     flat = Balancer(relevance=Relevance([Fixed("a", [0.0]), Fixed("b", [0.0], True)]).join)(asked(), scores, 0.1)
     peaked = Balancer(relevance=Relevance([Fixed("a", [0.0], True), Fixed("b", [0.0])]).join)(asked(), scores, 0.1)
     assert flat.log["flatness"] == pytest.approx(1) and peaked.log["flatness"] == pytest.approx(0)
-    config = ArrCocConfig(policy="heuristic", tensions=("coverage",), confidence=False)
+    config = ArrCocConfig(
+        policy="heuristic", tensions=("coverage",), confidence=False, budgets=(64, 128, 256, 400)
+    )  # fmt: skip
     contexts = Contexts(config.budgets, [Fixed("a", [1.0, 0.0, 0.0, 0.0], True), Fixed("b", [0.25] * 4)], False)
     plan = PolicyPlanner(config, contexts, build_policy(config, contexts)).plan(asked())
     assert plan.tension["flatness"] == pytest.approx(0)

@@ -69,8 +69,8 @@ def serve(
     late = []
     for _ in range(rounds):
         x = question(rng)
-        decision = explorer.select(x, np.zeros(0), COSTS, None, PRICE)
-        taken = explorer.taken.pop()
+        taken = explorer.take(x, np.zeros(0), COSTS, None, PRICE)
+        decision = taken.decision
         record = {"version": version, "answer": "", "model": model, **taken.to_dict()}
         late.append((writer.append(record), float(rng.random() < reward(x, decision.index))))
     given = []

@@ -20,7 +20,7 @@ import arr_coc.reference
 from allocator.logged.explore import Exploration
 from arr_coc.serving.app import make_app
 from arr_coc.serving.config import ServeConfig
-from arr_coc.serving.engine import Engine
+from arr_coc.serving.own import OwnEngine
 from arr_coc.serving.store import Store
 
 
@@ -49,8 +49,11 @@ def client(reference: Any, store: Store, tmp_path: Path) -> Iterator[Callable[..
     @contextmanager
     def make(**settings: Any) -> Iterator[TestClient]:
         config = ServeConfig(**{"exploration": Exploration(share=0.3), "reload_seconds": 0.05, **settings})
-        engine = Engine(*reference, store.path, config.exploration, config.max_new_tokens)
-        with TestClient(make_app(engine, config, tmp_path / "log"), raise_server_exceptions=False) as c:
+        engine = OwnEngine(
+            *reference, store.path, config.exploration, config.max_new_tokens, config.queue, config.timeout
+        )
+        app = make_app(engine, config, tmp_path / "log")
+        with TestClient(app, "http://localhost", raise_server_exceptions=False) as c:
             yield c
         assert "generate" not in vars(reference[0])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 import struct
 import threading
 import time
@@ -20,7 +19,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import torch
 import uvicorn
 from fastapi import FastAPI, Request
 from PIL import Image
@@ -33,10 +31,10 @@ from allocator.logged.log import read_records
 from allocator.trackers.drift import PageHinkley
 from arr_coc.asking.ask import answers, prepare
 from arr_coc.learning.rewards import vqa_accuracy
-from arr_coc.serving.batching import Batcher, Busy
-from arr_coc.serving.config import ServeConfig, usual_batch_size
-from arr_coc.serving.engine import Engine
-from arr_coc.serving.guard import Guard, bounded_heads
+from arr_coc.serving.config import ServeConfig
+from arr_coc.serving.engine import Busy
+from arr_coc.serving.limits import Limits
+from arr_coc.serving.own import OwnEngine
 from eval.serving.hooks import better_bodies
 from tests.serving.conftest import ask, png
 
@@ -80,25 +78,6 @@ def test_a_decision_on_the_log_can_be_decided_again(
         assert record["tokens"] == decision.cost and "question" not in record
         explored += (again.index != decision.index).any()
     assert explored > 0
-
-
-def test_questions_that_arrive_together_share_a_batch(client: Any, questions: list[dict[str, Any]]) -> None:
-    with client(batch_size=8, batch_wait=3.0) as c, ThreadPoolExecutor(8) as pool:
-        replies = list(pool.map(lambda q: ask(c, q), questions))
-        page = c.get("/metrics").text
-    assert [r.status_code for r in replies] == [200] * 8
-    assert 'arr_coc_batch_questions_bucket{le="4.0"} 0.0' in page or 'le="2.0"} 0.0' in page
-    assert "arr_coc_batch_questions_count 8.0" in page
-
-
-def test_by_default_a_cpu_answers_one_question_at_a_time(client: Any, questions: list[dict[str, Any]]) -> None:
-    """Its batches would cost more than they save; a GPU's are eight questions long."""
-    with client(batch_wait=0.5) as c, ThreadPoolExecutor(3) as pool:
-        replies = list(pool.map(lambda q: ask(c, q), questions[:3]))
-        page = c.get("/metrics").text
-    assert [r.status_code for r in replies] == [200] * 3
-    assert 'arr_coc_batch_questions_bucket{le="1.0"} 3.0' in page
-    assert [usual_batch_size(torch.device(name)) for name in ("cpu", "cuda")] == [1, 8]
 
 
 def test_rewards_are_idempotent_and_late_ones_join(
@@ -187,9 +166,9 @@ def test_truncated_pictures_at_every_place(client: Any, questions: list[dict[str
             assert ask(c, questions[0], image=whole[:cut]).status_code == 422
 
 
-def test_one_bad_question_does_not_spoil_its_batch(client: Any, questions: list[dict[str, Any]]) -> None:
-    """The reference model asks for at least one word it can look for: '?' fails inside the batch, alone."""
-    with client(batch_size=4, batch_wait=0.5) as c, ThreadPoolExecutor(4) as pool:
+def test_one_bad_question_does_not_spoil_its_neighbours(client: Any, questions: list[dict[str, Any]]) -> None:
+    """The reference model asks for at least one word it can look for: '?' fails inside the worker, alone."""
+    with client() as c, ThreadPoolExecutor(4) as pool:
         changes = [{}, {"question": "?"}, {}, {}]
         replies = list(pool.map(lambda pair: ask(c, pair[0], **pair[1]), zip(questions, changes, strict=False)))
     assert [r.status_code for r in replies] == [200, 422, 200, 200]
@@ -219,7 +198,7 @@ def test_a_body_that_does_not_arrive_is_refused_in_time() -> None:
         await asyncio.sleep(0.2)
         return "said"
 
-    guard = Guard(inner, None, 10_000, 0.1, 1, lambda route, status: counted.append((route, status)))
+    limits = Limits(inner, None, 10_000, 0.1, 1, lambda route, status: counted.append((route, status)))
 
     async def play(*bodies: bytes) -> int:
         waiting = [{"type": "http.request", "body": body, "more_body": body != bodies[-1]} for body in bodies]
@@ -235,7 +214,7 @@ def test_a_body_that_does_not_arrive_is_refused_in_time() -> None:
 
         kind = (b"content-type", b"multipart/form-data; boundary=b")
         scope = {"type": "http", "method": "POST", "path": "/answer", "headers": [kind], "query_string": b""}
-        await guard(scope, receive, send)
+        await limits(scope, receive, send)
         return next(message["status"] for message in sent if message["type"] == "http.response.start")
 
     whole = b'--b\r\nContent-Disposition: form-data; name="question"\r\n\r\nwhat ?\r\n--b--\r\n'
@@ -252,7 +231,7 @@ def test_a_body_that_does_not_arrive_is_refused_in_time() -> None:
         sent.clear()
         return [second, await first]
 
-    assert asyncio.run(together()) == [429, 200] and guard.inside == 0
+    assert asyncio.run(together()) == [429, 200] and limits.inside == 0
     sent.clear()
     assert asyncio.run(play(whole)) == 200
 
@@ -269,32 +248,6 @@ def test_the_fuzz_gets_beyond_the_door(client: Any, questions: list[dict[str, An
     assert better_bodies("/answer", "junk", questions, known) == ["junk"]
 
 
-def test_a_head_that_does_not_arrive_ends_the_connection() -> None:
-    """Neither the first head of a connection nor a later one may take its time; whoever talks is left alone."""
-    inner = FastAPI()
-
-    @inner.get("/slow")
-    async def slow() -> str:
-        await asyncio.sleep(0.8)
-        return "said"
-
-    def talk(*parts: bytes) -> bytes:
-        with socket.create_connection(address, timeout=20) as client:
-            said = b""
-            for part in parts:
-                client.sendall(part)
-                if part.endswith(b"\r\n\r\n"):
-                    while b"said" not in said:
-                        said += client.recv(4096)
-            return said + client.recv(4096)  # empty: the server has hung up
-
-    with listening(inner, http=bounded_heads(0.4), timeout_keep_alive=60) as address:
-        whole = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
-        assert talk() == b"" == talk(whole[:20])
-        first = talk(whole, whole[:20])
-        assert first.startswith(b"HTTP/1.1 200") and first.count(b"HTTP/1.1") == 1
-
-
 @pytest.mark.parametrize(
     ("settings", "status"),
     [
@@ -306,7 +259,7 @@ def test_a_head_that_does_not_arrive_ends_the_connection() -> None:
 def test_who_is_refused_while_it_talks_hears_why(settings: dict[str, Any], status: int) -> None:
     """Closing on unread bytes resets the connection, and the reply is lost with it."""
     options = {"token": None, "limit": 10_000_000, "seconds": 10.0, "places": 1, **settings}
-    with listening(Guard(FastAPI(), count=lambda route, status: None, **options)) as (host, port):
+    with listening(Limits(FastAPI(), count=lambda route, status: None, **options)) as (host, port):
 
         async def post() -> list[httpx.Response]:
             async with httpx.AsyncClient(timeout=20) as client:
@@ -353,7 +306,7 @@ def test_drift_raises_its_alarms(client: Any, questions: list[dict[str, Any]]) -
 def test_a_full_queue_answers_429_and_nothing_is_lost(
     client: Any, questions: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    with client(queue=2, batch_size=8, batch_wait=0.3) as c, ThreadPoolExecutor(8) as pool:
+    with client(queue=2) as c, ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(lambda q: ask(c, q), questions))
     codes = [r.status_code for r in replies]
     assert set(codes) == {200, 429} and codes.count(200) >= 2
@@ -506,40 +459,60 @@ def test_unsafe_settings_are_refused(bad: dict[str, Any], needle: str) -> None:
 
 def test_a_policy_that_is_none_is_refused(reference: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="neither a store"):
-        Engine(*reference, tmp_path, Exploration())
+        OwnEngine(*reference, tmp_path, Exploration())
     assert "generate" not in vars(reference[0])
 
 
-def test_the_batcher_drops_what_nobody_waits_for_and_survives_a_defect() -> None:
-    worked: list[list[int]] = []
+def test_what_nobody_waits_for_is_never_worked_on(
+    reference: Any, store: Any, questions: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question that is given up while it waits in line leaves the line; one too many is refused at once."""
+    engine = OwnEngine(*reference, store.path, Exploration(), places=2, timeout=5)
+    worked, answer = [], engine._answer
 
-    def work(batch: Any) -> list[Any]:
-        worked.append(list(batch))
-        if 13 in batch:
+    def slow(image: Any, text: str, came: float) -> Any:
+        worked.append(text)
+        time.sleep(0.2)
+        if text == "defect":
             raise ZeroDivisionError
-        time.sleep(0.05)
-        return [ValueError("odd") if n % 2 else n for n in batch]
+        return answer(image, text, came)
+
+    monkeypatch.setattr(engine, "_answer", slow)
 
     async def play() -> None:
-        batcher: Batcher[int, int] = Batcher(work, size=4, wait=0.0, limit=1)
-        batcher.start()
-        assert await batcher.answer(0, 5) == 0
-        with pytest.raises(ValueError, match="odd"):
-            await batcher.answer(1, 5)
+        image = questions[0]["image"]
+        first = asyncio.create_task(engine.answer(image, questions[0]["question"]))
+        await asyncio.sleep(0.05)
+        second = asyncio.create_task(engine.answer(image, "never"))
+        await asyncio.sleep(0)
+        with pytest.raises(Busy):
+            await engine.answer(image, "refused")
+        second.cancel()
+        assert (await first).text is not None and engine.inside == 0
         with pytest.raises(ZeroDivisionError):
-            await batcher.answer(13, 5)
-        slow = asyncio.create_task(batcher.answer(2, 5))
-        await asyncio.sleep(0.01)
-        with pytest.raises(TimeoutError):
-            await batcher.answer(4, 0.01)  # given up while 2 is worked on
-        assert await slow == 2 and await batcher.answer(6, 5) == 6
-        async with batcher.place():
-            with pytest.raises(Busy):
-                async with batcher.place():
-                    pass
-        async with batcher.place():
-            pass
-        await batcher.stop()
+            await engine.answer(image, "defect")
+        assert (await engine.answer(image, questions[0]["question"])).text is not None
+        await engine.stop()
 
     asyncio.run(play())
-    assert [4] not in worked and sum(worked, []) == [0, 1, 13, 2, 6]
+    assert worked == [questions[0]["question"], "defect", questions[0]["question"]]
+
+
+def test_only_names_of_this_machine_are_answered(client: Any, questions: list[dict[str, Any]]) -> None:
+    """A page whose name was rebound to 127.0.0.1 reads nothing; with a token any name will do."""
+    with client() as c:
+        assert c.get("/readyz", headers={"host": "evil.example"}).status_code == 400
+        assert ask(c, questions[0], headers={"host": "evil.example:8000"}).status_code == 400
+        assert c.get("/readyz", headers={"host": "127.0.0.1:8000"}).status_code == 200
+    with client(token="0123456789abcdef") as c:
+        assert c.get("/readyz", headers={"host": "shop.example"}).status_code == 200
+
+
+def test_a_client_names_no_codec_and_a_reward_is_small(client: Any) -> None:
+    kind = {"content-type": "application/json; charset=punycode"}
+    with client() as c:
+        assert c.post("/reward", content=b"{}", headers=kind).status_code == 415
+        many = json.dumps({"id": "x", "reward": 1, **{f"k{n}": n for n in range(20_000)}})
+        assert c.post("/reward", content=many).status_code == 413
+        utf8 = {"content-type": "application/json; charset=UTF-8"}
+        assert c.post("/reward", content=b'{"id": "x", "reward": 1}', headers=utf8).status_code == 404

@@ -15,11 +15,13 @@ import yaml
 
 import arr_coc
 from arr_coc.cli import app
+from arr_coc.engines.vllm.versions import TESTED
 from eval.serving.capacity import LAST
 
 validation = pytest.importorskip("kubernetes_validate")
 
 DEPLOY = Path(__file__).parents[2] / "configs" / "deploy"
+ROUTES = ("serving/routes.py", "engines/vllm/endpoint.py")
 VERSIONS = ("1.30", "1.33", "1.36")
 
 
@@ -32,14 +34,14 @@ def base() -> list[dict[str, Any]]:
     return [document for name in names for document in read((DEPLOY / "base" / name).read_text())]
 
 
-def rendered(overlay: str) -> list[dict[str, Any]]:
+def rendered() -> list[dict[str, Any]]:
     if shutil.which("kubectl") is None:
-        pytest.skip("no kubectl here, which renders the overlays")
-    command = ["kubectl", "kustomize", str(DEPLOY / "overlays" / overlay)]
+        pytest.skip("no kubectl here, which renders the base")
+    command = ["kubectl", "kustomize", str(DEPLOY / "base")]
     return read(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-ALL = {"base": base, "cpu": lambda: rendered("cpu"), "gpu": lambda: rendered("gpu")}
+ALL = {"base": base, "rendered": rendered}
 
 
 @pytest.fixture(params=list(ALL))
@@ -102,6 +104,7 @@ def test_the_arguments_are_those_of_the_command_line(manifests: dict[str, dict[s
         context = command.commands[words[0]].make_context(words[0], words[1:])
         if words[0] == "serve":
             assert context.params["host"] == "0.0.0.0" and str(context.params["policy"]) == "/data/store"
+            assert context.params["engine"] == "vllm" and context.params["engine_args"] == settings["ENGINE_ARGS"]
         assert str(context.params["log"]) == "/data/log"
 
 
@@ -129,8 +132,8 @@ def test_names_point_at_each_other(manifests: dict[str, dict[str, Any]]) -> None
 
 
 def test_probes_ask_for_routes_that_exist_and_stopping_takes_long_enough(manifests: dict[str, dict[str, Any]]) -> None:
-    app_source = (Path(arr_coc.__file__).parent / "serving" / "app.py").read_text()
-    routes = set(re.findall(r'@app\.get\("([^"]+)"', app_source))
+    source = "".join((Path(arr_coc.__file__).parent / name).read_text() for name in ROUTES)
+    routes = set(re.findall(r'@(?:app|router)\.get\("([^"]+)"', source)) | {"/health", "/metrics"}  # vLLM's own
     pod = manifests["Deployment"]["spec"]["template"]
     (server,) = pod["spec"]["containers"]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
@@ -160,14 +163,27 @@ def test_capacity_is_arithmetic_on_what_was_measured() -> None:
     assert arithmetic(1000, facts)["retraining, s"] == pytest.approx(2.4 + 12_000 * 5.2e-4)
 
 
-def test_overlays_differ_where_they_should() -> None:
-    cpu, gpu = ({d["kind"]: d for d in rendered(name)} for name in ("cpu", "gpu"))
-    (server,) = gpu["Deployment"]["spec"]["template"]["spec"]["containers"]
+def test_a_pod_has_a_gpu_bounded_threads_and_the_version_and_can_be_drained(
+    manifests: dict[str, dict[str, Any]],
+) -> None:
+    (server,) = manifests["Deployment"]["spec"]["template"]["spec"]["containers"]
     assert server["resources"]["limits"]["nvidia.com/gpu"] == "1" == server["resources"]["requests"]["nvidia.com/gpu"]
-    (metric,) = gpu["HorizontalPodAutoscaler"]["spec"]["metrics"]
-    assert metric["pods"]["metric"]["name"] == "arr_coc_questions_inside"
-    assert "nvidia.com/gpu" not in yaml.safe_dump(cpu)
-    version = tomllib.loads((DEPLOY.parents[1] / "pyproject.toml").read_text())["project"]["version"]
-    for manifests in (cpu, gpu):
-        assert all(c["image"] == f"arr-coc:{version}" for pod in pods(manifests) for c in pod["spec"]["containers"])
-        assert all(d["metadata"].get("namespace", "arr-coc") == "arr-coc" for d in manifests.values())
+    (metric,) = manifests["HorizontalPodAutoscaler"]["spec"]["metrics"]
+    assert metric["pods"]["metric"]["name"] == "vllm_num_requests_waiting"
+    least = manifests["HorizontalPodAutoscaler"]["spec"]["minReplicas"]
+    assert manifests["PodDisruptionBudget"]["spec"] | {"selector": None} == {"maxUnavailable": 1, "selector": None}
+    assert least >= 1
+    for pod in pods(manifests):
+        names = {variable["name"] for variable in pod["spec"]["containers"][0].get("env", [])}
+        assert "OMP_NUM_THREADS" in names  # torch would take every core of the node
+
+
+def test_the_image_holds_the_versions_that_are_tested() -> None:
+    lines = (DEPLOY / "Dockerfile").read_text()
+    (minor,) = re.findall(r"^FROM vllm/vllm-openai:v(\d+\.\d+)\.\d+$", lines, re.MULTILINE)
+    assert minor in TESTED
+    project = tomllib.loads((DEPLOY.parents[1] / "pyproject.toml").read_text())["project"]
+    tag = yaml.safe_load((DEPLOY / "base" / "kustomization.yaml").read_text())["images"][0]["newTag"]
+    assert tag == project["version"] and f"arr-coc:{tag}" in lines
+    (pinned,) = [line for line in project["optional-dependencies"]["vllm"] if line.startswith("vllm")]
+    assert [pinned.split(">=")[1].split(",")[0]] == [TESTED[0]], "the extra, the image and versions.py name one range"

@@ -70,10 +70,10 @@ def test_propensities_are_those_of_brute_force(
     mu = law(greedy, costs, limit, exploration)
     assert sum(mu.values()) == pytest.approx(1.0)
     for _ in range(20):
-        decision = explorer.select(x, [0.5], costs, limit, 1e-4)
+        taken = explorer.take(x, [0.5], costs, limit, 1e-4)
+        decision = taken.decision
         assert math.exp(decision.log_propensity) == pytest.approx(mu[tuple(decision.index.tolist())], rel=1e-9)
-        taken = explorer.taken[-1]
-        assert taken.decision is decision and (taken.explored or (decision.index == greedy.index).all())
+        assert taken.explored or (decision.index == greedy.index).all()
         assert (decision.costs == costs[np.arange(3), decision.index]).all()
         assert limit is None or decision.cost <= limit
         if decision.probabilities is not None:
@@ -98,11 +98,11 @@ def test_coverage_and_temperature_of_balancing_are_heard() -> None:
     explorer = Explorer(policy, Exploration(share=1.0, alpha=1.0), seed=0)
     coverage = np.zeros((3, 4))
     coverage[2, 1] = 9.0
-    decision = explorer.select(x, [0.5], COSTS, None, 1e-4, 0.0, coverage)
-    assert decision.index[2] == 1 and decision.log_propensity == 0.0  # temperature 0: no exploration
-    assert explorer.taken[-1].law is None and (explorer.taken[-1].coverage == coverage).all()
-    explorer.select(x, [0.5], COSTS, None, 1e-4, 3.0, coverage)
-    assert explorer.taken[-1].law is not None and explorer.taken[-1].law.tau == pytest.approx(0.06)
+    taken = explorer.take(x, [0.5], COSTS, None, 1e-4, 0.0, coverage)
+    assert taken.decision.index[2] == 1 and taken.decision.log_propensity == 0.0  # temperature 0: no exploration
+    assert taken.law is None and (taken.coverage == coverage).all()
+    taken = explorer.take(x, [0.5], COSTS, None, 1e-4, 3.0, coverage)
+    assert taken.law is not None and taken.law.tau == pytest.approx(0.06)
 
 
 def test_the_policy_is_only_read() -> None:
@@ -120,11 +120,11 @@ def test_no_exploration_before_anything_is_known_and_none_beyond_the_risk() -> N
     fresh = make_policy("thompson", dim=3, arms=4, covariates=1)
     explorer = Explorer(fresh, Exploration(share=1.0), seed=0)
     for _ in range(20):
-        decision = explorer.select(np.ones((3, 3)), [0.5], COSTS, None, 1e-4)
-        assert decision.log_propensity == 0.0 and not explorer.taken[-1].explored
+        taken = explorer.take(np.ones((3, 3)), [0.5], COSTS, None, 1e-4)
+        assert taken.decision.log_propensity == 0.0 and not taken.explored
     policy, x = learned(), np.random.default_rng(0).random((3, 3))
     none = Explorer(policy, Exploration(share=1.0, alpha=0.0, tau=1.0), seed=0)
-    assert not any(none.select(x, [0.5], COSTS, None, 1e-4) is None or none.taken[-1].explored for _ in range(20))
+    assert not any(none.take(x, [0.5], COSTS, None, 1e-4).explored for _ in range(20))
 
 
 def test_the_expected_reward_stays_within_alpha_of_the_greedy_policys() -> None:

@@ -130,21 +130,6 @@ class Aggregated(Cautious, Linear):
         if decisions:
             self.posterior.update(np.stack([self._phi(decision) for decision in decisions]), np.array(rewards))
 
-    def update_pair(self, decision: Decision, other: Decision, difference: float) -> None:
-        """Learn from the reward difference of two super-arms on the same problem (a paired second call).
-
-        Everything the two calls share cancels, which removes the largest part of the noise.
-
-        Parameters
-        ----------
-        decision, other : Decision
-            The two super-arms.
-        difference : float
-            Reward of `decision` minus reward of `other`.
-        """
-        self.posterior.update(self._phi(decision) - self._phi(other), number("difference", difference))
-        self.rounds += 1
-
     def _tensors(self) -> dict[str, Tensor]:
         return {f"posterior.{name}": tensor for name, tensor in self.posterior.state_dict().items()}
 

@@ -137,10 +137,6 @@ class NeuralAggregated(Aggregated):
         """Refused: posteriors over different encoders do not add up."""
         raise ValueError(f"policy {self.name!r} cannot be merged: each worker's encoder has features of its own")
 
-    def update_pair(self, decision: Decision, other: Decision, difference: float) -> None:
-        """Refused: the replay holds single rewards."""
-        raise ValueError(f"policy {self.name!r} learns from single rewards only; use update")
-
     def _tensors(self) -> dict[str, Tensor]:
         tensors = super()._tensors()
         tensors["hidden.weight"] = self.hidden.weight.detach().clone()

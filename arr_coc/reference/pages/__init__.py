@@ -80,7 +80,7 @@ def generate(
         For an unknown split, kind or wording, or a grid beyond 4 x 4.
     """
     from .page import draw_page, patches_of, photographed
-    from .questions import KINDS, SPLIT_WORDINGS, ask
+    from .questions import KINDS, SPLIT_WORDINGS, Question, ask
 
     if split not in SPLIT_WORDINGS:
         raise ValueError(f"split is {split!r}; it must be one of {', '.join(SPLIT_WORDINGS)}")
@@ -94,7 +94,7 @@ def generate(
         raise ValueError(f"wording is {wording!r}; it must be 'train' or 'eval'")
     for i in range(n):
         rng = random.Random(f"pages/{split}/{seed}/{i}")
-        asked = []
+        asked: list[Question] = []
         while not asked:
             canvas, page = draw_page(rng, split, grid)
             asked = ask(rng, page, 1, wording, [rng.choice(list(kinds))] if kinds else None)

@@ -39,8 +39,10 @@ def crowded(rng: random.Random, split: str = "train", levels: dict[int, float] |
         canvas.pen.rectangle((0, y, PATCH, PATCH), fill=tone(rng, ground))
         x = rng.randint(0, 14)
         while True:
-            text = rng.choice(WORDS) if rng.random() < 0.45 else number(
-                rng, rng.choice(("count", "count", "two", "price", "percent", "date", "time"))
+            text = (
+                rng.choice(WORDS)
+                if rng.random() < 0.45
+                else number(rng, rng.choice(("count", "count", "two", "price", "percent", "date", "time")))
             )
             name = rng.choice(FONTS[split])
             if x + canvas.width(text.upper(), name, size) > PATCH:
@@ -82,7 +84,8 @@ def cell_labels(glyphs: np.ndarray, crop: tuple[float, float, float, float], gri
     begins = np.append(True, (x0[1:] != x1[:-1]) | (y0[1:] != y0[:-1]))
     whole = np.logical_and.reduceat(inside, begins.nonzero()[0])[begins.cumsum() - 1]
     for uncut, x, y, a, b, c, d, (char, word, ink, _, size) in zip(
-        whole[inside], cx[inside], cy[inside], (x0[inside] - left) / w, (x1[inside] - left) / w, (y0[inside] - top) / h,
+        whole[inside], cx[inside], cy[inside],
+        (x0[inside] - left) / w, (x1[inside] - left) / w, (y0[inside] - top) / h,
         (y1[inside] - top) / h, glyphs[inside, 4:].astype(int), strict=True,
     ):  # fmt: skip
         i, j = int(y), int(x)

@@ -33,9 +33,7 @@ TITLES = tuple("receipt invoice form ticket menu report sales score stock status
 PERSONAL = ("name", "city")
 
 WORDS = tuple(
-    dict.fromkeys(
-        GOODS + SUMS + FIELDS + MONTHS + DAYS + TEAMS + GAUGES + NAMES + CITIES + SIGNS + TITLES + PERSONAL
-    )
+    dict.fromkeys(GOODS + SUMS + FIELDS + MONTHS + DAYS + TEAMS + GAUGES + NAMES + CITIES + SIGNS + TITLES + PERSONAL)
 )
 WORD_ID = {word: i + 1 for i, word in enumerate(WORDS)}
 """Dense word labels; 0 is none."""

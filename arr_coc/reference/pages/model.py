@@ -10,7 +10,8 @@ TOWER_WIDTH, TOWER_HEADS, TOWER_DEPTH = 128, 4, 4
 VIT_PATCH = 8
 MROPE = [0, 1, 1] * 8
 """Rows and columns take turns over the whole spectrum, as Qwen3-VL's do; the stock [t, h, w] in one piece each would
-leave the columns wavelengths of more than 800 tokens."""
+leave the columns wavelengths of more than 800 tokens. Half of the spectrum hardly turns over a page: that is what
+words are matched by, wherever they stand."""
 PIXEL_MEAN, PIXEL_STD = 0.6, 0.3
 
 
@@ -29,7 +30,7 @@ def build_config(vocabulary: int, special: dict[str, int]) -> Qwen2_5_VLConfig:
         text_config=dict(
             vocab_size=vocabulary, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=LM_DEPTH,
             num_attention_heads=HEADS, num_key_value_heads=HEADS, max_position_embeddings=16384,
-            rope_parameters=dict(rope_type="default", rope_theta=100.0, mrope_section=MROPE),
+            rope_parameters=dict(rope_type="default", rope_theta=1e4, mrope_section=MROPE),
             tie_word_embeddings=True, initializer_range=0.04, **ends,
         ),
         vision_config=dict(

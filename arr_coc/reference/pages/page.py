@@ -64,7 +64,7 @@ def draw_page(rng: random.Random, split: str = "train", grid: tuple[int, int] | 
     canvas = Canvas(rows, cols, ground(rng, (cols * PATCH, rows * PATCH), split, 0.5), split, finest)
     taken: set[str] = set()
     facts: list[Fact] = []
-    blocks = []
+    blocks: list[dict[str, Any]] = []
     for r, c, h, w in divide(rng, (rows, cols)):
         if rows * cols > 2 and rng.random() < 0.12:
             continue  # nothing here but the ground

@@ -51,7 +51,9 @@ WORDINGS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "eval": ("which title is this ?", "what does the title say ?"),
     },
     "most": {
-        "train": ("which has the most ?", "which bar is the longest ?", "what is the largest ?", "which has the highest number ?"),
+        "train": ("which has the most ?", "which bar is the longest ?", "what is the largest ?",
+            "which has the highest number ?",
+        ),
         "eval": ("which bar has the most ?", "what has the highest value ?"),
     },
     "present": {
@@ -177,5 +179,5 @@ def entries(rng: random.Random, page: Mapping[str, Any]) -> list[tuple[str, str]
 
 
 def transcript(page: Mapping[str, Any]) -> str:
-    """All print in reading order, a line each."""
-    return "\n".join(" ".join(line) for line in lines(page))
+    """All print in reading order, a line each; lines begin with a space, as words do for the tokenizer."""
+    return "\n ".join(" ".join(line) for line in lines(page))

@@ -116,7 +116,8 @@ def test_mixed_budgets_run_under_every_realizer(fresh: tuple[Any, Any], realizer
     model, processor = fresh
     (sample,) = generate(1, world="pages", grid=(2, 2))
     inputs = prepare(processor, [sample["image"]], [sample["question"]])
-    with arr_coc.wrap(model, processor, arr_coc.ArrCocConfig(policy="uniform", budget=64, realizer=realizer, positions=positions)) as arr:
+    config = arr_coc.ArrCocConfig(policy="uniform", budget=64, realizer=realizer, positions=positions)
+    with arr_coc.wrap(model, processor, config) as arr:
         model.generate(**inputs, allocation=[[64, 400, 128, 256]], max_new_tokens=2, do_sample=False)
         assert arr.last[0].tokens == 848
 

@@ -106,11 +106,10 @@ def test_frozen_parts_stay_and_the_projector_moves(
     monkeypatch.setattr(stages, "page_pool", lambda *_: pools["pages"])
     monkeypatch.setattr(stages, "load_stage", lambda *_: None)
     diet = stages.Diet({(1, 1, 400): 1.0}, unfit=0.0, tokens=900)
-    stages.pictures("projector", "text", diet, ("visual.blocks", "patch_embed", "language_model"), 2, 1e-2)(
-        tmp_path, Accelerator(cpu=True), 2, None
-    )
+    frozen = ("visual.blocks", "patch_embed", "language_model")
+    stages.pictures("short", "words", diet, frozen, 2, 1e-2)(tmp_path, Accelerator(cpu=True), 2, None)
     before = dict(stages.new_model().named_parameters())
-    after = load_file(tmp_path / "projector" / "model.safetensors")
+    after = load_file(tmp_path / "short" / "model.safetensors")
     moved = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
     assert moved and all("merger" in name for name in moved)
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...pages.lexicon import WORDS, number
 from ...pages.questions import WORDINGS, ask, entries, transcript
 from ...pages.tokenizer import ID
 
@@ -32,9 +33,7 @@ class Sample:
     kinds: list[str]  # of blocks 1..
 
 
-def page_prefix(
-    grid: tuple[int, int], extent: tuple[int, int] | None = None
-) -> tuple[list[int], np.ndarray, int]:
+def page_prefix(grid: tuple[int, int], extent: tuple[int, int] | None = None) -> tuple[list[int], np.ndarray, int]:
     """Ids, positions ``[3, P]`` of the prompt up to the question, and the next position, for a picture of ``grid``.
 
     ``extent`` spreads the cells over the rows and columns of a larger grid, as a shrunken picture keeps its places.
@@ -64,6 +63,43 @@ def text_prefix(rng: random.Random, page: Mapping[str, Any], encode: Encode) -> 
     after = max([*rows, *cols, 3]) + 1
     doc = np.array([[3] * len(placed), rows, cols]).reshape(3, -1)
     return ids, np.concatenate([np.arange(3)[None].repeat(3, 0), doc, np.full((3, 1), after)], 1), after + 1
+
+
+def plain_prefix(page: Mapping[str, Any], encode: Encode) -> tuple[list[int], np.ndarray, int]:
+    """The print of a page as ordinary text, line by line."""
+    ids = [ID["bos"], ID["user"], ID["vision_start"], *encode(" " + transcript(page)), ID["vision_end"]]
+    return ids, np.arange(len(ids))[None].repeat(3, 0), len(ids)
+
+
+def repeated_pairs(rng: random.Random, encode: Encode, pairs: int = 32) -> Sample:
+    """Words with a digit each, over and over in any order: a word that came before says which digit follows.
+
+    Text repeats itself, which is how language models learn to look up; here nothing else can be learned.
+    """
+    vocabulary = WORDS[: rng.choice((10, 20, 40, len(WORDS)))]
+    known = {name: str(rng.randint(0, 9)) for name in rng.sample(vocabulary, rng.randint(4, 10))}
+    ids, labels, seen = [ID["bos"], ID["user"]], [IGNORE] * 2, set[str]()
+    for name in rng.choices(list(known), k=pairs):
+        value = encode(f" {known[name]}")[0]
+        ids += [encode(f" {name}")[0], value]
+        labels += [value if name in seen else IGNORE, IGNORE]
+        seen.add(name)
+    return Sample(ids, np.arange(len(ids))[None].repeat(3, 0), labels, [1] * len(ids), ["pairs"])
+
+
+def word_list(rng: random.Random, longest: int = 16) -> dict[str, Any]:
+    """A plain list of words with a number each, laid out in two columns: what looking up is learned from."""
+    # Few different words in half of the lists: words are matched sooner where each is seen often.
+    words = rng.sample(WORDS[: rng.choice((10, 20, len(WORDS)))], rng.randint(3, min(10, longest)))
+    page: dict[str, Any] = {"spans": [], "facts": [], "blocks": [{"spans": [0, 2 * len(words)]}]}
+    style = rng.choice(("two", "two", "count", "price")) if longest > 8 else "two"
+    column, height = rng.uniform(60, 110), rng.uniform(10, 20)
+    for i, name in enumerate(words):
+        value, top = number(rng, style), i * height
+        page["spans"].append([name, [4, top, 4 + 6 * len(name), top + 9], 64, "black", "white"])
+        page["spans"].append([value, [column, top, column + 6 * len(value), top + 9], 64, "black", "white"])
+        page["facts"].append({"kind": "field", "about": [name], "answer": value, "boxes": [], "level": 64})
+    return page
 
 
 def fill(
@@ -106,7 +142,8 @@ def fill(
 
     if reading and page["spans"]:
         add("read", rng.choice(WORDINGS["read"][wording]), transcript(page))
-    values = entries(rng, page)[:10]
+    values = entries(rng, page)
+    values = rng.choices(values, k=min(16, len(values))) if values else []  # else the last one follows from the rest
     if len(values) > 1 and rng.random() < filling:
         add("fill", rng.choice(WORDINGS["fill"][wording]), *(text for pair in values for text in pair))
     for question in ask(rng, page, 24, wording, kinds):

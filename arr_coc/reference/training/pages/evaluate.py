@@ -85,14 +85,14 @@ def evaluate(
                 ((right, tokens, full),) = judge(arr, [sample], allocation)
                 for row in rows_of(sample):
                     cell = cells.setdefault((row, allocation), [0, 0, 0.0])
-                    for k, value in enumerate((right, 1, tokens / full)):
+                    for k, value in enumerate((float(right), 1.0, tokens / full)):
                         cell[k] += value
     records = []
-    for (row, allocation), (right, count, share) in sorted(cells.items(), key=lambda cell: -cell[1][1]):
-        low, high = wilson(int(right), int(count))
+    for (row, allocation), (correct, count, share) in sorted(cells.items(), key=lambda cell: -cell[1][1]):
+        low, high = wilson(int(correct), int(count))
         records.append(
-            dict(row=row, allocation=allocation, right=int(right), count=int(count), accuracy=right / count, low=low,
-                 high=high, share=share / count)
+            dict(row=row, allocation=allocation, right=int(correct), count=int(count), accuracy=correct / count,
+                 low=low, high=high, share=share / count)
         )  # fmt: skip
     table = {"n": n, "seed": seed, "split": split, "wording": wording, "grid": grid, "weights": fingerprint(model),
              "records": records}  # fmt: skip

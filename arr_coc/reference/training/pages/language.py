@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from .batches import IGNORE, Batch
+from .run import Loss
 from .vision import attend, rotate
 
-
-DENSE = {"read": 1, "fill": 2}
+DENSE = {"read": 1, "fill": 2, "pairs": 3}
 """Blocks of many targets, scored token by token."""
 
 
@@ -40,12 +41,12 @@ def hidden_states(model: Qwen2_5_VLForConditionalGeneration, embedded: torch.Ten
     return norm(lm.norm, x)
 
 
-def norm(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def norm(module: Any, x: torch.Tensor) -> torch.Tensor:
     """A stock RMS norm by the fused kernel."""
     return F.rms_norm(x, (x.shape[-1],), module.weight, module.variance_epsilon)
 
 
-def answer_loss(model: Qwen2_5_VLForConditionalGeneration, batch: Batch, vision: torch.Tensor | None = None):
+def answer_loss(model: Qwen2_5_VLForConditionalGeneration, batch: Batch, vision: torch.Tensor | None = None) -> Loss:
     """Cross entropy of transcripts, forms and answers, in equal parts, and exact answers by kind.
 
     ``vision`` ``[image tokens, width]`` replaces the embeddings of image tokens.
@@ -61,7 +62,7 @@ def answer_loss(model: Qwen2_5_VLForConditionalGeneration, batch: Batch, vision:
     sorts = torch.tensor([[DENSE.get(k, 0) for k in kinds] for kinds in _even(batch.kinds)])
     row, _ = scored.nonzero(as_tuple=True)
     sort = sorts[row.cpu(), batch.block[scored].cpu() - 1].to(each.device)
-    loss = torch.stack([each[sort == s].mean() for s in range(3) if (sort == s).any()]).mean()
+    loss = torch.stack([each[sort == s].mean() for s in range(4) if (sort == s).any()]).mean()
     metrics: dict[str, tuple[float, int]] = {}
     right = logits.argmax(-1) == labels
     for kind, s in DENSE.items():

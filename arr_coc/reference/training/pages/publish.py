@@ -17,7 +17,19 @@ from .evaluate import markdown_table
 from .stages import STAGES, load_stage, new_model
 
 MAX_BYTES = 30_000_000
-PICTURE_STAGES = tuple(STAGES)[2:]
+EARLY = (
+    "**An early checkpoint: training was not finished. It is here so that methods can be tried on attention that "
+    "nobody supervised, not for its accuracy.** "
+)
+ABOUT = {
+    "tower": "tower: characters, words and inks of cells, through a linear head that is thrown away",
+    "text": "language model: documents without pictures, plain or laid out in rows and columns",
+    "align": "projector: cells to the language model's own embeddings of the words and digits that they show",
+    "words": "the same, tower and projector",
+    "short": "all but the tower: transcripts, forms, questions about one to four patches",
+    "questions": "all: larger pages, more questions",
+}
+PICTURE_STAGES = ("short", "questions")
 
 
 def latest(run: Path) -> tuple[str, Path]:
@@ -95,7 +107,7 @@ def model_card(report: dict[str, Any]) -> str:
     stages = report["stages"]
     early = any(s["steps"] < s["planned"] for s in stages) or "questions" not in {s["stage"] for s in stages}
     rows = "\n".join(
-        f"| {s['stage']} | {STAGES[s['stage']].__doc__ or ''} | {s['steps']} of {s['planned']} | {s['lr']:g} | "
+        f"| {s['stage']} | {ABOUT[s['stage']]} | {s['steps']} of {s['planned']} | {s['lr']:g} | "
         f"{s['seconds'] / 60:.0f} min |"
         for s in stages
     )
@@ -112,17 +124,17 @@ pipeline_tag: image-text-to-text
 ---
 # The pages model
 
-{"**An early checkpoint: training was not finished. It is here so that methods can be tried on attention that nobody "
- "supervised, not for its accuracy.** " if early else ""}A stock `Qwen2_5_VLForConditionalGeneration` of
-{report['parameters'] / 1e6:.2f} million parameters, with the stock processor, trained from random numbers on the world
-of pages (`arr_coc.reference.generate(world="pages")`): receipts, forms, tables, bar charts, signs over photographs, app
-screens. Whole pictures are one entry with M-RoPE positions; a patch of 160 x 160 pixels is 20 x 20 visual tokens.
+{EARLY if early else ""}A stock `Qwen2_5_VLForConditionalGeneration` of
+{report["parameters"] / 1e6:.2f} million parameters with the stock processor, trained from random numbers on the world
+of pages (`arr_coc.reference.generate(world="pages")`): receipts, forms, tables, bar charts, signs over photographs,
+app screens. Whole pictures are one entry with M-RoPE positions; a patch of 160 x 160 pixels is 20 x 20 visual tokens.
 
-How it learned to see: the tower learned reading through an ordinary linear head (characters, words and inks of cells,
-thrown away afterwards); the language model learned from text documents laid out in rows and columns; the projector from
-transcripts of pictures; then all of it from transcripts, questions and answers. There are no codes, no heads started as
-readers, no supervision of attention, and no label of evidence reached the model. Pictures were whole pictures at one
-scale each, never of mixed scales; in four of ten batches a shrunken picture kept the places of the full one.
+How it learned to see: the tower learned reading through an ordinary linear head; the language model learned from
+documents without pictures; the projector was aligned to the language model's own word embeddings, cell by cell, as
+contrastive pretraining aligns a tower to captions; then came transcripts, forms to fill in, questions and answers.
+There are no codes, no heads started as readers, no supervision of attention, and no label of evidence reached the
+model (what is printed in a cell did, before any question). Pictures were whole pictures at one scale each, never of
+mixed scales; in four of ten batches a shrunken picture kept the places of the full one.
 
 | stage | what | steps | learning rate | wall time, one shared core |
 |---|---|---|---|---|

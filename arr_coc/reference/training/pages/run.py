@@ -84,7 +84,7 @@ def run_stage(
     start = time.monotonic()
     began = start - state["seconds"]
     module.train()
-    bar = tqdm(range(state["step"], steps), initial=state["step"], total=steps, desc=name, unit="step", mininterval=30,
+    bar = tqdm(range(state["step"], steps), initial=state["step"], total=steps, desc=name, unit="step", mininterval=10,
                disable=not accelerator.is_main_process)  # fmt: skip
     for step in bar:
         for group in optimizer.param_groups:
@@ -111,8 +111,12 @@ def run_stage(
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(record) + "\n")
             unwrapped = getattr(optimizer, "optimizer", optimizer)
-            save(out / name, module, unwrapped,
-                 {"step": done, "seconds": elapsed, "config": {"steps": steps, "peak": peak}, "running": running})
+            save(
+                out / name,
+                module,
+                unwrapped,
+                {"step": done, "seconds": elapsed, "config": {"steps": steps, "peak": peak}, "running": running},
+            )
         if over:
             return False
     return True

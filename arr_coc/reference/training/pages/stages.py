@@ -1,4 +1,4 @@
-"""The stages of training, in order; each draws its pictures once, resumes from its checkpoint and builds on the last."""
+"""The stages of training, in order. Each draws its pictures once, resumes from its checkpoint, builds on the last."""
 
 from __future__ import annotations
 
@@ -12,19 +12,25 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 from ...pages.dense import crowded
 from ...pages.model import build_config, build_model
 from ...pages.page import draw_page
 from ...pages.tokenizer import ID, SIZE, build_backend
 from ..checkpoints import newest
-from .batches import collate, fill, page_prefix, text_prefix
+from .align import align_loss, token_tables
+from .batches import Batch, Encode, collate, fill, page_prefix, plain_prefix, repeated_pairs, text_prefix, word_list
 from .language import answer_loss
 from .pool import Pool, distort, draw_pool, open_pool
-from .run import run_stage
+from .run import Loss, run_stage
 from .tower import Heads, tower_batch, tower_loss
 from .vision import angles, project, to_rows, trunk
 
+Stage = Callable[[Path, Accelerator, int | None, float | None], None]
+"""What runs a stage: run folder, accelerator, and steps and learning rate where they are not the stage's own."""
+Grid = tuple[int, int, int]
+"""Rows and columns of patches, and the finest print."""
 WRITTEN = ("field", "cell", "title", "present", "larger", "most")
 """Kinds of question that a document without a picture can answer."""
 MIXED = True
@@ -44,7 +50,7 @@ def page_pool(out: Path, rows: int, cols: int, n: int, finest: int = 400) -> Poo
     return open_pool(out / f"pool-{name}")
 
 
-def new_model():
+def new_model() -> Qwen2_5_VLForConditionalGeneration:
     """The untrained model."""
     return build_model(build_config(SIZE, ID), 0)
 
@@ -56,8 +62,9 @@ def tower(out: Path, accelerator: Accelerator, steps: int | None, lr: float | No
     module = nn.ModuleDict({"tower": model.model.visual, "heads": Heads(model.config.text_config.hidden_size)})
     run_stage(
         "tower", module,
-        lambda step, progress: tower_loss(module["tower"], module["heads"], tower_batch(dense, pages, 0, step, progress, 4800),
-                                          MIXED),
+        lambda step, progress: tower_loss(
+            module["tower"], module["heads"], tower_batch(dense, pages, 0, step, progress, 4800), MIXED
+        ),
         out, steps or 4000, lr or 2e-3, accelerator,
     )  # fmt: skip
 
@@ -70,8 +77,9 @@ def text(out: Path, accelerator: Accelerator, steps: int | None, lr: float | Non
     for p in model.model.visual.parameters():
         p.requires_grad_(False)
 
-    def loss(step: int, progress: float):
-        batch = document_batch(random.Random(f"text/{step}"), pool, lambda s: backend.encode(s).ids, 28)
+    def loss(step: int, progress: float) -> Loss:
+        size = 20 // accelerator.num_processes
+        batch = document_batch(random.Random(f"text/{step}"), pool, lambda s: backend.encode(s).ids, size)
         with torch.autocast("cpu", torch.bfloat16, enabled=MIXED):
             return answer_loss(model, batch)
 
@@ -83,24 +91,53 @@ FIT = {64: (8, 8), 128: (12, 12), 256: (16, 16), 400: (20, 20)}
 BUDGETS = ((8, 8), (8, 16), (12, 12), (16, 16), (20, 20))
 
 
+def aligned(stage: str, before: str, part: str, steps: int, peak: float) -> Stage:
+    """What a cell shows, in the embedding space that the language model learned from text."""
+
+    def run(out: Path, accelerator: Accelerator, own_steps: int | None, lr: float | None) -> None:
+        pools, model, backend = (dense_pool(out), page_pool(out, 1, 1, 12000)), new_model(), build_backend()
+        load_stage(model, out, before)
+        for name, p in model.named_parameters():
+            p.requires_grad_(part in name)
+        tables = token_tables(lambda s: backend.encode(s).ids)
+
+        def loss(step: int, progress: float) -> Loss:
+            with torch.autocast("cpu", torch.bfloat16, enabled=MIXED):
+                return align_loss(model, tables, pools, step, progress)
+
+        run_stage(stage, model, loss, out, own_steps or steps, lr or peak, accelerator)
+
+    return run
+
+
 @dataclass
 class Diet:
-    """What a picture stage shows: (grid of patches, finest print) in shares, and how often at another scale."""
+    """What a picture stage shows: (grid of patches, finest print) in shares, and how often at another scale.
 
-    pools: dict[tuple[int, int, int], float]
+    Every ``documents``-th batch has no pictures (0: none).
+    """
+
+    pools: dict[Grid, float]
     unfit: float
-    tokens: int = 4600
+    tokens: int = 3200
     room: int = 150
     reading: float = 0.7
-    documents: float = 0.0
+    documents: int = 0
 
 
-def pages_in(key: tuple[int, int, int]) -> int:
+def pages_in(key: Grid) -> int:
     """How many pages a pool holds; they are seen some ten times each."""
     return 12000 if key == (1, 1, 400) else 6000 if key[:2] == (1, 1) else 3000
 
 
-def picture_batch(model, pools: dict[tuple[int, int, int], Pool], diet: Diet, step: int, encode, stage: str):
+def picture_batch(
+    model: Qwen2_5_VLForConditionalGeneration,
+    pools: dict[Grid, Pool],
+    diet: Diet,
+    step: int,
+    encode: Encode,
+    stage: str,
+) -> tuple[Batch, torch.Tensor]:
     """Pages of one size at one scale: the packed batch, and the states of the tower ``[n, cells, width]``."""
     rng = random.Random(f"{stage}/{step}")
     key = rng.choices(list(diet.pools), list(diet.pools.values()))[0]
@@ -122,7 +159,7 @@ def picture_batch(model, pools: dict[tuple[int, int, int], Pool], diet: Diet, st
     return batch, states
 
 
-def pictures(stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps: int, peak: float):
+def pictures(stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps: int, peak: float) -> Stage:
     """A stage over the frozen tower: transcripts, questions and answers about pictures."""
 
     def run(out: Path, accelerator: Accelerator, own_steps: int | None, lr: float | None) -> None:
@@ -137,11 +174,11 @@ def pictures(stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps
         for name, p in model.named_parameters():
             p.requires_grad_(not any(part in name for part in frozen))
 
-        def loss(step: int, progress: float):
+        def loss(step: int, progress: float) -> Loss:
             rng = random.Random(f"{stage}/documents/{step}")
             with torch.autocast("cpu", torch.bfloat16, enabled=MIXED):
-                if rng.random() < diet.documents:
-                    return answer_loss(model, document_batch(rng, documents, encode, 28))
+                if diet.documents and step % diet.documents == diet.documents - 1:
+                    return answer_loss(model, document_batch(rng, documents, encode, 20))
                 batch, states = picture_batch(model, pools, diet, step, encode, stage)
                 vision = project(model.model.visual, states).flatten(0, 1)
                 value, metrics = answer_loss(model, batch, vision.float())
@@ -153,44 +190,74 @@ def pictures(stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps
     return run
 
 
-def document_batch(rng: random.Random, pool: Pool, encode, n: int):
-    """Documents without pictures."""
-    pages = [rng.choice(pool.facts) for _ in range(n)]
-    return collate(
-        [fill(rng, p, text_prefix(rng, p, encode), encode, 150, rng.random() < 0.5, WRITTEN, filling=0.9) for p in pages]
-    )
+def document_batch(rng: random.Random, pool: Pool, encode: Encode, n: int) -> Batch:
+    """Documents without pictures: pages and lists, half of them plain text, half laid out in rows and columns."""
+    samples, u = [], rng.random()
+    if u < 0.5:
+        return collate([repeated_pairs(rng, encode) for _ in range(4 * n)])
+    if u < 0.75:  # short lists: looking up is learned from many of them
+        for _ in range(2 * n):
+            page = word_list(rng, 8)
+            prefix = plain_prefix(page, encode) if rng.random() < 0.7 else text_prefix(rng, page, encode)
+            samples.append(fill(rng, page, prefix, encode, 60, False, ("field", "present"), filling=1.0))
+        return collate(samples)
+    for _ in range(n):
+        listed = rng.random() < 0.6
+        page = word_list(rng) if listed else rng.choice(pool.facts)
+        prefix = plain_prefix(page, encode) if rng.random() < 0.5 else text_prefix(rng, page, encode)
+        reading, kinds = (0.15, ("field", "present")) if listed else (0.5, WRITTEN)
+        samples.append(fill(rng, page, prefix, encode, 110, rng.random() < reading, kinds, filling=0.9))
+    return collate(samples)
 
 
-def load_stage(model, out: Path, before: str) -> None:
-    """Weights with which a stage begins: the tower's reading and the language model's documents, or a later stage."""
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    """Weights of the newest checkpoint of a stage. ValueError if it has none."""
+    checkpoint = newest(folder)
+    if checkpoint is None:
+        raise ValueError(f"{folder} holds no checkpoint; train stage {folder.name!r} first")
+    return dict(load_file(checkpoint / "model.safetensors"))
+
+
+def load_stage(model: Qwen2_5_VLForConditionalGeneration, out: Path, before: str) -> None:
+    """Weights with which a stage begins: the tower's reading and the language model's documents, or a later stage.
+
+    A run that has not trained the stage before, but holds a published model in ``start``, goes on from that.
+    """
+    if newest(out / before) is None and (out / "start" / "model.safetensors").is_file():
+        model.load_state_dict(load_file(out / "start" / "model.safetensors"), strict=False)
+        return
     if before == "text":
-        tower = load_file(newest(out / "tower") / "model.safetensors")
+        tower = weights_of(out / "tower")
         model.model.visual.load_state_dict({k[6:]: v for k, v in tower.items() if k.startswith("tower.")})
-        words = load_file(newest(out / "text") / "model.safetensors")
+        words = weights_of(out / "text")
         model.load_state_dict({k: v for k, v in words.items() if "visual" not in k}, strict=False)
-    else:
-        model.load_state_dict(load_file(newest(out / before) / "model.safetensors"), strict=False)
+        return
+    weights = weights_of(out / before)
+    if before in ("align", "words"):  # the language model that it was trained under may have read on since
+        words = weights_of(out / "text")
+        weights = {k: v if "visual" in k else words[k] for k, v in weights.items()}
+    model.load_state_dict(weights, strict=False)
 
 
-PROJECTOR = Diet({(1, 1, 64): 0.4, (1, 1, 128): 0.4, (1, 1, 256): 0.2}, unfit=0.0, reading=0.9)
 SHORT = Diet(
     {
         (1, 1, 64): 0.15, (1, 1, 128): 0.2, (1, 1, 256): 0.2, (1, 1, 400): 0.2, (1, 2, 64): 0.1, (2, 1, 128): 0.1,
         (2, 2, 64): 0.05,
     },
-    unfit=0.12, documents=0.1, room=180,
+    unfit=0.12, documents=2, room=150, tokens=2800,
 )  # fmt: skip
 QUESTIONS = Diet(
     {
         (1, 1, 400): 0.2, (1, 1, 256): 0.1, (1, 2, 64): 0.1, (2, 1, 128): 0.1, (1, 2, 400): 0.2, (2, 2, 64): 0.1,
         (2, 2, 256): 0.1, (2, 2, 400): 0.1,
     },
-    unfit=0.25, documents=0.05, room=240, reading=0.5,
+    unfit=0.25, documents=8, room=240, reading=0.5,
 )  # fmt: skip
-STAGES: dict[str, Callable[[Path, Accelerator, int | None, float | None], None]] = {
+STAGES: dict[str, Stage] = {
     "tower": tower,
     "text": text,
-    "projector": pictures("projector", "text", PROJECTOR, ("visual.blocks", "patch_embed", "language_model"), 600, 2e-3),
-    "short": pictures("short", "projector", SHORT, ("visual.blocks", "patch_embed"), 4000, 1e-3),
+    "align": aligned("align", "text", "merger", 700, 3e-3),
+    "words": aligned("words", "align", "visual", 700, 1e-3),
+    "short": pictures("short", "words", SHORT, ("visual.blocks", "patch_embed"), 4000, 1e-3),
     "questions": pictures("questions", "short", QUESTIONS, (), 6000, 5e-4),
 }

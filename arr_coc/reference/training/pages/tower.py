@@ -14,9 +14,13 @@ from ...pages.canvas import PATCH
 from ...pages.dense import HEADS, cell_labels
 from ...pages.lexicon import NUMBER_ID
 from .pool import Pool, distort
+from .run import Loss
 from .vision import angles, encode, to_rows
 
 WEIGHTS = {"left": 1.0, "right": 1.0, "cover": 1.0, "word": 1.0, "ink": 0.3}
+
+
+TowerBatch = tuple[torch.Tensor, torch.Tensor, tuple[int, int], tuple[int, int]]
 
 
 class Heads(nn.Module):
@@ -29,10 +33,11 @@ class Heads(nn.Module):
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """``[..., width]`` to the logits of each head."""
-        return self.linear(self.norm(features)).split(list(HEADS.values()), -1)
+        logits: torch.Tensor = self.linear(self.norm(features))
+        return logits.split(list(HEADS.values()), -1)
 
 
-def tower_batch(dense: Pool, pages: Pool, seed: int, step: int, progress: float, tokens: int):
+def tower_batch(dense: Pool, pages: Pool, seed: int, step: int, progress: float, tokens: int) -> TowerBatch:
     """Crops of one size: rows ``[n, L, 192]``, labels ``[5, n * L]``, grid, and the grid whose places it stands at.
 
     Small crops at full detail first (many characters for few cells), then whole patches at every budget; from .4 of
@@ -49,9 +54,7 @@ def tower_batch(dense: Pool, pages: Pool, seed: int, step: int, progress: float,
     n = max(1, tokens // (grid[0] * grid[1]))
     chosen = rng.integers(len(pool), size=n)
     corners = rng.integers(0, (PATCH - side) // 4 + 1, size=(n, 2)) * 4
-    crops = np.stack(
-        [pool.pixels[i, y : y + side, x : x + side] for i, (y, x) in zip(chosen, corners, strict=True)]
-    )
+    crops = np.stack([pool.pixels[i, y : y + side, x : x + side] for i, (y, x) in zip(chosen, corners, strict=True)])
     pixels = distort(rng, crops.astype(np.float32) / 255)
     labels = np.stack(
         [
@@ -65,7 +68,7 @@ def tower_batch(dense: Pool, pages: Pool, seed: int, step: int, progress: float,
     return rows, torch.from_numpy(labels).flatten(1), grid, (full, full) if rng.random() < 0.4 else grid
 
 
-def tower_loss(tower: nn.Module, heads: Heads, batch, mixed: bool = False):
+def tower_loss(tower: nn.Module, heads: nn.Module, batch: TowerBatch, mixed: bool = False) -> Loss:
     """Cross entropy of every head, cells with and without print in equal parts; and accuracies on print."""
     rows, labels, grid, extent = batch
     with torch.autocast(rows.device.type, torch.bfloat16, enabled=mixed):

@@ -5,10 +5,11 @@ The stock forward loops over the pictures of a batch; where all are of one size,
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from ...pages.model import PIXEL_MEAN, PIXEL_STD, VIT_PATCH
 
@@ -27,7 +28,7 @@ def to_rows(pixels: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
 
 
 def angles(
-    tower: nn.Module, grid: tuple[int, int], device: torch.device | str = "cpu", extent: tuple[int, int] | None = None
+    tower: Any, grid: tuple[int, int], device: torch.device | str = "cpu", extent: tuple[int, int] | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotary cosines and sines of a grid, ``[rows * cols, head size]`` each.
 
@@ -58,18 +59,18 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
     return scores.softmax(-1, dtype=scores.dtype) @ v
 
 
-def encode(tower: nn.Module, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def encode(tower: Any, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rows ``[n, L, 192]`` of ``n`` equal pictures to visual tokens ``[n, L, width]``."""
     return project(tower, trunk(tower, rows, cos, sin))
 
 
-def project(tower: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def project(tower: Any, x: torch.Tensor) -> torch.Tensor:
     """The projector: states of the tower to visual tokens."""
-    merger: nn.Module = tower.merger
-    return merger.mlp(merger.ln_q(x))
+    seen: torch.Tensor = tower.merger.mlp(tower.merger.ln_q(x))
+    return seen
 
 
-def trunk(tower: nn.Module, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def trunk(tower: Any, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """What the tower makes of rows, before the projector."""
     n, length, _ = rows.shape
     weight = tower.patch_embed.proj.weight

@@ -1,4 +1,7 @@
-"""What a request must pass before the application sees it: a token, a body of bounded size in bounded time."""
+"""What a request must pass before the application sees it: a token, a body of bounded size in bounded time.
+
+uvicorn bounds heads and idle connections; Starlette checks the Host (`TrustedHostMiddleware`). Neither bounds bodies.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,15 @@ import asyncio
 import contextlib
 import hmac
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
-import h11
 from starlette.exceptions import HTTPException
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
-_OPEN = frozenset({"/healthz", "/readyz"})  # probes carry no token
+_OPEN = frozenset({"/healthz", "/readyz", "/health"})  # probes carry no token
 
 
-class Guard:
+class Limits:
     """ASGI middleware.
 
     Parameters
@@ -34,6 +35,10 @@ class Guard:
         is thrown away unread. What memory and disk uploads can take is bounded by this many of them.
     count
         Told (route, status) of every response.
+    small
+        Paths whose bodies are at most 64 KiB.
+    only
+        Paths that are guarded; all of them if empty.
     """
 
     def __init__(
@@ -43,16 +48,17 @@ class Guard:
         limit: int,
         seconds: float,
         places: int,
-        count: Callable[[str, int], None],
+        count: Callable[[str, int], Any] = lambda route, status: None,
+        small: Collection[str] = (),
+        only: Collection[str] = (),
     ) -> None:
         self.app, self.limit, self.seconds, self.places, self.count = app, limit, seconds, places, count
-        self.inside = 0
-        self.too_large = f"the body is larger than {limit:,} bytes; scale the image down"
+        self.small, self.only, self.inside = frozenset(small), frozenset(only), 0
         self.token = None if token is None else f"Bearer {token}".encode()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One request."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or (self.only and scope["path"] not in self.only):
             await self.app(scope, receive, send)
             return
 
@@ -64,24 +70,27 @@ class Guard:
             await send(message)
 
         deadline = asyncio.get_running_loop().time() + self.seconds
+        limit = min(self.limit, 2**16) if scope["path"] in self.small else self.limit
+        too_large = f"the body is larger than {limit:,} bytes" + ("; scale the image down" if limit > 2**16 else "")
 
-        async def refuse(status: int, detail: str, headers: dict[str, str] | None = None) -> None:
+        async def refuse(status: int, detail: str, **headers: str) -> None:
             await self._drain(receive, deadline)
             await _refuse(watched, status, detail, headers)
 
         headers = dict(scope["headers"])
         if self.token is not None and scope["path"] not in _OPEN:
             if not hmac.compare_digest(headers.get(b"authorization", b""), self.token):
-                await refuse(401, "this server asks for its bearer token", {"www-authenticate": "Bearer"})
-                return
+                return await refuse(401, "this server asks for its bearer token", **{"www-authenticate": "Bearer"})
+        # A client may not name the codec: Python has some that take minutes for a kilobyte.
+        kind = headers.get(b"content-type", b"").lower().replace(b'"', b"").replace(b" ", b"")
+        if b"charset=" in kind and b"charset=utf-8" not in kind:
+            return await refuse(415, "the body must be UTF-8; leave the charset out of content-type")
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self.limit:
-            await refuse(413, self.too_large)
-            return
+        if length.isdigit() and int(length) > limit:
+            return await refuse(413, too_large)
         posts = scope["method"] == "POST"
         if posts and self.inside >= self.places:
-            await refuse(429, f"{self.inside} requests are inside; try again in 1 s", {"retry-after": "1"})
-            return
+            return await refuse(429, f"{self.inside} requests are inside; try again in 1 s", **{"retry-after": "1"})
         arrived, complete = 0, False
 
         async def bounded() -> Any:
@@ -95,8 +104,8 @@ class Guard:
                 raise HTTPException(408, f"the body did not arrive within {self.seconds:g} s") from None
             arrived += len(message.get("body", b""))
             complete = not message.get("more_body", False)
-            if arrived > self.limit:
-                raise HTTPException(413, self.too_large)
+            if arrived > limit:
+                raise HTTPException(413, too_large)
             return message
 
         self.inside += posts
@@ -119,43 +128,9 @@ class Guard:
                     more = message.get("more_body", False)  # no such thing once the client has gone
 
 
-def bounded_heads(seconds: float) -> type[H11Protocol]:
-    """uvicorn's HTTP/1.1 with a bound on the time in which a request's head must arrive.
-
-    uvicorn itself waits for ever: a client that opens connections and says nothing, or a byte now and then, would hold
-    as many as the process may have open.
-    """
-
-    class BoundedHeads(H11Protocol):
-        _deadline: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._deadline = self.loop.call_later(seconds, transport.close)
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            if self.conn.their_state is not h11.IDLE:  # the head is here
-                self._forget()
-            elif self._deadline is None:  # the next one on this connection has begun
-                self._deadline = self.loop.call_later(seconds, self.transport.close)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._forget()
-            super().connection_lost(exc)
-
-        def _forget(self) -> None:
-            if self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
-
-    return BoundedHeads
-
-
-async def _refuse(send: Any, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
+async def _refuse(send: Any, status: int, detail: str, headers: dict[str, str]) -> None:
     body = json.dumps({"detail": detail}).encode()
-    given = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
-    given |= headers or {}
+    given = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close", **headers}
     raw = [(key.encode(), value.encode()) for key, value in given.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,12 @@
+"""Names that both sides of the engine use."""
+
+PLUGIN = "arr_coc"
+"""Of the entry points, and what ``VLLM_PLUGINS`` must name."""
+GRIDS = "arr_coc_grids"
+"""Field of an image item: ``[patches, 2]`` rows and columns of every patch; absent at full detail."""
+OPTION = "arr_coc"
+"""Entry of the model's configuration (``--hf-overrides``): patch side, realizer and positions of the served policy."""
+KEY = "arr_coc"
+"""Entry of a request's ``extra_args``: the name under which its attention is kept."""
+ENTRIES = "arr_coc_entries"
+"""Field of an image item that stands for several image entries: how many."""

@@ -1,0 +1,118 @@
+"""The last pictures: a question about a picture that was asked about before reads only its own words."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..families import Features
+from ..families.compat import output_cache, plain_cache
+from ..realizing import Grid, Realised
+from .prefill import Reading
+
+
+@dataclass
+class Picture:
+    """What is known of a question's pictures.
+
+    Attributes
+    ----------
+    realised
+        Their features with every patch at its floor.
+    full
+        The untouched model's features, where they were computed.
+    reading
+        The last prompt about them that the whole language model read, if its cache can be cropped.
+    """
+
+    realised: Realised
+    full: Features | None
+    reading: Reading | None
+
+    @property
+    def size(self) -> int:
+        """Bytes that its tensors take."""
+        reading = self.reading
+        parts: list[Any] = [self.realised.streams, self.realised.like]
+        if self.full is not None:
+            parts += [self.full.streams, self.full.output]
+        if reading is not None:
+            layers = [layer for layer in output_cache(reading.output).layers if layer.is_initialized]
+            parts += [reading.inputs, reading.features, reading.output, [(each.keys, each.values) for each in layers]]
+        storages = [tensor.untyped_storage() for tensor in _tensors(parts)]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors inside of lists, tuples and mappings (a model's output is one)."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
+
+
+class PictureCache:
+    """The last pictures, as many as fit into so many bytes.
+
+    Keyed by the pixels, to the bit, and by the grids of their floors; it belongs to one wrapped model.
+
+    Parameters
+    ----------
+    limit
+        Bytes; 0 keeps nothing.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._known: OrderedDict[bytes, tuple[int, Picture]] = OrderedDict()
+
+    @property
+    def size(self) -> int:
+        """Bytes held now; never more than ``limit``."""
+        return sum(size for size, _ in self._known.values())
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._known.clear()
+
+    def key(self, images: Mapping[str, Any], grids: Sequence[Grid]) -> bytes:
+        """Of a question's image inputs."""
+        digest = hashlib.blake2b(repr(list(grids)).encode(), digest_size=32)
+        for name in sorted(images):
+            value = images[name]
+            if isinstance(value, torch.Tensor):
+                digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+                digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            else:
+                digest.update(f"{name} {value!r}".encode())
+        return digest.digest()
+
+    def get(self, key: bytes) -> Picture | None:
+        """What is known of a picture; it counts as used."""
+        if key not in self._known:
+            return None
+        self._known.move_to_end(key)
+        return self._known[key][1]
+
+    def put(self, key: bytes, picture: Picture) -> None:
+        """Keep a picture, and let go of the ones that were used longest ago for it."""
+        reading = picture.reading
+        if reading is not None and not plain_cache(output_cache(reading.output)):
+            picture.reading = None
+        self._known.pop(key, None)
+        size = picture.size
+        if size <= self.limit:
+            self._known[key] = size, picture
+        while self.size > self.limit:
+            self._known.popitem(last=False)

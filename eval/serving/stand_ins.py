@@ -1,0 +1,108 @@
+"""Small random models of real classes, with real processors and a learned policy each: what exactness is measured on.
+
+Weights say nothing about exactness: a random model of four layers takes the same ways through tower, attention and
+positions as one of billions. Answers of a random model are arbitrary, so that any difference shows.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+CHAT = (
+    "{% for message in messages %}{% if message['content'] is string %}{{ ' ' + message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<vs><img><ve>"
+    "{% elif part['type'] == 'text' %}{{ ' ' + part['text'] }}{% endif %}{% endfor %}{% endif %}{% endfor %}"
+)
+KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+
+def make_stand_in(kind: str, folder: Path, seed: int = 0) -> Path:
+    """Write a model of a kind into a folder, its policy into ``policy`` inside of that; kept if it is there."""
+    if (folder / "policy" / "config.json").is_file():
+        return folder
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, processor = _build(kind)
+    model.generation_config.eos_token_id = None
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    save_learned(folder / "policy", model.config.model_type)
+    return folder
+
+
+def _build(kind: str) -> tuple[Any, Any]:
+    import transformers as t
+
+    from arr_coc.reference import vocabulary as v
+    from arr_coc.reference.model import build_tokenizer
+
+    marks = dict(bos_token_id=v.BOS, eos_token_id=v.EOS, pad_token_id=v.PAD)
+    text = dict(
+        vocab_size=len(v.VOCABULARY), hidden_size=128, intermediate_size=256, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=8192, initializer_range=0.15,
+        rope_parameters=dict(rope_type="default", rope_theta=1e4, mrope_section=[4, 6, 6]), **marks,
+    )  # fmt: skip
+    vision: dict[str, Any] = dict(
+        depth=3, hidden_size=128, num_heads=4, patch_size=14, spatial_merge_size=2, temporal_patch_size=2,
+        initializer_range=0.15,
+    )  # fmt: skip
+    ids = dict(
+        image_token_id=v.IMAGE, video_token_id=v.VIDEO, vision_start_token_id=v.VISION_START,
+        vision_end_token_id=v.VISION_END, **marks,
+    )  # fmt: skip
+    if kind == "qwen2_vl":
+        vision |= dict(embed_dim=128, mlp_ratio=2)
+        model: Any = t.Qwen2VLForConditionalGeneration(t.Qwen2VLConfig(text_config=text, vision_config=vision, **ids))
+        processor, videos = t.Qwen2VLProcessor, t.Qwen2VLVideoProcessor()
+    elif kind == "qwen2_5_vl":
+        vision |= dict(depth=4, out_hidden_size=128, intermediate_size=256, window_size=112)
+        vision |= dict(fullatt_block_indexes=[1, 3])
+        model = t.Qwen2_5_VLForConditionalGeneration(
+            t.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)
+        )
+        processor, videos = t.Qwen2_5_VLProcessor, t.Qwen2VLVideoProcessor()
+    elif kind == "qwen3_vl":
+        text |= dict(head_dim=32)
+        text["rope_parameters"] |= dict(mrope_interleaved=True)
+        vision |= dict(
+            depth=4, out_hidden_size=128, intermediate_size=256, patch_size=16, num_position_embeddings=256,
+            deepstack_visual_indexes=[0, 1, 2],
+        )  # fmt: skip
+        model = t.Qwen3VLForConditionalGeneration(t.Qwen3VLConfig(text_config=text, vision_config=vision, **ids))
+        processor, videos = t.Qwen3VLProcessor, t.Qwen3VLVideoProcessor()
+    else:
+        raise ValueError(f"kind={kind!r} is none of {', '.join(KINDS)}")
+    tokenizer = build_tokenizer()
+    names = dict(image_token="<img>", video_token="<video>", vision_start_token="<vs>", vision_end_token="<ve>")
+    tokenizer._set_model_specific_special_tokens(names)
+    side = 2 * vision["patch_size"]
+    images = t.Qwen2VLImageProcessor(
+        size=dict(shortest_edge=(2 * side) ** 2, longest_edge=2400 * side**2), patch_size=vision["patch_size"]
+    )
+    return model.eval(), processor(images, tokenizer, videos, chat_template=CHAT)
+
+
+def save_learned(folder: Path, model_type: str, seed: int = 0) -> Path:
+    """Save a policy that has learned something, from made-up rewards, so that it explores."""
+    from arr_coc import ArrCocConfig
+    from arr_coc.attending.planners import make_planner
+    from arr_coc.wrapping.saving import FORMAT, write_folder
+
+    config = ArrCocConfig(policy="thompson", seed=seed).resolved()
+    planner: Any = make_planner(config)
+    policy, rng = planner.policy, np.random.default_rng(seed)
+    costs = np.tile(np.array(config.budgets), (4, 1))
+    for _ in range(80):
+        contexts, covariates = rng.random((4, policy.dim)), rng.random(policy.covariates)
+        decision = policy.select(contexts, covariates, costs, price=1e-5)
+        policy.update(decision, float(rng.random() < 0.5 + 0.4 * decision.cost / costs[:, -1].sum()))
+    record = {
+        "library": "arr_coc", "format": FORMAT, "versions": {}, "base_model": "stand-in", "model_type": model_type,
+        "rounds": policy.rounds, "planner": {"price": config.price}, "config": config.to_dict(), "results": {},
+    }  # fmt: skip
+    return write_folder(folder, policy, json.loads(json.dumps(record)))

@@ -1,0 +1,38 @@
+"""The engine's plans, words and propensities are the wrapper's: every family, every mode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eval.serving.exactness import run
+from eval.serving.stand_ins import make_stand_in
+
+from .conftest import needs_vllm
+
+pytestmark = needs_vllm
+
+
+@pytest.mark.parametrize(
+    ("kind", "n", "modes"),
+    [
+        ("reference", 12, ("eager", "chunked")),
+        ("qwen2_vl", 6, ("eager",)),
+        ("qwen2_5_vl", 6, ("chunked",)),
+        ("qwen3_vl", 6, ("compiled",)),
+    ],
+)
+def test_an_engine_says_and_spends_what_the_wrapper_does(
+    kind: str, n: int, modes: tuple[str, ...], tmp_path: Path, models: Path
+) -> None:
+    """Mixed budgets, several pictures, one picture twice at two allocations, both allocations in one batch.
+
+    The prefix cache is on and pictures come back: its keys, and those of the features, hold the budgets.
+    """
+    model = kind if kind == "reference" else str(make_stand_in(kind, models / kind))
+    for mode, found in run(model, n, tmp_path, modes).items():
+        equal = {name: found[name] for name in ("plans", "answers", "random_answers", "propensities")}
+        assert equal == dict.fromkeys(equal, n), (mode, found)
+        assert found["mixed"] > n // 2 and found["explored"] > 0, (mode, found)
+        assert max(found["attention"], found["doubt"], found["first"]) < 1e-3, (mode, found)

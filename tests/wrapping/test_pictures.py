@@ -1,0 +1,112 @@
+"""The cache of pictures: the second question about a picture reads only its words, and is answered the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from arr_coc.config import ArrCocConfig
+from tests import tiny
+
+from .conftest import BUDGETS, Deep, built
+from .test_exactness import TOLERANCE, families, generated
+from .test_prefill import Ran, close
+
+FLOOR, ROOM = BUDGETS[0], 10**8
+PICTURES: list[Any] = [3, (16, 16), (13, 9)]
+
+
+def about(model: Any, words: int) -> dict[str, torch.Tensor]:
+    """A question of so many words about the same pictures."""
+    inputs = tiny.one(model.make([[*PICTURES, 12]]), 0)
+    keep = inputs["input_ids"].shape[1] - 12 + words
+    ids = {k: v[:, :keep] if v.shape == inputs["input_ids"].shape else v for k, v in inputs.items()}
+    ids["input_ids"] = ids["input_ids"].clone()
+    ids["input_ids"][:, -1] = 20 + words
+    return ids
+
+
+@families
+@pytest.mark.parametrize("realizer", ["rescale", "pool"])
+def test_a_second_question_reads_only_its_words(name, realizer, wrapped):
+    model = built(name)
+    arr = wrapped(model, FLOOR, realizer=realizer, picture_cache=ROOM)
+    answers: list[Any] = []
+    for room in (ROOM, 0):
+        arr.builder.pictures.limit = room
+        arr.builder.pictures.clear()
+        for words, pattern in ((5, (FLOOR,)), (9, (FLOOR,)), (7, (FLOOR, FLOOR, FLOOR, 64)), (9, (FLOOR,))):
+            arr.planner, ran = Deep(pattern), Ran(model.model)
+            try:
+                answers.append(generated(model.model, about(model, words), steps=2))
+            finally:
+                ran.handle.remove()
+            scene = arr.planner.scenes[0]
+            answers.append((scene.read_attention([0, 2]), scene.glance_answer()))
+            if room and len(answers) > 2:
+                assert ran.lengths[0] <= words  # the pass over the glance
+    half = len(answers) // 2
+    for kept, fresh in zip(answers[:half], answers[half:], strict=True):
+        if isinstance(kept, tuple):
+            assert all((a - b).abs().max() < TOLERANCE for a, b in zip(kept, fresh, strict=True))
+        else:
+            close(kept, fresh)
+
+
+def test_the_tower_does_not_run_again(wrapped):
+    model = built("reference")
+    arr = wrapped(model, FLOOR, picture_cache=ROOM)
+    ran: list[int] = []
+    handle = model.model.base_model.visual.register_forward_hook(lambda *_: ran.append(1))
+    try:
+        for words in (5, 6):
+            arr.planner = Deep((FLOOR,))
+            generated(model.model, about(model, words), steps=1)
+    finally:
+        handle.remove()
+    assert len(ran) == 1
+
+
+def test_other_pixels_are_another_picture(wrapped):
+    model = built("reference")
+    arr = wrapped(model, FLOOR, picture_cache=ROOM)
+    inputs = about(model, 5)
+    other = inputs | {"pixel_values": inputs["pixel_values"].clone()}
+    other["pixel_values"][7, 3] += 1e-3
+    for each in (inputs, other, inputs):
+        arr.planner = Deep((FLOOR,))
+        generated(model.model, each, steps=1)
+    assert len(arr.builder.pictures) == 2
+
+
+def test_the_bound_holds_to_the_byte(wrapped):
+    model = built("reference")
+    arr = wrapped(model, FLOOR, picture_cache=ROOM)
+    sizes = []
+    for seed in range(4):
+        arr.planner = Deep((FLOOR,))
+        generated(model.model, tiny.one(model.make([[3, (16, 16), 4]], seed=seed), 0), steps=1)
+        sizes.append(arr.builder.pictures.size)
+    assert sizes == [sizes[0] * n for n in (1, 2, 3, 4)]
+    tokens, width, layers = 16 + 9, 64, 3
+    cache = 2 * layers * 2 * 16 * tokens * 4
+    assert sizes[0] > cache + 16 * width * 4
+    for limit, left in ((3 * sizes[0], 3), (3 * sizes[0] - 1, 2), (sizes[0] - 1, 0)):
+        arr.builder.pictures.limit = limit
+        arr.planner = Deep((FLOOR,))
+        generated(model.model, tiny.one(model.make([[3, (16, 16), 4]], seed=9 + left), 0), steps=1)
+        assert len(arr.builder.pictures) == left and arr.builder.pictures.size <= limit
+
+
+def test_nothing_is_kept_by_default_or_in_training(wrapped):
+    model = tiny.build("reference")
+    for room in (0, ROOM):
+        arr = wrapped(model, FLOOR, picture_cache=room)
+        model.model.train(bool(room))
+        arr.planner = Deep((FLOOR,))
+        generated(model.model, about(model, 5), steps=1)
+        assert len(arr.builder.pictures) == 0
+    with pytest.raises(ValueError, match=r"picture_cache=-1 must be a number of bytes"):
+        ArrCocConfig(picture_cache=-1)
