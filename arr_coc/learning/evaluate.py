@@ -92,8 +92,8 @@ class Evaluation:
     def __str__(self) -> str:
         lines = [
             self.verdict,
-            f"{_counted(self.questions, 'question')} on {_counted(self.images, 'image')}, {self.reward}; 95 % intervals, "
-            "images resampled",
+            f"{_counted(self.questions, 'question')} on {_counted(self.images, 'image')}, {self.reward}; "
+            "95 % intervals, images resampled",
             f"{'':14} {'accuracy':>21} {'tokens':>7} {'share':>6} {'seconds':>8}   wrapped minus it, points",
         ]
         for method in self.methods:

@@ -26,7 +26,7 @@ from .server import ROOT, VLLM
 
 SIZES = ((560, 560), (1120, 840), (700, 420), (980, 980), (400, 300), (1300, 500))
 LAYERS = (-2, -1)
-EXPLORE = dict(share=0.5, alpha=1.0, tau=0.2)
+EXPLORE = dict(share=0.5, alpha=1.0, tau=0.2, width=0.0)
 
 
 @dataclass

@@ -40,7 +40,8 @@ def rate(n: int, rounds: int = 4, seed: int = 100) -> dict[str, Any]:
     Returns
     -------
     dict
-        Per way the rates of the rounds, visual tokens and share right; the ratio with its 95 % interval over rounds.
+        Per way the rates of the rounds, processor time, visual tokens and share right; the ratio with its 95 %
+        interval over rounds, by the clock and by processor time, which other work on the machine hardly changes.
     """
     code = f"from eval.serving.inside import rate_here; rate_here({n}, {rounds}, {seed})"
     done = subprocess.run(
@@ -64,7 +65,7 @@ def rate_here(n: int, rounds: int, seed: int) -> None:
     ) as engine:  # fmt: skip
 
         def ask(way: str, part: Sequence[Sample]) -> None:
-            began = time.perf_counter()
+            began, before = time.perf_counter(), time.process_time()
             given = [engine.render([s["image"]], s["question"]) for s in part]
             if way == "policy":
                 requests, spent = [], 0
@@ -78,8 +79,9 @@ def rate_here(n: int, rounds: int, seed: int) -> None:
             outputs = engine.generate(requests, 4)
             decode = engine.processor.tokenizer.decode
             said = [decode(o.outputs[0].token_ids, skip_special_tokens=True).strip() for o in outputs]
-            row = table.setdefault(way, {"seconds": [], "tokens": [], "right": []})
+            row = table.setdefault(way, {"seconds": [], "cpu": [], "tokens": [], "right": []})
             row["seconds"].append(time.perf_counter() - began)
+            row["cpu"].append(time.process_time() - before)
             row["tokens"].append(spent / len(part))
             row["right"].append(sum(s["answer"] == text for s, text in zip(part, said, strict=True)) / len(part))
 
@@ -96,7 +98,11 @@ def rate_here(n: int, rounds: int, seed: int) -> None:
         "per second": rates,
         "visual tokens": {way: float(np.mean(row["tokens"])) for way, row in table.items()},
         "right": {way: float(np.mean(row["right"])) for way, row in table.items()},
+        "cpu ms per question": {way: 1000 * float(np.mean(row["cpu"])) / n for way, row in table.items()},
         "policy over full detail": ratio(rates["policy"], rates["full detail"]),
+        "the same by processor time": ratio(*(
+            [n / s for s in table[way]["cpu"]] for way in ("policy", "full detail")
+        )),
     }))  # fmt: skip
 
 

@@ -58,6 +58,9 @@ def test_full_is_the_untouched_model(arr, own, reference) -> None:
     from arr_coc.asking.ask import answers, prepare
     from arr_coc.learning.evaluate import read_rows
 
+    attached = []
+    arr_coc.evaluate(arr, own, ["full"], reward=lambda *_: attached.append(arr.attached) or 1.0, progress=False)
+    assert sorted(attached) == 6 * [False] + 6 * [True]
     found = arr_coc.evaluate(arr, own, ["full"], max_new_tokens=4, progress=False)
     said = [record["answer"] for record in found.records if record["method"] == "full"]
     arr.detach()

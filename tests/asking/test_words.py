@@ -48,6 +48,19 @@ def test_every_control_token_is_refused_by_name(family, reference, qwen, monkeyp
         assert repr(token) in str(error.value)
 
 
+def test_a_placeholder_that_is_no_token_of_the_tokenizer_is_refused_too() -> None:
+    """Some processors replace it in the text, before any tokenizer sees it."""
+    from types import SimpleNamespace
+
+    from arr_coc.wrapping.question import check_question
+
+    words = SimpleNamespace(all_special_tokens=["</s>"], added_tokens_decoder={})
+    processor = SimpleNamespace(tokenizer=words, image_token="<image_placeholder>", image_token_id=7)
+    assert control_tokens(processor) == ["<image_placeholder>", "</s>"]
+    with pytest.raises(ValueError, match="'<image_placeholder>', a control token"):
+        check_question(processor, "what is on <image_placeholder> ?")
+
+
 def test_words_that_only_look_like_one_pass(reference, small) -> None:
     _, processor = reference
     inputs = prepare(processor, [small], ["is < bos > or pad or img on the sign ?"])

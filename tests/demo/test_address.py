@@ -13,6 +13,7 @@ from demo.tabs.address import LONGEST, Address
 WORDS = st.text(st.characters(codec="utf-8"), max_size=80)
 
 
+@settings(deadline=None)
 @given(st.builds(Address, *[WORDS] * len(Address.__dataclass_fields__)))
 def test_an_address_says_again_what_was_put_into_it(address: Address) -> None:
     assert Address.read(dict(parse_qsl(str(address).removeprefix("?")))) == address

@@ -1,6 +1,7 @@
 """The report as a reader meets it: a verdict, every method explained, one colour each, names by their markers."""
 
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,15 @@ def finished(config, arr):
 @pytest.mark.parametrize("spec", ["full", "uniform-64", "evidence"])
 def test_the_first_token_is_never_later_than_the_total(samples, spec):
     """Both are parts of a batch's call: "first token" was three to four times "total" in batches of four."""
-    bench = Bench(FakeArr(), make_reward("vqa_accuracy"))
+
+    class Slow(FakeArr):
+        def generate(self, *args, **kwargs):
+            time.sleep(0.02)  # before the first token
+            return super().generate(*args, **kwargs)
+
+    arr = Slow()
+    arr.model.generate = arr.generate
+    bench = Bench(arr, make_reward("vqa_accuracy"))
     for answer in make_method(spec).answer(bench, samples[:8]):
         assert 0 < answer.first <= answer.seconds
 

@@ -46,9 +46,9 @@ def served() -> dict[str, tuple[Any, float, Served]]:
 def test_poisoned_histories_promote_nothing_that_is_worse(
     served: dict[str, tuple[Any, float, Served]], tmp_path: Path
 ) -> None:
-    """Nothing promoted is truly worse by more than one point; and the gate isn't simply shut."""
-    promoted: Counter[str] = Counter()
-    losses = {}
+    """What the default margins promote is not truly worse by more than a point, nor what wider ones do by more than
+    they allow; these are tried too because at so few rounds the default ones hardly promote anything."""
+    margin, losses, strict = 0.05, {}, {}
     for n in range(HISTORIES):
         poison = list(POISONS)[n % len(POISONS)]
         name = list(INCUMBENTS)[(n // len(POISONS) + n) % len(INCUMBENTS)]
@@ -56,19 +56,19 @@ def test_poisoned_histories_promote_nothing_that_is_worse(
         folder = tmp_path / str(n)
         store = make_store(folder, policy)
         write(folder / "log", decisions, POISONS[poison], seed=n)
-        # Wider than the defaults, so that promotions happen at so few rounds.
-        report = retrain(
-            folder / "log", store, RetrainConfig(additive=True, margin=0.05, reference_margin=0.2, model=MODEL)
-        )
+        config = RetrainConfig(additive=True, margin=margin, reference_margin=0.2, model=MODEL)
+        report = retrain(folder / "log", store, config)
         if report["promoted"]:
-            promoted[poison] += 1
-            new = Policy.load(store.folder(store.current) / POLICY)
-            losses[n, poison, name] = worth - truth(new)
+            loss = worth - truth(Policy.load(store.folder(store.current) / POLICY))
+            losses[n, poison, name] = round(loss, 4)
+            references = [found["low"] for found in report["references"].values()]
+            usual = RetrainConfig()
+            if report["judgement"]["slate"]["low"] >= -usual.margin and min(references) >= -usual.reference_margin:
+                strict[n, poison, name] = loss
         shutil.rmtree(folder)
-    print("promoted", dict(promoted), "losses", losses)
-    assert not {key: loss for key, loss in losses.items() if loss > 0.01}, losses
-    if WHOLE:
-        assert sum(promoted.values()) >= 5, promoted
+    print(f"{HISTORIES} histories; true loss of what was promoted: {losses}; by the default margins: {strict}")
+    assert losses and max(losses.values()) <= margin, losses
+    assert all(loss <= 0.01 for loss in strict.values()), strict
 
 
 def test_a_broken_source_neither_alarms_nor_teaches(

@@ -129,6 +129,7 @@ def test_glance_then_look_at_realistic_lengths():
         write()
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(not RECORD, reason="a measurement: make test-full")
 def test_glance_then_look_in_flops():
     floor, full = BUDGETS[1], BUDGETS[-1]
