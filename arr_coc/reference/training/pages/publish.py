@@ -125,9 +125,10 @@ pipeline_tag: image-text-to-text
 # The pages model
 
 {EARLY if early else ""}A stock `Qwen2_5_VLForConditionalGeneration` of
-{report["parameters"] / 1e6:.2f} million parameters with the stock processor, trained from random numbers on the world
-of pages (`arr_coc.reference.generate(world="pages")`): receipts, forms, tables, bar charts, signs over photographs,
-app screens. Whole pictures are one entry with M-RoPE positions; a patch of 160 x 160 pixels is 20 x 20 visual tokens.
+{report["parameters"] / 1e6:.2f} million parameters with the stock processor, trained from random numbers on the
+world of pages (`arr_coc.reference.generate(world="pages")`): receipts, forms, tables, bar charts, signs over
+photographs, app screens. Whole pictures are one entry with M-RoPE positions; a patch of 160 x 160 pixels is 20 x 20
+visual tokens.
 
 How it learned to see: the tower learned reading through an ordinary linear head; the language model learned from
 documents without pictures; the projector was aligned to the language model's own word embeddings, cell by cell, as
