@@ -46,9 +46,16 @@ class Everywhere(Silent):
 
     reads_question = True
 
+    def __init__(self, name: str, more_readings: tuple[str, ...] = ()) -> None:
+        super().__init__(name)
+        self.more_readings = more_readings  # as many slots as the scorer that it silences
+
     def score(self, scene: Scene) -> Tensor:
         sizes = torch.tensor([rows * columns for rows, columns in scene.glance_grids])
         return sizes / sizes.sum()
+
+    def readings(self, scene: Scene) -> dict[str, Tensor]:
+        return dict.fromkeys(self.more_readings, self.score(scene))
 
 
 class StudyContexts(Contexts):
@@ -108,4 +115,4 @@ class StudyPlanner(PolicyPlanner):
 
 
 def _silenced(scorer: Scorer) -> Scorer:
-    return Everywhere(scorer.name) if scorer.reads_question else Silent(scorer.name)
+    return Everywhere(scorer.name, scorer.more_readings) if scorer.reads_question else Silent(scorer.name)

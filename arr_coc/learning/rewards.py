@@ -12,9 +12,8 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Any
-
-from allocator.registry import load_installed_plugins
 
 from ..config import nearest
 
@@ -277,7 +276,9 @@ def make_reward(name: str) -> Reward:
     ValueError
         For an unknown name, with the nearest known one.
     """
-    if name not in _REWARDS:
+    if name not in _REWARDS and entry_points(group="arr_coc.plugins"):
+        from allocator.registry import load_installed_plugins  # torch comes with it
+
         load_installed_plugins()
     if name in _REWARDS:
         return _REWARDS[name]

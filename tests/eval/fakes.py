@@ -61,8 +61,9 @@ class FakeArr:
         self.config, self.planner, self.processor = (config or ArrCocConfig()).resolved(), planner, FakeProcessor()
         nothing = torch.nn.Identity()
         self.model = SimpleNamespace(
-            device="cpu", generate=self.generate, get_decoder=lambda: nothing, modules=nothing.modules
-        )
+            device="cpu", generate=self.generate, get_decoder=lambda: nothing, modules=nothing.modules,
+            config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(num_hidden_layers=3)),
+        )  # fmt: skip
         self.family = SimpleNamespace(image_token=lambda model: IMAGE_TOKEN)
         self.attached, self.last, self.calls, self.answered = True, [], 0, []
         self.fail_after = None

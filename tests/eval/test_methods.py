@@ -184,10 +184,15 @@ class Mine(FakeScorer):
         self.reads_question = True
 
 
+def named(spec):
+    """The name in a scorer's specification; the reading that a model brings is a mapping."""
+    return spec if isinstance(spec, str) else spec["name"]
+
+
 def test_relevant_salient_fills_from_the_top_within_its_share(samples, monkeypatch):
     scorers = {"participatory": [0.9, 0.5, 0.2, 0.8], "perspectival": [0.1, 0.9, 0.9, 0.9]}
     scorers["propositional"] = [1.0, 0.0, 0.0, 0.0]
-    monkeypatch.setattr("eval.model.bench.make_scorer", lambda name: FakeScorer(name, scorers[name]))
+    monkeypatch.setattr("eval.model.bench.make_scorer", lambda spec: FakeScorer(named(spec), scorers[named(spec)]))
     answers, _ = ask({"method": "relevant-salient", "share": 0.6}, samples)
     assert {tuple(a.budgets) for a in answers} == {(64, 400, 64, 400)}  # products .09 .45 .18 .72
     answers, _ = ask({"method": "relevant-salient", "share": 0.36}, samples)
@@ -195,7 +200,7 @@ def test_relevant_salient_fills_from_the_top_within_its_share(samples, monkeypat
 
 
 def test_top_patch_spends_on_the_first_rank(samples, monkeypatch):
-    monkeypatch.setattr("eval.model.bench.make_scorer", lambda name: FakeScorer(name, [0.1, 0.2, 0.9, 0.3]))
+    monkeypatch.setattr("eval.model.bench.make_scorer", lambda spec: FakeScorer(named(spec), [0.1, 0.2, 0.9, 0.3]))
     answers, scores = ask("top-patch-400", samples)
     assert {tuple(a.budgets) for a in answers} == {(64, 64, 400, 64)}
     assert scores == [float(s["level"] == 64 or s["evidence"] == [2]) for s in samples]

@@ -1,6 +1,7 @@
 """Streams that change, and policies judged by another's log."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,11 +41,13 @@ def test_the_one_that_forgets_recovers_sooner(tmp_path):
 
 def test_a_learners_stream_changes_its_mix():
     method = make_method({"method": "learner", "episodes": 6, "phases": [["color"], ["number"]], "grid": [1, 2]})
-    samples = list(method._questions(0))
+    samples = list(method.samples(SimpleNamespace(seed=0)))
     assert [s["kind"] for s in samples] == ["color"] * 3 + ["number"] * 3
     assert {tuple(s["grid"]) for s in samples} == {(1, 2)} and len({s["question_id"] for s in samples}) == 6
     with pytest.raises(ValueError, match="reference world only"):
-        make_method({"method": "learner", "source": "x.jsonl", "phases": [["color"]]})._questions(0)
+        make_method({"method": "learner", "task": {"path": "x.jsonl"}, "phases": [["color"]]}).samples(
+            SimpleNamespace(seed=0)
+        )
 
 
 @pytest.mark.parametrize("name", ["drift", "generalise-kinds", "generalise-grids", "ablation", "headline", "eval"])

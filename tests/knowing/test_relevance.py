@@ -77,7 +77,8 @@ def asked(question="what is in the top right ?"):
 
 
 def test_the_role_takes_the_one_reader_as_it_is_whatever_its_class_and_name():
-    one = Contexts(BUDGETS, [Fixed("a", [0.1, 0.9, 0.5, 0.0]), Fixed("b", [0.2, 0.4, 0.0, 0.1], True)], False)
+    scorers = [Fixed("a", [0.1, 0.9, 0.5, 0.0]), Fixed("b", [0.2, 0.4, 0.0, 0.1], True)]
+    one = Contexts(BUDGETS, scorers, False, slots="gated")
     assert one.slots[-1] == "relevance_doubt a" and "relevance_doubt b" not in one.slots
     vectors, _, scores = one(asked())
     assert torch.allclose(vectors[:, 0], torch.tensor([0.5, 1.0, 0.0, 0.25]))
@@ -91,7 +92,7 @@ def test_several_readers_count_alike_each_by_its_own_best_patch():
     want = torch.tensor([0.625, 0.75, 0.25, 0.0])
     assert torch.allclose(both(asked()), want)
     assert [r.name for r in both.readers] == ["mass", "cosine"] and both.name == "relevance"
-    contexts = Contexts(BUDGETS, [mass, cosine], False)
+    contexts = Contexts(BUDGETS, [mass, cosine], False, slots="gated")
     vectors = contexts(asked())[0]
     assert torch.allclose(vectors[:, 0], want / 0.75)
     # Each one's own word is a slot, so that a learner can come to trust one of them.

@@ -21,10 +21,15 @@ CONFIG = ArrCocConfig(budgets=BUDGETS, patch_side=SIDE)
 def state(model: nn.Module) -> dict[str, dict[str, Any]]:
     """``__dict__`` of every module, containers copied, so that anything left behind shows."""
 
+    def shown(value: Any) -> Any:
+        if isinstance(value, nn.Module | torch.Tensor):
+            return id(value)
+        # A wrapper's own text tells of its last question; what it is does not change with that.
+        bound = getattr(value, "__self__", None)
+        return (id(bound), value.__func__) if isinstance(bound, arr_coc.ArrCoc) else repr(value)
+
     def frozen(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: id(v) if isinstance(v, nn.Module | torch.Tensor) else repr(v) for key, v in value.items()}
-        return id(value) if isinstance(value, nn.Module | torch.Tensor) else repr(value)
+        return {key: shown(v) for key, v in value.items()} if isinstance(value, dict) else shown(value)
 
     return {name: {key: frozen(v) for key, v in vars(module).items()} for name, module in model.named_modules()}
 
