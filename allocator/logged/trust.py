@@ -89,12 +89,25 @@ def _constant(rewards: np.ndarray) -> np.ndarray:
     for start, end in zip([0, *edges], [*edges, len(rewards)], strict=True):
         around = [rewards[max(0, start - _NEAR) : start], rewards[end : end + _NEAR]]
         around.append(np.concatenate([rewards[:start], rewards[end:]]))
-        # The highest of the rates before, after and everywhere, each with one hit and one miss more than were seen; of
-        # nothing it is 1/2, which makes 30 in a row too many.
-        rate = max((int((part == rewards[start]).sum()) + 1) / (len(part) + 2) for part in around)
-        if (end - start) * math.log(rate) < math.log(_CHANCE):
+        # By what came before, after and everywhere, the one in whose light it surprises least.
+        seen = [part for part in around if len(part)] or around
+        chance = max(_log_chance(end - start, part == rewards[start]) for part in seen)
+        if chance < math.log(_CHANCE):
             found[start:end] = True
     return found
+
+
+def _log_chance(length: int, hits: np.ndarray) -> float:
+    """Log-probability of so many hits in a row after the hits [m] seen: beta-binomial, from an even prior.
+
+    A rate that is known from a few rewards only is not known, so a short honest log whose answers are nearly all right
+    is believed. Where nothing else was seen, the rate is taken to be 1/2, which makes 30 in a row too many.
+    """
+    if not len(hits):
+        return -length * math.log(2)
+    yes, no = int(hits.sum()) + 1, int((~hits).sum()) + 1
+    total = yes + no
+    return math.lgamma(yes + length) - math.lgamma(yes) + math.lgamma(total) - math.lgamma(total + length)
 
 
 def _most(counts: list[int], unknown: int, share: float) -> int | None:

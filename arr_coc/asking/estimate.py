@@ -140,7 +140,7 @@ def _model(model: Any) -> PreTrainedModel:
 
     if isinstance(model, torch.nn.Module):
         return model
-    config = AutoConfig.from_pretrained(model) if isinstance(model, str) else model
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False) if isinstance(model, str) else model
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(config)
 
@@ -151,7 +151,7 @@ def _processor(model: Any, processor: Any) -> Any:
     if processor is None:
         if not isinstance(model, str):
             raise ValueError("Pass processor= too: a configuration does not say how pictures are cut and resized.")
-        processor = AutoProcessor.from_pretrained(model)
+        processor = AutoProcessor.from_pretrained(model, trust_remote_code=False)
     return processor
 
 

@@ -350,12 +350,13 @@ def _doubt(rows: Sequence[Mapping[str, Any]], report: dict[str, Any]) -> list[li
         report["notes"].append(
             f"the model is sure of most glances (median doubt {np.median(u):.3f}); doubt is rescaled"
         )
-    order = np.argsort(u, kind="stable")
+    # Equal doubts are one observation: the regression would rise within them.
+    known, which, counts = np.unique(np.round(u, 6), return_inverse=True, return_counts=True)
+    smooth = isotonic_regression(np.bincount(which, weights=changed) / counts, weights=counts.astype(float)).x
     # A share of one more of each outcome: a few hundred answers can't say "never".
-    smooth = isotonic_regression(changed[order], weights=np.ones(len(u))).x
     smooth = (smooth * len(u) + changed.mean()) / (len(u) + 1)
-    places = np.unique(np.round(np.linspace(0, len(u) - 1, 33)).astype(int))
-    xs, ys = u[order][places], smooth[places]
-    keep = np.concatenate([[True], np.diff(xs) > 1e-6])
-    report["calibration error of doubt"] = float(np.abs(np.interp(u, xs[keep], ys[keep]) - u).mean())
-    return [[round(float(x), 6) for x in xs[keep]], [round(float(y), 6) for y in ys[keep]]]
+    spread = np.cumsum(counts) - counts  # knots where the questions are
+    places = np.unique(np.searchsorted(spread, np.linspace(0, len(u) - 1, 65), side="right") - 1)
+    xs, ys = known[places], smooth[places]
+    report["calibration error of doubt"] = float(np.abs(np.interp(u, xs, ys) - u).mean())
+    return [[round(float(x), 6) for x in xs], [round(float(y), 6) for y in ys]]

@@ -52,9 +52,9 @@ class OfflineEngine:
             self.processor: Any = ReferenceProcessor.from_pretrained(model, local_files_only=True)
             known |= {"hf_overrides": {"architectures": [REFERENCE]}}
         else:
-            self.processor, self.template = AutoProcessor.from_pretrained(model), None
+            self.processor, self.template = AutoProcessor.from_pretrained(model, trust_remote_code=False), None
         # Before the engine, whose transformers backend decorates the model classes of this process.
-        self.describer = Describer(AutoConfig.from_pretrained(model), self.processor)
+        self.describer = Describer(AutoConfig.from_pretrained(model, trust_remote_code=False), self.processor)
         self.policies = Policies(policy, exploration, self.describer.model, self.processor)
         self.describer.serve(self.policies.config)
 

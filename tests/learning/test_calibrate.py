@@ -79,6 +79,15 @@ def test_doubt_becomes_the_probability_that_detail_matters():
     assert any("doubt does not tell" in note for note in blind["report"]["notes"])
 
 
+def test_equal_doubts_count_as_one():
+    """A model that says .02 to half of its questions, of which every second would change, is not sure of them."""
+    rows = planted(n=200)
+    for i, row in enumerate(rows):
+        row["doubt"], row["changed"] = (0.02, i % 4 == 0) if i % 2 == 0 else (0.0005 + 1e-6 * i, False)
+    xs, ys = fit(rows, DEPTH)["doubt"]
+    assert np.interp(0.02, xs, ys) == pytest.approx(0.5, abs=0.01) and np.interp(0.0006, xs, ys) < 0.01
+
+
 def test_a_model_is_calibrated_goes_on_and_is_known_again(reference, tmp_path):
     model, processor = reference
     asked = list(generate(24, seed=3, split="learn", grid=(1, 2), kinds=["number", "word"]))
