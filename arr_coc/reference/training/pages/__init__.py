@@ -1,1 +1,1 @@
-"""How the second reference model, ``pages``, is trained: reading, documents, alignment, then questions about pictures."""
+"""How the second reference model, ``pages``, is trained: reading, documents, alignment, questions about pictures."""
