@@ -25,7 +25,6 @@ from .offline import OfflineEngine, messages
 from .server import ROOT, VLLM
 
 SIZES = ((560, 560), (1120, 840), (700, 420), (980, 980), (400, 300), (1300, 500))
-LAYERS = (-2, -1)
 EXPLORE = dict(share=0.5, alpha=1.0, tau=0.2, width=0.0)
 
 
@@ -98,6 +97,7 @@ def wrapper(model: str, n: int, file: Path) -> None:
     from allocator.storage import replace_file
     from arr_coc.asking.models import load_vlm
     from arr_coc.attending.planners import Recorder
+    from arr_coc.engines.vllm.engine import watched_layers
     from arr_coc.serving.policy import Once, Policies
     from arr_coc.wrapping.wrapper import wrap
 
@@ -130,7 +130,7 @@ def wrapper(model: str, n: int, file: Path) -> None:
                 drawn = [rng.choice(policies.config.budgets) for _ in patches]
         scene, taken = recorder.scenes[0], once.taken
         assert taken is not None
-        tensors[f"{i}.attention"] = scene.read_attention(LAYERS).contiguous()
+        tensors[f"{i}.attention"] = scene.read_attention(watched_layers(policies.loaded.planner)).contiguous()
         tensors[f"{i}.glance"] = scene.glance_answer().contiguous()
         per_image = [[b for b, p in zip(drawn, patches, strict=True) if p.entry == e] for e in range(len(images))]
         rows.append({
@@ -183,7 +183,7 @@ def engine(model: str, n: int, file: Path, chunked: bool = False, compiled: bool
                 found.propensities += abs(taken.decision.log_propensity - row["log_propensity"]) < 1e-4
                 found.explored += taken.explored
                 found.mixed += len(set(sum(row["per image"], []))) > 1
-                gap = (scene.read_attention(LAYERS) - tensors.get_tensor(f"{i}.attention")).abs().max()
+                gap = (scene.read_attention(list(offline.layers)) - tensors.get_tensor(f"{i}.attention")).abs().max()
                 found.attention = max(found.attention, float(gap))
                 known = tensors.get_tensor(f"{i}.glance")
                 found.doubt = max(found.doubt, *(abs(float(known[t]) - v) for t, v in glanced.logprobs.items()))
