@@ -40,7 +40,10 @@ def test_every_source_file_is_in_the_wheel_and_nothing_else(wheel: zipfile.ZipFi
         str(file.relative_to(ROOT))
         for package in PACKAGES
         for file in (ROOT / package).rglob("*")
-        if file.is_file() and own not in file.parents and not skipped & set(file.parts) and file.suffix not in (".pyc", ".pyo")
+        if file.is_file()
+        and own not in file.parents
+        and not skipped & set(file.parts)
+        and file.suffix not in (".pyc", ".pyo")
     }
     assert ours == sources  # the pages model's weights are for a source checkout
     assert {name.split("/")[0] for name in ours} == set(PACKAGES)
