@@ -191,8 +191,10 @@ def figure(found: Mapping[str, Mapping[str, Any]]) -> Figure:
         auc = one["doubt"]["auroc"]["margin"]
         row[2].set(xlabel="probability of the glance's first token", ylabel="share of right answers", xlim=(0, 1),
                    ylim=(0, 1))  # fmt: skip
-        row[2].set_title(f"doubt: AUROC {'-' if auc is None else f'{auc:.2f}'} (margin), "
-                         f"calibration error {one['doubt']['calibration_error']:.2f}")  # fmt: skip
+        row[2].set_title(
+            f"doubt: AUROC {'-' if auc is None else f'{auc:.2f}'} (margin),\n"
+            f"calibration error {one['doubt']['calibration_error']:.2f}"
+        )
     return page
 
 

@@ -1,1 +1,1 @@
-"""How the second reference model, ``pages``, is trained: reading, then transcripts and captions, then questions."""
+"""How the second reference model, ``pages``, is trained: reading, documents, alignment, questions about pictures."""

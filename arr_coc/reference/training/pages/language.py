@@ -1,4 +1,4 @@
-"""Stages 2 to 4: text documents, then transcripts of pictures through the projector, then questions and answers."""
+"""The loss of every stage with words: documents, transcripts of pictures, forms, questions and answers."""
 
 from __future__ import annotations
 

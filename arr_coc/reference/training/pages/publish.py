@@ -149,6 +149,10 @@ Exact answers in %, 95 % Wilson intervals in brackets. One training seed. Alloca
 
 {measured or "Not measured yet."}
 
+The first run was steered while it ran: documents, lists and pairs joined `text` at steps 1100 to 1900, its rotary base
+was 100 before step 1600 (and the stock layout before 400), and `align` held cells without print at zero, which cost
+colours. So the same command gives another, and presumably a better, model.
+
 Continue or repeat: `python -m arr_coc.reference.training.pages train --out RUN`, then
 `python -m arr_coc.reference.training.pages publish --out RUN`.
 """
