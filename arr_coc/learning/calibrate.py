@@ -15,6 +15,7 @@ The signal is this model's agreement with itself: it says what the model can see
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import warnings
@@ -26,6 +27,8 @@ import numpy as np
 import torch
 from scipy.optimize import isotonic_regression, nnls
 from tqdm.auto import tqdm
+
+from allocator.locks import FolderLock
 
 from ..asking.ask import answers, prepare
 from ..knowing.calibration import Calibration, fingerprint
@@ -107,7 +110,8 @@ def calibrate(
     Raises
     ------
     ValueError
-        For a policy that does not look, ``n`` or ``raises`` below 1, or fewer than 20 questions.
+        For a policy that does not look, ``n`` or ``raises`` below 1, fewer than 20 questions, or where another
+        process writes ``out``.
     """
     from ..attending.planners import PolicyPlanner
 
@@ -118,15 +122,17 @@ def calibrate(
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}={value!r} must be an int of at least 1")
     depth = arr.model.config.get_text_config().num_hidden_layers
-    rows = _gather(arr, questions, n, raises, depth, None if out is None else Path(out), progress)
-    if len(rows) < 20:
-        raise ValueError(f"{len(rows)} questions are too few to calibrate on; give at least 20, better 200")
-    found = fit(rows, depth, seed)
-    calibration = Calibration(made_for=fingerprint(arr.model, arr.processor), **found)
-    for note in calibration.report["notes"]:
-        warnings.warn(note, stacklevel=2)
-    if out is not None:
-        calibration.save(out)
+    file = None if out is None else Path(out)
+    with contextlib.nullcontext() if file is None else FolderLock(file.parent, f"{file.name}.lock"):
+        rows = _gather(arr, questions, n, raises, depth, file, progress)
+        if len(rows) < 20:
+            raise ValueError(f"{len(rows)} questions are too few to calibrate on; give at least 20, better 200")
+        found = fit(rows, depth, seed)
+        calibration = Calibration(made_for=fingerprint(arr.model, arr.processor), **found)
+        for note in calibration.report["notes"]:
+            warnings.warn(note, stacklevel=2)
+        if file is not None:
+            calibration.save(file)
     return calibration
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import arr_coc
+from allocator.locks import FolderLock
 from arr_coc import ArrCocConfig
 from arr_coc.knowing import make_scorer
 from arr_coc.knowing.calibration import Calibration
@@ -97,6 +98,8 @@ def test_a_model_is_calibrated_goes_on_and_is_known_again(reference, tmp_path):
         planner = arr.planner
         with pytest.raises(ValueError, match="too few"):
             arr_coc.calibrate(arr, unlabelled[:5], n=5, out=file, progress=False)
+        with FolderLock(file.parent, f"{file.name}.lock"), pytest.raises(ValueError, match="another process works"):
+            arr_coc.calibrate(arr, unlabelled, n=24, out=file, progress=False)
         found = arr_coc.calibrate(arr, unlabelled, n=24, out=file, progress=False)
         assert arr.planner is planner
         lines = (tmp_path / "calibration.json.answers.jsonl").read_text().splitlines()
