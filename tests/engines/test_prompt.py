@@ -18,6 +18,8 @@ from tests.zoo import BUILDERS, build
 @pytest.mark.parametrize("name", sorted(BUILDERS))
 def test_kept_places_are_those_of_the_wrapper(name: str) -> None:
     """Every family, both ways to realise it: the placeholders, the words between rows, and who closes its gaps."""
+    if name in ("fast_vlm", "perception_lm"):
+        pytest.importorskip("timm")  # their towers are timm's; the engine's environment has none
     tiny = build(name)
     family, rng = family_for(tiny.model), random.Random(0)
     for prompt in tiny.prompts[:2]:

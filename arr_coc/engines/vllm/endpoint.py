@@ -227,7 +227,9 @@ def require_same(hf_config: Any, policies: Policies) -> None:
         With the option to type.
     """
     names = [name for name in FIXED if name != "budgets"]
-    given = {"patch_side": 20, "realizer": "auto", "positions": "auto", **(getattr(hf_config, OPTION, None) or {})}
+    own = getattr(hf_config, OPTION, None) or {}  # it may also say which layers a model is read at: no matter here
+    given = {"patch_side": 20, "realizer": "auto", "positions": "auto"}
+    given |= {name: value for name, value in own.items() if name in given}
     wanted = {name: getattr(policies.config, name) for name in names}
     if given != wanted:
         raise ValueError(
