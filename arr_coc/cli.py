@@ -18,6 +18,8 @@ from .commands.calibrate import calibrate
 from .commands.estimate import estimate
 from .commands.serve import log_app, retrain, rollback, serve
 from .commands.terminal import (
+    Overlays,
+    Overrides,
     check_folder,
     check_picture_path,
     clear_errors,
@@ -255,13 +257,8 @@ def learn(
         str | None,
         typer.Argument(help="YAML file with the sections model, wrap, task and learn; without it, all defaults."),
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings that replace the file's.")
-    ] = None,
-    overlay: Annotated[
-        list[Path] | None,
-        typer.Option("--with", help="File laid over it, e.g. of configs/models or configs/tasks; repeatable."),
-    ] = None,
+    overrides: Overrides = None,
+    overlay: Overlays = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Run folder; runs/NAME-OF-CONFIG by default.")
     ] = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .terminal import clear_errors, quick_imports
+from .terminal import Overlays, Overrides, clear_errors, quick_imports
 
 
 @clear_errors
@@ -15,13 +15,8 @@ def calibrate(
     config: Annotated[
         str | None, typer.Argument(help="YAML file with the sections model, wrap and task; without it, all defaults.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings that replace the file's.")
-    ] = None,
-    overlay: Annotated[
-        list[Path] | None,
-        typer.Option("--with", help="File laid over it, e.g. of configs/models or configs/tasks; repeatable."),
-    ] = None,
+    overrides: Overrides = None,
+    overlay: Overlays = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="File to write; a broken calibration goes on there.")
     ] = Path("runs/calibration.json"),

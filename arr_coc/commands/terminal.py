@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from ..scene.patches import Patch
     from ..wrapping.record import Allocation
 
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings that replace the file's.")
+]
+Overlays = Annotated[
+    list[Path] | None,
+    typer.Option("--with", help="File laid over it, e.g. of configs/models or configs/tasks; repeatable."),
+]
 EXPECTED = (ValueError, TypeError, OSError, ImportError, NotImplementedError, FloatingPointError)
 """What our own checks raise, and what foreign files and models provoke. Anything else is a defect: a traceback."""
 

@@ -33,7 +33,7 @@ def load(device: str = "cpu") -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2
     if not (path() / "model.safetensors").is_file():
         raise FileNotFoundError(
             f"{path()} holds no weights of the pages model; take them from a source checkout, or train them: "
-            "python -m arr_coc.reference.training.pages --out RUN"
+            "python -m arr_coc.reference.training.pages train --out RUN"
         )
     model = AutoModelForImageTextToText.from_pretrained(path(), local_files_only=True).eval().to(device)
     model.config._name_or_path = "arr-coc pages VLM"  # what saved policies name as their base, not this folder
