@@ -145,7 +145,7 @@ class ArrCocConfig:
     budgets: tuple[int, ...] = ()
     scaled: bool = False
     patch_side: int = 20
-    policy: str = "thompson"
+    policy: str = "neural_mixture"
     budget: int | None = None
     limit: int | float | None = None
     direct: bool = True
@@ -346,7 +346,7 @@ def _check_policy(name: str) -> None:
     if feedback == "semi":
         raise ValueError(
             f"policy={name!r} learns from one reward per patch, but an answer gives one for all patches; use one that "
-            f"learns from the whole. {nearest('thompson', POLICIES)}"
+            f"learns from the whole. {nearest('neural_mixture', POLICIES)}"
         )
     raise ValueError(
         f"policy={name!r} can't plan; a given allocation goes to generate(allocation=...). {nearest(name, POLICIES)}"

@@ -17,6 +17,7 @@ from allocator import Policy, make_policy
 from arr_coc import reference
 from arr_coc.asking.models import REFERENCE
 from arr_coc.attending.planners import PolicyPlanner
+from arr_coc.config import ArrCocConfig
 from arr_coc.learning.loop import learn
 from arr_coc.learning.rewards import make_reward
 from eval.methods import make_method
@@ -29,7 +30,7 @@ BATCH = 8
 """Questions between two reports of a lesson."""
 STEP = 2
 """Questions answered in one go; other visitors get their turn in between, and this long they may have to wait."""
-STARTS = {"prior": "thompson", "learned": LEARNED}
+STARTS = {"prior": ArrCocConfig().policy, "learned": LEARNED}
 """Where a pupil starts: from the score heuristic, or from what was learned already."""
 
 

@@ -48,7 +48,7 @@ def quickstart(
         The metrics of the evaluation.
     """
     model, processor = arr_coc.reference.load()
-    config = ArrCocConfig(policy="thompson", seed=seed)
+    config = ArrCocConfig(seed=seed)
     with arr_coc.wrap(model, processor, config) as arr:
         stream = generate(episodes, seed=seed, split="learn")
         arr_coc.learn(arr, stream, episodes=episodes, out=out / "learning", resume=True, progress=progress)

@@ -15,13 +15,14 @@ coin said, so importance weights and the doubly robust estimator need no further
 because a policy that is sure and wrong would otherwise never try what its successor wants to do.
 
 The risk is bounded as in `allocator`'s conservative wrapper (Kazerouni et al. 2017), with the greedy allocation as
-the baseline: explore only while the lower confidence bound of
+the baseline: explore only while the lower confidence bound of the reward of
 
-    (sum_t Phi_t + Phi(mu))' theta - (1 - alpha) (sum_t Phi(g_t) + Phi(g))' theta
+    sum_t mu_t + mu - (1 - alpha) (sum_t g_t + g)
 
 is not negative. That wrapper asks this of the allocation just drawn, which makes the baseline's own probability a sum
-over all unsafe draws. Here it is asked of the *expected* features Phi(mu) before the coin is thrown, so the answer
-depends on the past and the question alone and mu stays exact: either as above, or 1 on g.
+over all unsafe draws. Here it is asked of what mu earns in *expectation* before the coin is thrown, so the answer
+depends on the past and the question alone and mu stays exact: either as above, or 1 on g. What is believed of rewards
+adds up over questions (`allocator.policies.valued`), so the sums are one vector.
 """
 
 from __future__ import annotations
@@ -32,12 +33,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
-import torch
 
 from .. import Decision, Policy
 from ..checks import FloatArray, IntArray, floats, number
 from ..knapsack.sample import sample_allocation
-from ..policies.full_bandit.base import Aggregated
+from ..policies.valued import NOISE, Valued
 
 _DRAWS = 16  # for the expected features where a limit binds; they decide whether to explore, never a propensity
 
@@ -172,7 +172,7 @@ class Explorer:
     Parameters
     ----------
     policy
-        A linear aggregated policy; it is only read.
+        One that can weigh any allocation; it is only read.
     exploration
         See `Exploration`.
     seed
@@ -180,14 +180,14 @@ class Explorer:
     """
 
     def __init__(self, policy: Policy, exploration: Exploration, seed: int | None = None) -> None:
-        if not isinstance(policy, Aggregated) or type(policy)._encode is not Aggregated._encode:
+        if not isinstance(policy, Valued):
             raise ValueError(
-                f"policy {policy.name!r} can't be served: its allocations must be linear in learned weights; "
-                "learn one with policy: thompson"
+                f"policy {policy.name!r} can't be served: it has learned no model of the reward by which exploring "
+                "could be kept safe; learn one, with policy: neural_mixture or thompson"
             )
         self.policy, self.exploration = policy, exploration
         self.generator = np.random.default_rng(seed)
-        self.balance = torch.zeros(policy.posterior.dim, dtype=torch.float64)
+        self.balance: Any = 0.0  # the stakes of all that was explored, once something was
 
     def take(
         self,
@@ -275,24 +275,17 @@ class Explorer:
         self, greedy: Decision, weights: FloatArray, costs: IntArray, limit: int | None, rows: FloatArray | None
     ) -> bool:
         """Whether the risk allows exploring this question; books it if so."""
-        share, alpha = self.exploration.share, self.exploration.alpha
-        base = self._phi(greedy, np.eye(costs.shape[1])[greedy.index])
+        share, alpha, arms = self.exploration.share, self.exploration.alpha, np.eye(costs.shape[1])
         if rows is None:
             draws = [sample_allocation(weights, costs, limit, self.generator)[0] for _ in range(_DRAWS)]
-            rows = np.eye(costs.shape[1])[np.stack(draws)].mean(axis=0)
-        played = share * self._phi(greedy, rows) + (1.0 - share) * base
-        stake = self.balance + played - (1.0 - alpha) * base
-        posterior = self.policy.posterior
-        device = posterior.device
-        bound = stake @ posterior.mean.cpu() - self.exploration.width * float(posterior.sigma(stake[None].to(device)))
-        safe = bool(bound >= 0)
+            rows = arms[np.stack(draws)].mean(axis=0)
+        known = greedy.contexts, greedy.covariates
+        base, tried = (self.policy.stakes(*known, chances) for chances in (arms[greedy.index], rows))
+        stake = self.balance + share * tried + (1.0 - share) * base - (1.0 - alpha) * base
+        mean, deviation = self.policy.weigh(stake[None])
+        safe = bool(mean[0] - self.exploration.width / NOISE * deviation[0] >= 0)
         self.balance = stake if safe else self.balance + alpha * base
         return safe
-
-    def _phi(self, decision: Decision, probabilities: FloatArray) -> torch.Tensor:
-        """Expected features of independent per-patch choices: Phi is a sum over patches."""
-        slots = probabilities[:, 1:].T @ decision.contexts
-        return torch.from_numpy(np.concatenate([slots.ravel(), [1.0], decision.covariates]))
 
 
 def _log_choices(values: FloatArray, costs: IntArray, tau: float, uniform: float) -> FloatArray:

@@ -35,11 +35,14 @@ import torch
 from .. import Policy
 from ..checks import FloatArray, IntArray
 from ..policies.full_bandit.base import Aggregated
+from ..policies.valued import Valued
+from ..registry import make_policy
 from . import estimators as ope
 from .estimators import Estimate
 from .rounds import Round
 
 LARGEST_WEIGHT = 1000.0
+_PRECISION = 10.0  # of the prior of a linear model that stands in for one that is not: what makes a prior mean count
 FEWEST_TRIES = 30.0
 """Expected number of tries of what the new policy would do differently, from which the log may speak about it."""
 
@@ -88,7 +91,7 @@ def judge(
     rounds: Sequence[Round],
     incumbent: Policy,
     new: Policy,
-    model: Aggregated,
+    model: Valued,
     *,
     confidence: float = 0.95,
     seed: int = 0,
@@ -102,7 +105,7 @@ def judge(
     incumbent, new
         Judged as they would be served, greedily.
     model
-        Reward model q: the posterior mean of a linear aggregated policy.
+        Reward model q: what this policy expects.
     confidence
         Two-sided level of the intervals.
     seed
@@ -153,7 +156,7 @@ def by_model(
     rounds: Sequence[Round],
     baseline: Policy | None,
     new: Policy,
-    model: Aggregated,
+    model: Valued,
     *,
     confidence: float = 0.95,
 ) -> Estimate:
@@ -171,7 +174,7 @@ def by_model(
     new
         Judged greedily.
     model
-        An untaught policy that says features and prior; it is left as it is.
+        A policy that says the prior, and the features if it is linear; it is left as it is.
     confidence
         Two-sided level of the interval, which is that of the posterior with the residuals' deviation as noise.
 
@@ -185,14 +188,15 @@ def by_model(
     chosen = _greedy(new, rounds)
     full = [r.costs.argmax(axis=1) for r in rounds]
     others = full if baseline is None else _greedy(baseline, rounds)
-    logged = _phi(model, rounds, [r.decision.index for r in rounds])
+    linear = _linear(model)
+    logged = _stakes(linear, rounds, [r.decision.index for r in rounds])
     rewards = np.array([r.reward for r in rounds])
-    posterior = copy.deepcopy(model.posterior)
+    posterior = copy.deepcopy(linear.posterior)
     posterior.reset()
     posterior.update(logged, rewards)
     theta = posterior.mean.cpu().numpy()
     noise = float(np.sqrt(np.mean((rewards - logged @ theta) ** 2)))
-    change = (_phi(model, rounds, chosen) - _phi(model, rounds, others)).mean(axis=0)
+    change = (_stakes(linear, rounds, chosen) - _stakes(linear, rounds, others)).mean(axis=0)
     value = float(change @ theta - (_charge(rounds, chosen) - _charge(rounds, others)).mean())
     spread = noise * float(posterior.sigma(torch.from_numpy(change[None]).to(posterior.device))[0])
     width = NormalDist().inv_cdf(0.5 + confidence / 2) * spread
@@ -212,17 +216,25 @@ def _greedy(policy: Policy, rounds: Sequence[Round]) -> list[IntArray]:
     ]
 
 
-def _model(model: Aggregated, rounds: Sequence[Round], chosen: Sequence[IntArray]) -> FloatArray:
-    theta = model.posterior.mean.cpu().numpy()
-    return np.clip(_phi(model, rounds, chosen) @ theta, 0.0, 1.0)  # rewards lie in [0, 1]
+def _model(model: Valued, rounds: Sequence[Round], chosen: Sequence[IntArray]) -> FloatArray:
+    return np.clip(model.weigh(_stakes(model, rounds, chosen))[0], 0.0, 1.0)  # rewards lie in [0, 1]
 
 
-def _phi(model: Aggregated, rounds: Sequence[Round], chosen: Sequence[IntArray]) -> FloatArray:
-    rows = [
-        model._features(r.decision.contexts, r.decision.covariates, index)
-        for r, index in zip(rounds, chosen, strict=True)
-    ]
-    return np.stack(rows)
+def _stakes(model: Valued, rounds: Sequence[Round], chosen: Sequence[IntArray]) -> FloatArray:
+    pairs = zip(rounds, chosen, strict=True)
+    return np.stack([model.stakes_of(r.decision.contexts, r.decision.covariates, index) for r, index in pairs])
+
+
+def _linear(model: Valued) -> Aggregated:
+    """A linear model of the same contexts, around the same prior."""
+    if isinstance(model, Aggregated):
+        return model
+    known = {name: getattr(model, name) for name in ("dim", "arms", "covariates")}
+    made = make_policy(
+        "thompson", **known, prior_mean=getattr(model, "prior_mean", None), prior_precision=_PRECISION
+    )
+    assert isinstance(made, Aggregated)
+    return made
 
 
 def _charge(rounds: Sequence[Round], chosen: Sequence[IntArray]) -> FloatArray:

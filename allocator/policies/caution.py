@@ -9,6 +9,7 @@ import numpy as np
 
 from ..checks import FloatArray, IntArray, number
 from ..policy import Policy
+from .valued import Valued
 
 if TYPE_CHECKING:
     from ..decision import Decision
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True, eq=False)
-class Cautious(Policy):
+class Cautious(Valued):
     """Depart from the prior's allocation s0 only on evidence, question by question.
 
     A greedy choice s stands if what was learned expects of it a gain over s0, net of price and coverage, of more than
@@ -52,7 +53,9 @@ class Cautious(Policy):
 
     def _advantage(self, problem: Problem, index: IntArray, other: IntArray) -> tuple[float, float]:
         """Mean and standard deviation of the reward that one allocation gains over another, before price."""
-        raise NotImplementedError
+        mine, theirs = (self.stakes_of(problem.contexts, problem.covariates, arms) for arms in (index, other))
+        mean, deviation = self.weigh((mine - theirs)[None])
+        return float(mean[0]), float(deviation[0])
 
     def _separable(self) -> bool:
         plain = type(self)._choose is Policy._choose and type(self)._decide is Cautious._decide

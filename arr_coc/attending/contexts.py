@@ -159,7 +159,10 @@ class Contexts:
             With gated slots, which hold no readings.
         """
         if self.kind != "free":
-            raise ValueError("policy='neural_mixture' mixes readings of where to look; it needs slots='free'")
+            raise ValueError(
+                "policy='neural_mixture' mixes readings of where to look, which gated slots do not hold; choose "
+                "slots='free', or policy='thompson'"
+            )
         need = np.zeros(1 + len(self.covariates))
         need[1 + self.covariates.index("log_odds")] = LOG_ODDS
         return {

@@ -58,7 +58,7 @@ def learn(
     Parameters
     ----------
     arr
-        The wrapped model; its planner must be a learning policy such as "thompson".
+        The wrapped model; its planner must be a learning policy such as "neural_mixture".
     dataset
         Mappings with ``image`` (PIL), ``question`` and what the reward reads (``answers`` for VQA accuracy), or a
         `Task`. What can be read again (a list, a Hugging Face dataset, a task) is repeated if it is shorter than
@@ -106,7 +106,7 @@ def learn(
     if not isinstance(planner, PolicyPlanner) or planner.policy.feedback != "full":
         raise ValueError(
             f"policy {arr.config.policy!r} learns nothing from rewards; wrap the model with a learning one, "
-            "such as 'thompson'"
+            "such as 'neural_mixture'"
         )
     for name, value in (("episodes", episodes), ("batch_size", batch_size), ("checkpoint_every", checkpoint_every)):
         if not isinstance(value, int) or value < 1:

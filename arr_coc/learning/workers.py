@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from allocator import make_policy
+from allocator import Decision, make_policy
 from allocator.policies.full_bandit.base import Aggregated
+from allocator.policies.full_bandit.neural_base import NeuralAggregated
 
 if TYPE_CHECKING:
-    from allocator import Decision, Policy
+    from allocator import Policy
 
 TIMEOUT = timedelta(minutes=10)
 
@@ -91,24 +93,17 @@ class Workers:
 
 
 def update_together(policy: Policy, decisions: Sequence[Decision], rewards: Sequence[float], workers: Workers) -> None:
-    """Learn what all processes saw in this round: their sufficient statistics are added in the order of ranks.
+    """Learn what all processes saw in this round, so that every process then holds the same policy.
 
-    Every process then holds the same posterior to the bit, equal up to rounding to that of one process that saw all
-    rewards: statistics add up exactly, policies that learn otherwise do not.
-
-    Raises
-    ------
-    ValueError
-        If several processes share a policy whose statistics do not add up.
+    Sufficient statistics are added in the order of ranks: the posterior is that of one process that saw all rewards,
+    up to rounding. Policies whose memory is none learn from everybody's decisions, with the same draws.
     """
     if workers.size == 1:
         policy.update_many(decisions, rewards)
         return
-    if not isinstance(policy, Aggregated) or policy.forgetting < 1.0:
-        raise ValueError(
-            f"policy {policy.name!r} can't be learned by several processes: only a linear aggregated one that forgets "
-            "nothing has statistics that add up, such as 'thompson'"
-        )
+    if not isinstance(policy, Aggregated) or isinstance(policy, NeuralAggregated) or policy.forgetting < 1.0:
+        _learn_all(policy, decisions, rewards, workers)
+        return
     part: Any = make_policy(policy.name, **policy.config())
     part.update_many(decisions, rewards)
     grams, moments = (workers.gather_tensor(getattr(part.posterior, name)) for name in ("gram", "moment"))
@@ -117,3 +112,12 @@ def update_together(policy: Policy, decisions: Sequence[Decision], rewards: Sequ
         part.posterior.gram, part.posterior.moment = gram.to(part.posterior.device), moment.to(part.posterior.device)
         part.posterior.rounds = part.rounds = count
         policy.merge(part)
+
+
+def _learn_all(policy: Policy, decisions: Sequence[Decision], rewards: Sequence[float], workers: Workers) -> None:
+    mine = [{"decision": d.to_dict(), "reward": float(y)} for d, y in zip(decisions, rewards, strict=True)]
+    told = [record for part in workers.gather(mine) for record in part]
+    own = policy.generator.bit_generator.state  # exploring goes on apart
+    policy.generator.bit_generator.state = np.random.default_rng([policy.seed, policy.rounds]).bit_generator.state
+    policy.update_many([Decision.from_dict(r["decision"]) for r in told], [r["reward"] for r in told])
+    policy.generator.bit_generator.state = own

@@ -34,7 +34,7 @@ from allocator.logged.judge import by_model, judge
 from allocator.logged.rounds import Joined, Round, check_round, read_rounds
 from allocator.logged.shift import PSI_ALARM, WINDOW, ContextReference, describe, reward_test
 from allocator.logged.trust import Believed, believe
-from allocator.policies.full_bandit.base import Aggregated
+from allocator.policies.valued import Valued
 from allocator.storage import replace_file
 
 from ..wrapping.saving import CONFIG, POLICY, read_record, write_folder
@@ -135,8 +135,8 @@ def retrain(
     judges = [r.version in names and _held_out(r.id, name, config.held_out) for r in usable]
     judging = [r for r, held in zip(usable, judges, strict=True) if held]
     teaching = [r for r, held in zip(usable, judges, strict=True) if not held]
-    if start and new.posterior.rounds > len(teaching):  # what the first version knew was true before the fall
-        new.posterior.forget(len(teaching) / new.posterior.rounds)
+    if start and new.rounds > len(teaching):  # what the first version knew was true before the fall
+        new.forget(len(teaching) / new.rounds)
     new.update_many([r.decision for r in teaching], [r.reward for r in teaching])
     report: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -191,7 +191,7 @@ def _of_one_model(joined: Joined, wanted: str | None) -> tuple[str | None, list[
     return wanted, [r for r in joined.rounds if r.model == wanted]
 
 
-def _sound(rounds: Sequence[Round], policy: Aggregated, joined: Joined) -> list[Round]:
+def _sound(rounds: Sequence[Round], policy: Valued, joined: Joined) -> list[Round]:
     """Without the rounds that make no sense to this policy, which are counted."""
     found = []
     for r in rounds:
@@ -221,7 +221,7 @@ def _unfit(judging: Sequence[Round], believed: Believed, config: RetrainConfig) 
 
 
 def _references(
-    judging: Sequence[Round], first: str, prior: Aggregated, new: Aggregated, config: RetrainConfig
+    judging: Sequence[Round], first: str, prior: Valued, new: Valued, config: RetrainConfig
 ) -> dict[str, Estimate]:
     """The difference to the first version and to full detail, this where enough rounds had no binding limit."""
     free = [r for r in judging if r.limit is None]
@@ -231,12 +231,12 @@ def _references(
     return found
 
 
-def _load(store: Store, version: str) -> Aggregated:
+def _load(store: Store, version: str) -> Valued:
     policy = Policy.load(store.folder(version) / POLICY)
-    if not isinstance(policy, Aggregated) or type(policy)._encode is not Aggregated._encode:
+    if not isinstance(policy, Valued):
         raise ValueError(
-            f"version {version} of {store.path} is a {policy.name!r} policy; a log retrains linear aggregated ones "
-            "(thompson, ucb, boltzmann, epsilon_greedy)"
+            f"version {version} of {store.path} is a {policy.name!r} policy; a log retrains those that model the "
+            "reward of the whole allocation (neural_mixture, thompson, ucb, boltzmann, epsilon_greedy)"
         )
     return policy
 
@@ -295,7 +295,7 @@ def _counts(
 
 
 def _promote(
-    store: Store, incumbent: str, policy: Aggregated, teaching: Sequence[Round], gain: Estimate, model: str | None
+    store: Store, incumbent: str, policy: Valued, teaching: Sequence[Round], gain: Estimate, model: str | None
 ) -> str:
     record = read_record(store.folder(incumbent) / CONFIG)
     record["rounds"] = policy.rounds

@@ -12,7 +12,7 @@ print({key: samples[0][key] for key in ("question", "answers")})
 
 # %% Each answer is generated with the budgets that the policy chose; its VQA accuracy is the reward.
 # Without the price, detail would be free and full detail always best.
-arr = arr_coc.wrap(model, processor, arr_coc.ArrCocConfig(policy="thompson", price=0.05))
+arr = arr_coc.wrap(model, processor, arr_coc.ArrCocConfig(price=0.05))
 log = arr_coc.learn(arr, samples, reward="vqa_accuracy", episodes=48, progress=False)
 for first in range(0, 48, 16):
     part = log[first : first + 16]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from allocator import Decision, Policy
+from allocator import Decision, Policy, make_policy
 from arr_coc.attending.planners import build_policy
 from arr_coc.learning.workers import Workers, update_together
 from eval.run import run
@@ -91,12 +91,32 @@ def test_another_number_of_processes_is_refused(folder: Path, reference: Any) ->
         learn(folder / "learn", arr, None)
 
 
-def test_what_does_not_add_up_is_refused() -> None:
-    from allocator import make_policy
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("thompson", {"forgetting": 0.9}), ("neural_mixture", {"train_every": 3, "steps": 3}), ("neural_linear", {})],
+)
+def test_policies_that_do_not_add_up_learn_from_everybodys_decisions(name: str, options: dict[str, Any]) -> None:
+    class Two(Workers):
+        """Each rank's call waits for nobody: what both said is known beforehand."""
 
-    for policy in (make_policy("thompson", dim=2, arms=2, forgetting=0.9), make_policy("linucb", dim=2, arms=2)):
-        with pytest.raises(ValueError, match="add up"):
-            update_together(policy, [], [], Workers(0, 2))
+        def gather(self, value: Any) -> list[Any]:
+            said[self.rank] = json.loads(json.dumps(value))
+            return [part for part in said if part is not None]
+
+    rng, policies = np.random.default_rng(0), []
+    asked = [[(rng.random((3, 2)), rng.random(1)) for _ in range(4)] for _ in range(2)]
+    for rank in (0, 1):
+        policy = make_policy(name, dim=2, arms=3, covariates=1, **options)
+        policy.generator = np.random.default_rng([9, rank])
+        policies.append(policy)
+    explored = [[policies[r].select(*q, costs=[1, 2, 3]) for q in asked[r]] for r in (0, 1)]
+    said: list[Any] = [None, None]
+    for rank in (1, 0, 1):  # the first one's call only tells
+        copy = policies[rank] if said[rank] is not None or rank == 0 else make_policy(name, **policies[rank].config())
+        update_together(copy, explored[rank], [1.0, 0.0, 1.0, 0.5], Two(rank, 2))
+    mine, theirs = (policy.state_dict() for policy in policies)
+    assert mine["rounds"] == theirs["rounds"] == 8 and mine["generator"] != theirs["generator"]
+    assert all(np.array_equal(mine["tensors"][key], theirs["tensors"][key]) for key in mine["tensors"])
 
 
 def test_one_process_alone_needs_no_launcher() -> None:

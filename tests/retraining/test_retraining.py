@@ -22,7 +22,9 @@ from arr_coc.serving import nightly as module
 from arr_coc.serving import store as versions
 from arr_coc.serving.nightly import RetrainConfig, retrain
 from arr_coc.serving.store import Store, resolve
-from tests.retraining.world import GOOD, POOR, WEAK, believing, make_store, mean, question, reports, serve, truth
+from tests.retraining.world import (
+    GOOD, POOR, WEAK, believing, found, make_store, mean, mixing, one_patch, question, reports, serve, truth,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +43,9 @@ def test_the_estimate_is_unbiased_and_its_interval_covers_the_truth(pool: Any) -
     """Six disjoint logs of 250 rounds; the reward is not additive, so that the model is misspecified."""
     incumbent, new, model, rounds = pool
     true = truth(new) - truth(incumbent)
-    found = [judge(rounds[k : k + 250], incumbent, new, model, seed=k) for k in range(0, 1500, 250)]
-    covered = [j.difference.low <= true <= j.difference.high for j in found]
-    assert sum(covered) >= 5, (true, [(j.difference.low, j.difference.high) for j in found])
+    parts = [judge(rounds[k : k + 250], incumbent, new, model, seed=k) for k in range(0, 1500, 250)]
+    covered = [j.difference.low <= true <= j.difference.high for j in parts]
+    assert sum(covered) >= 5, (true, [(j.difference.low, j.difference.high) for j in parts])
     whole = judge(rounds, incumbent, new, model)
     deviation = (whole.difference.high - whole.difference.low) / 4
     assert abs(whole.difference.value - true) < 3 * deviation
@@ -122,6 +124,24 @@ def test_a_better_policy_is_promoted_and_can_be_rolled_back(tmp_path: Path) -> N
     result = CliRunner().invoke(app, ["rollback", str(store.path)])
     assert result.exit_code == 2 and "nothing to go back to" in result.stderr
     assert CliRunner().invoke(app, ["rollback", str(store.path), "--to", "0002"]).exit_code == 0
+
+
+def test_a_network_is_retrained_judged_and_promoted_like_a_linear_model(tmp_path: Path) -> None:
+    incumbent, world = mixing(), {"ask": one_patch, "mean": found}
+    store = make_store(tmp_path, incumbent)
+    serve(tmp_path / "log", incumbent, 1200, "0001", tau=0.3, ask=one_patch, reward=found)
+    report = retrain(tmp_path / "log", store, RetrainConfig(additive=True))
+    assert report["promoted"] == "0002" == store.current, report["reason"]
+    new: Any = Policy.load(store.folder("0002") / "policy.safetensors")
+    assert new.name == "neural_mixture" and new.rounds == report["log"]["learned from"]
+    gain = truth(new, 300, **world) - truth(incumbent, 300, **world)
+    slate = report["judgement"]["slate"]
+    assert gain > 0.15 and slate["low"] < gain < slate["high"]
+    # What teaches lies, what judges does not.
+    serve(tmp_path / "log", new, 1500, "0000", seed=1, tau=0.3, ask=one_patch, reward=lambda x, i: 1.5 - found(x, i))
+    serve(tmp_path / "log", new, 600, "0002", seed=2, tau=0.3, ask=one_patch, reward=found)
+    report = retrain(tmp_path / "log", store, RetrainConfig(additive=True))
+    assert report["promoted"] is None and store.current == "0002", report["reason"]
 
 
 def test_a_store_survives_a_kill_between_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

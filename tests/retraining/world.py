@@ -16,6 +16,8 @@ from allocator.logged.log import DecisionLog
 from arr_coc.serving.store import Store
 from arr_coc.wrapping.saving import read_record, write_folder
 
+Ask = Callable[[np.random.Generator], np.ndarray]
+Mean = Callable[[np.ndarray, np.ndarray], float]
 COSTS = np.array([[64, 128, 256, 400]] * 3)
 PRICE = 0.2 / 1200
 DETAIL = np.array([0.0, 0.1, 0.35, 0.5])
@@ -41,11 +43,35 @@ def believing(*gains: float, precision: float = 5.0) -> Any:
 POOR, WEAK, GOOD = (0.01, 0.03, 0.04), (0.06, 0.18, 0.24), (0.1, 0.3, 0.5)
 
 
-def truth(policy: Policy, rounds: int = 1500) -> float:
+def one_patch(rng: np.random.Generator) -> np.ndarray:
+    """A question of another world: one patch holds what is asked for. The second slot says which, the first lies."""
+    wrong, evidence = rng.choice(3, 2, replace=False)
+    x = np.full((3, 3), 0.02)
+    x[wrong, 0], x[evidence, 1] = 0.96, 0.96
+    x[:, 2] = rng.integers(0, 2, 3)
+    return x
+
+
+def found(x: np.ndarray, index: np.ndarray) -> float:
+    """Expected reward there: half of the questions need the second arm, or the third where the last slot is one."""
+    evidence = x[:, 1].argmax()
+    return 1.0 if index[evidence] >= 1 + x[evidence, 2] else 0.5
+
+
+def mixing() -> Any:
+    """A mixture whose prior believes what lies."""
+    prior = np.array([[gain, 0.0, 0.0] for gain in (0.1, 0.2, 0.3)])
+    return make_policy(
+        "neural_mixture", dim=3, arms=4, prior_mean=prior, readings=[0, 1], levels=[2], reading_prior=[0, -4, -4],
+        caution=2.0, train_every=100, steps=40,
+    )  # fmt: skip
+
+
+def truth(policy: Policy, rounds: int = 1500, ask: Ask = question, mean: Mean = mean) -> float:
     """Net value of the greedy policy."""
     rng, total = np.random.default_rng(99), 0.0
     for _ in range(rounds):
-        x = question(rng)
+        x = ask(rng)
         decision = policy.select(x, None, COSTS, None, PRICE, explore=False)
         total += mean(x, decision.index) - PRICE * decision.cost
     return total / rounds
@@ -59,7 +85,7 @@ def make_store(folder: Path, policy: Policy) -> Store:
 
 def serve(
     log: Path, policy: Policy, rounds: int, version: str, *, share: float = 1.0, tau: float = 0.02, seed: int = 0,
-    reward: Callable[..., float] = mean, rewarded: float = 1.0, client: str | None = None, model: str | None = None,
+    reward: Mean = mean, ask: Ask = question, rewarded: float = 1.0, client: str | None = None, model: str | None = None,
 ) -> None:  # fmt: skip
     """Append what serving `policy` would have logged."""
     # What is held out to judge depends on the ids of the log, so they must be the simulation's own.
@@ -68,7 +94,7 @@ def serve(
     explorer = Explorer(policy, Exploration(share=share, tau=tau, alpha=1.0, width=0.0), seed=seed)
     late = []
     for _ in range(rounds):
-        x = question(rng)
+        x = ask(rng)
         taken = explorer.take(x, np.zeros(0), COSTS, None, PRICE)
         decision = taken.decision
         record = {"version": version, "answer": "", "model": model, **taken.to_dict()}

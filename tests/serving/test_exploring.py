@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import Counter
@@ -14,13 +15,19 @@ from hypothesis import strategies as st
 
 from allocator import make_policy
 from allocator.logged.explore import Exploration, Explorer
+from allocator.problem import pose
 
 COSTS = np.array([[64, 128, 256, 400]] * 3)
 
 
-def learned(seed: int = 0, dim: int = 3, **options: Any) -> Any:
-    """A policy that knows something."""
-    policy = make_policy("thompson", dim=dim, arms=4, covariates=1, seed=seed, **options)
+NAMES = ["thompson", "neural_mixture", "neural_linear"]
+
+
+@functools.cache
+def learned(seed: int = 0, dim: int = 3, name: str = "thompson") -> Any:
+    """A policy that knows something; explorers only read it."""
+    options = {} if name == "thompson" else {"train_every": 20, "steps": 20}
+    policy = make_policy(name, dim=dim, arms=4, covariates=1, seed=seed, **options)
     rng = np.random.default_rng(seed)
     for _ in range(60):
         x = rng.random((3, dim))
@@ -55,11 +62,12 @@ def law(greedy: Any, costs: np.ndarray, limit: int | None, exploration: Explorat
     share=st.sampled_from([0.05, 0.5, 1.0]),
     tau=st.sampled_from([0.02, 0.05, 1.0]),
     ragged=st.booleans(),
+    name=st.sampled_from(NAMES),
 )
 def test_propensities_are_those_of_brute_force(
-    seed: int, limit: int | None, share: float, tau: float, ragged: bool
+    seed: int, limit: int | None, share: float, tau: float, ragged: bool, name: str
 ) -> None:
-    policy, rng = learned(seed % 5), np.random.default_rng(seed)
+    policy, rng = learned(seed % 5, name=name), np.random.default_rng(seed)
     exploration = Exploration(share=share, tau=tau, alpha=1.0)
     explorer = Explorer(policy, exploration, seed=seed)
     costs = COSTS.copy()
@@ -105,8 +113,9 @@ def test_coverage_and_temperature_of_balancing_are_heard() -> None:
     assert taken.law is not None and taken.law.tau == pytest.approx(0.06)
 
 
-def test_the_policy_is_only_read() -> None:
-    policy = learned()
+@pytest.mark.parametrize("name", NAMES)
+def test_the_policy_is_only_read(name: str) -> None:
+    policy = learned(name=name)
     before = policy.state_dict()
     explorer = Explorer(policy, Exploration(share=1.0), seed=0)
     for _ in range(5):
@@ -116,48 +125,57 @@ def test_the_policy_is_only_read() -> None:
     assert all(np.array_equal(before["tensors"][k], after["tensors"][k]) for k in before["tensors"])
 
 
-def test_no_exploration_before_anything_is_known_and_none_beyond_the_risk() -> None:
-    fresh = make_policy("thompson", dim=3, arms=4, covariates=1)
+@pytest.mark.parametrize("name", NAMES)
+def test_no_exploration_before_anything_is_known_and_none_beyond_the_risk(name: str) -> None:
+    fresh = make_policy(name, dim=3, arms=4, covariates=1)
     explorer = Explorer(fresh, Exploration(share=1.0), seed=0)
     for _ in range(20):
         taken = explorer.take(np.ones((3, 3)), [0.5], COSTS, None, 1e-4)
         assert taken.decision.log_propensity == 0.0 and not taken.explored
-    policy, x = learned(), np.random.default_rng(0).random((3, 3))
+    policy, x = learned(name=name), np.random.default_rng(0).random((3, 3))
     none = Explorer(policy, Exploration(share=1.0, alpha=0.0, tau=1.0), seed=0)
     assert not any(none.take(x, [0.5], COSTS, None, 1e-4).explored for _ in range(20))
 
 
-def test_the_expected_reward_stays_within_alpha_of_the_greedy_policys() -> None:
+def expected_reward(policy: Any, x: np.ndarray, index: np.ndarray) -> float:
+    """The reward that a policy expects of an allocation, by its own formula."""
+    if policy.name != "neural_mixture":
+        return float(policy._features(x, np.array([0.5]), index) @ policy.posterior.mean.numpy())
+    floor = 1 - 1 / (1 + np.exp(-policy.weights["need"].numpy() @ [1.0, 0.5]))
+    problem = pose(policy, x, [0.5], COSTS, None, 0.0, 0.0, None)
+    return float((floor + policy._member_values(problem)[:, np.arange(len(x)), index].sum(axis=1)).mean())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_expected_reward_stays_within_alpha_of_the_greedy_policys(name: str) -> None:
     """The guarantee itself, under the model's own mean: sum E[reward] >= (1 - alpha) sum greedy reward, always."""
-    policy, rng = learned(), np.random.default_rng(0)
+    policy, rng = learned(name=name), np.random.default_rng(0)
     exploration = Exploration(share=0.8, tau=1.0, alpha=0.02, width=0.0)
     explorer = Explorer(policy, exploration, seed=0)
-    theta = policy.posterior.mean.numpy()
     expected = greedy_sum = 0.0
     explored = 0
     for _ in range(300):
         x = rng.random((3, 3))
         greedy = policy.select(x, [0.5], COSTS, None, 1e-4, explore=False)
-        before = explorer.balance.clone()
+        before = explorer.balance
         decision = explorer.select(x, [0.5], COSTS, None, 1e-4)
-        base = float(policy._features(x, np.array([0.5]), greedy.index) @ theta)
+        base = expected_reward(policy, x, greedy.index)
         gated = bool(decision.log_propensity == 0.0)
         mean = base
         if not gated:
             mean = sum(
-                p * float(policy._features(x, np.array([0.5]), np.array(index)) @ theta)
+                p * expected_reward(policy, x, np.array(index))
                 for index, p in law(greedy, COSTS, None, exploration).items()
             )
         expected, greedy_sum, explored = expected + mean, greedy_sum + base, explored + (not gated)
         assert expected >= (1 - exploration.alpha) * greedy_sum - 1e-9
-        assert float((explorer.balance - before) @ policy.posterior.mean) == pytest.approx(
-            mean - (1 - exploration.alpha) * base
-        )
+        booked = float(policy.weigh((explorer.balance - before)[None])[0][0])
+        assert booked == pytest.approx(mean - (1 - exploration.alpha) * base)
     assert 0 < explored < 300  # the bound was reached and held
 
 
 @pytest.mark.parametrize("name", ["uniform", "heuristic", "linucb"])
-def test_only_linear_aggregated_policies_are_served(name: str) -> None:
+def test_only_policies_that_weigh_allocations_are_served(name: str) -> None:
     options = {"uniform": {"arm": 0, "arms": 4}, "heuristic": {"prior_mean": np.zeros((3, 2))}}
     policy = make_policy(name, **options.get(name, {"dim": 3, "arms": 4}))
     with pytest.raises(ValueError, match="can't be served"):

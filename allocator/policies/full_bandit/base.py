@@ -25,10 +25,7 @@ from ...posterior import Posterior
 from ...problem import Problem
 from ..caution import Cautious
 from ..linear import Linear
-
-NOISE = 0.3
-"""Standard deviation of 0/1 rewards of which nine in ten are 1: what a unit of the posterior's is in rewards."""
-
+from ..valued import NOISE
 
 @dataclass(kw_only=True, eq=False)
 class Aggregated(Cautious, Linear):
@@ -105,14 +102,22 @@ class Aggregated(Cautious, Linear):
     def _prior_values(self, problem: Problem) -> FloatArray | None:
         return self._values(problem, self.posterior.prior_mean)
 
-    def _advantage(self, problem: Problem, index: IntArray, other: IntArray) -> tuple[float, float]:
-        mine, theirs = (self._features(problem.contexts, problem.covariates, arms) for arms in (index, other))
-        gained = tensor(mine - theirs, self.posterior.device)
-        return float(gained @ self.posterior.mean), NOISE * float(self.posterior.sigma(gained[None]))
+    def stakes(self, contexts: FloatArray, covariates: FloatArray, probabilities: FloatArray) -> FloatArray:
+        """The expected Phi, ``[p]``: it is a sum over patches."""
+        slots = probabilities[:, 1:].T @ self._encode(contexts)
+        return np.concatenate([slots.ravel(), [1.0], covariates])
+
+    def weigh(self, stakes: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """By the posterior; see `Valued`."""
+        rows = tensor(stakes, self.posterior.device)
+        return (rows @ self.posterior.mean).cpu().numpy(), NOISE * self.posterior.sigma(rows).cpu().numpy()
+
+    def forget(self, gamma: float) -> None:
+        """See `Posterior.forget`."""
+        self.posterior.forget(gamma)
 
     def _features(self, contexts: FloatArray, covariates: FloatArray, index: IntArray) -> FloatArray:
-        chosen = (index[None, :] == np.arange(1, self.slots[0] + 1)[:, None]).astype(np.float64)
-        return np.concatenate([(chosen @ self._encode(contexts)).ravel(), [1.0], covariates])
+        return self.stakes_of(contexts, covariates, index)
 
     def _posteriors(self) -> list[Posterior]:
         return [self.posterior]

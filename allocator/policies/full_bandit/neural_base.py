@@ -99,12 +99,19 @@ class NeuralAggregated(Aggregated):
                 self._train()
                 self._rebuild()
 
+    def forget(self, gamma: float) -> None:
+        """Keep the newest share gamma of the replay, since the posterior is rebuilt from it."""
+        kept = round(number("gamma", gamma, low=0.0, high=1.0) * len(self.replay))
+        del self.replay[: len(self.replay) - kept]
+        self._rebuild()
+
     def _rebuild(self) -> None:
         """Recompute the last layer's statistics with the present encoder."""
         seen = self.posterior.rounds
         self.posterior.reset()
-        phi = np.stack([self._features(x, z, index) for x, z, index, _ in self.replay])
-        self.posterior.update(phi, np.array([reward for *_, reward in self.replay]))
+        if self.replay:
+            phi = np.stack([self._features(x, z, index) for x, z, index, _ in self.replay])
+            self.posterior.update(phi, np.array([reward for *_, reward in self.replay]))
         self.posterior.rounds = seen  # rewards learned from, also those the replay has dropped
 
     def _train(self) -> None:

@@ -42,6 +42,7 @@ _REPLAY = {"contexts", "covariates", "index", "sizes", "rewards", "weights"}
 SCALES = {"gate": 2.0, "recovery": 0.5}
 """Prior deviations of these heads' weights, as multiples: a reading may mislead, but full detail is seldom in vain."""
 _EDGE = 1e-4  # probabilities stay this far from 0 and 1
+_UNKNOWN = 1e6  # deviation of a reward of which nothing was learned; finite, since it may be multiplied by zero
 
 
 @register_policy("neural_mixture")
@@ -77,9 +78,10 @@ class NeuralMixture(Cautious, Policy):
     spread : float
         Standard deviation of the members' priors around the common one.
     train_every, steps, batch, rate
-        Rewards between trainings, Adam steps per training, rewards per step, learning rate.
+        Rewards between trainings, Adam steps per training, rewards per step, learning rate. From forty trainings on
+        they come half as often whenever the rewards have doubled.
     memory : int
-        Rewards kept for replay, the most recent ones.
+        Rewards kept for replay, the most recent ones; of their contexts only the columns that are read.
     caution, surcharge
         See `Cautious`.
     **options
@@ -121,6 +123,7 @@ class NeuralMixture(Cautious, Policy):
         if self.prior_mean is not None:
             floats("prior_mean", self.prior_mean, (k - 1, d))
         self._where, self._level = self._columns("readings"), self._columns("levels")
+        self._read = np.union1d(self._where, self._level)
         m, r, x = self.covariates + 1, len(self._where) + 1, len(self._level) + self.covariates + 1
         # The arms' thresholds: a level, and a positive step from each arm to the next.
         shapes = {"gate": (m, r), "need": (m,), "recovery": (m,), "level": (x,), "step": (x, max(k - 3, 0))}
@@ -151,13 +154,13 @@ class NeuralMixture(Cautious, Policy):
     # What goes in, and what comes out.
 
     def _inputs(self, contexts: FloatArray, covariates: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Readings [N, r], question [m + 1], patches [N, x]."""
+        """Readings [N, r], question [m + 1], patches [N, x], of contexts' columns `_read`."""
         n = len(contexts)
-        shares = np.clip(contexts[:, self._where], 0.0, None) + 1e-9
+        where, level = (np.searchsorted(self._read, columns) for columns in (self._where, self._level))
+        shares = np.clip(contexts[:, where], 0.0, None) + 1e-9
         readings = np.hstack([shares / shares.sum(axis=0), np.full((n, 1), 1.0 / n)])
         question = np.concatenate([[1.0], covariates])
-        patches = np.hstack([contexts[:, self._level], np.tile(question, (n, 1))])
-        return readings, question, np.roll(patches, self.covariates + 1, axis=1)  # the intercept comes first
+        return readings, question, np.hstack([np.tile(question, (n, 1)), contexts[:, level]])
 
     @staticmethod
     def _heads(
@@ -173,17 +176,21 @@ class NeuralMixture(Cautious, Policy):
         below = torch.cat([level, level + steps], -1).sigmoid()
         return where, torch.stack([need * recovery, need]), torch.cat([below, torch.ones_like(level)], -1)
 
-    def _member_values(self, problem: Problem, reading: int | None = None) -> FloatArray:
-        """Gain over the floor by every member, [E, N, K]; as if one reading were certain, if one is given."""
-        readings, question, patches = (tensor(part) for part in self._inputs(problem.contexts, problem.covariates))
+    def _of_one(self, contexts: FloatArray, covariates: FloatArray) -> tuple[Tensor, Tensor, Tensor]:
+        """`_heads` of one question: [E, N], [2, E, 1], [E, N, K-1]."""
+        readings, question, patches = (tensor(part) for part in self._inputs(contexts[:, self._read], covariates))
         owner = torch.zeros(len(readings), dtype=torch.long)
         with torch.no_grad():
             where, needs, restored = self._heads(self.weights, readings, question[None], patches, owner)
-            if reading is not None:
-                where = readings[:, reading].expand_as(where)
-            gains = (needs[0][:, :, None] * where[..., None] * restored).numpy()
-        if self.arms == 2:
-            gains = gains[..., -1:]
+        return where, needs, restored[..., -1:] if self.arms == 2 else restored
+
+    def _member_values(self, problem: Problem, reading: int | None = None) -> FloatArray:
+        """Gain over the floor by every member, [E, N, K]; as if one reading were certain, if one is given."""
+        where, needs, restored = self._of_one(problem.contexts, problem.covariates)
+        if reading is not None:
+            shares = self._inputs(problem.contexts[:, self._read], problem.covariates)[0]
+            where = tensor(shares[:, reading]).expand_as(where)
+        gains = (needs[0][:, :, None] * where[..., None] * restored).numpy()
         return np.concatenate([np.zeros((*gains.shape[:2], 1)), gains], axis=2)
 
     def _score(self, problem: Problem) -> FloatArray:
@@ -203,13 +210,22 @@ class NeuralMixture(Cautious, Policy):
         theta = floats("prior_mean", self.prior_mean, (None, None))
         return np.hstack([np.zeros((len(problem.contexts), 1)), problem.contexts @ theta.T])
 
-    def _supported(self, problem: Problem, decision: Decision, prior: Decision) -> bool:
-        return self.rounds >= self.train_every and super()._supported(problem, decision, prior)
+    def stakes(self, contexts: FloatArray, covariates: FloatArray, probabilities: FloatArray) -> FloatArray:
+        """The reward that every member expects, ``[members]``."""
+        where, needs, restored = self._of_one(contexts, covariates)
+        got = torch.einsum("en,enk,nk->e", where, restored, tensor(probabilities[:, 1:]))
+        expected: FloatArray = (1.0 - needs[1, :, 0] + needs[0, :, 0] * got).numpy()
+        return expected
 
-    def _advantage(self, problem: Problem, index: IntArray, other: IntArray) -> tuple[float, float]:
-        values, n = self._member_values(problem), np.arange(len(index))
-        gains = values[:, n, index].sum(axis=1) - values[:, n, other].sum(axis=1)
-        return float(gains.mean()), float(gains.std())
+    def weigh(self, stakes: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Over the members; nothing is sure before the first training."""
+        deviation = stakes.std(axis=1) if self.rounds >= self.train_every else np.full(len(stakes), _UNKNOWN)
+        return stakes.mean(axis=1), deviation
+
+    def forget(self, gamma: float) -> None:
+        """Scale the weights of the rewards kept for replay; the next training hears of it."""
+        gamma = number("gamma", gamma, low=0.0, high=1.0)
+        self.replay = [(*kept, weights * gamma) for *kept, weights in self.replay]
 
     # Learning.
 
@@ -218,9 +234,10 @@ class NeuralMixture(Cautious, Policy):
             weights = self.generator.standard_exponential(self.members)
             weights[0] = 1.0
             clipped = float(np.clip(reward, 0.0, 1.0))
-            self.replay.append((decision.contexts, decision.covariates, decision.index, clipped, weights))
+            kept = decision.contexts[:, self._read]
+            self.replay.append((kept, decision.covariates, decision.index, clipped, weights))
             del self.replay[: -self.memory]
-            if seen % self.train_every == 0:
+            if seen % (self.train_every << max((seen // (20 * self.train_every)).bit_length() - 1, 0)) == 0:
                 self._train()
 
     def _train(self) -> None:
@@ -294,7 +311,7 @@ class NeuralMixture(Cautious, Policy):
             if set(kept) != _REPLAY:
                 raise ValueError(f"the replay tensors of policy {self.name!r} are incomplete: {sorted(kept)}")
             ends = np.cumsum(ints("replay.sizes", kept["sizes"], (None,)))
-            contexts = floats("replay.contexts", kept["contexts"], (int(ends[-1]), self.dim))
+            contexts = floats("replay.contexts", kept["contexts"], (int(ends[-1]), len(self._read)))
             covariates = floats("replay.covariates", kept["covariates"], (len(ends), self.covariates))
             arms = ints("replay.index", kept["index"], (int(ends[-1]),))
             rewards = floats("replay.rewards", kept["rewards"], (len(ends),))

@@ -1,4 +1,4 @@
-"""Aggregated Thompson sampling: the default."""
+"""Aggregated Thompson sampling: the linear default."""
 
 from __future__ import annotations
 
