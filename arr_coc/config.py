@@ -156,7 +156,7 @@ class ArrCocConfig:
     detail: bool = True
     slots: str = "free"
     trust: Mapping[str, Any] | None = None
-    caution: float = 2.0
+    caution: float = 1.0
     tensions: tuple[str, ...] = ()
     realizer: str = "auto"
     positions: str = "auto"

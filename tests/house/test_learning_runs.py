@@ -72,7 +72,8 @@ def test_settings_files_that_are_none(tmp_path: Path) -> None:
 
 def test_the_shipped_settings_are_valid() -> None:
     settings = read_settings(ROOT / "configs" / "learn.yaml", learn_sections())
-    assert settings["wrap"]["policy"] == "thompson" and learning_task(settings["task"], 3).config.source == "reference"
+    assert settings["wrap"]["policy"] == "neural_mixture"
+    assert learning_task(settings["task"], 3).config.source == "reference"
 
 
 def test_questions_from_a_file(tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_a_short_run_learns_resumes_and_is_used(loaded: None, tmp_path: Path) ->
     ask = ["ask", "-i", str(tmp_path / "a.png"), "-q", sample["question"], "--policy", str(out / "policy"), "--json"]
     asked = CliRunner().invoke(app, ask)
     assert asked.exit_code == 0, asked.output
-    assert json.loads(asked.stdout)["decision"]["policy"] == "thompson"
+    assert json.loads(asked.stdout)["decision"]["policy"] == "neural_mixture"
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_a_short_run_learns_resumes_and_is_used(loaded: None, tmp_path: Path) ->
         (["learn.episodes=0"], ["episodes=0"]),
         (["learn.target=2"], ["target=2"]),
         (["learn.reward=vqa"], ["'vqa'"]),
-        (["wrap.policy=random"], ["'random'", "thompson"]),
+        (["wrap.policy=random"], ["'random'", "neural_mixture"]),
         (["wrap.budgets=[64, -1]"], ["-1"]),
         (["task.split=test"], ["'test'"]),
         (["task.kinds=[colour]"], ["'colour'"]),

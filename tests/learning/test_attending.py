@@ -191,7 +191,7 @@ def test_limit_holds_and_price_saves(reference, samples):
         assert all(a.tokens <= 0.3 * a.full_tokens for a in arr.last)
 
 
-@pytest.mark.parametrize("policy", ["thompson", "ucb", "boltzmann", "epsilon_greedy", "heuristic"])
+@pytest.mark.parametrize("policy", ["neural_mixture", "thompson", "ucb", "boltzmann", "epsilon_greedy", "heuristic"])
 def test_every_policy_that_looks_can_be_wrapped(reference, samples, policy):
     model, processor = reference
     with arr_coc.wrap(model, processor, ArrCocConfig(policy=policy)) as arr:

@@ -23,7 +23,19 @@ from arr_coc.serving import store as versions
 from arr_coc.serving.nightly import RetrainConfig, retrain
 from arr_coc.serving.store import Store, resolve
 from tests.retraining.world import (
-    GOOD, POOR, WEAK, believing, found, make_store, mean, mixing, one_patch, question, reports, serve, truth,
+    GOOD,
+    POOR,
+    WEAK,
+    believing,
+    found,
+    make_store,
+    mean,
+    mixing,
+    one_patch,
+    question,
+    reports,
+    serve,
+    truth,
 )  # fmt: skip
 
 

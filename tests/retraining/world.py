@@ -85,7 +85,8 @@ def make_store(folder: Path, policy: Policy) -> Store:
 
 def serve(
     log: Path, policy: Policy, rounds: int, version: str, *, share: float = 1.0, tau: float = 0.02, seed: int = 0,
-    reward: Mean = mean, ask: Ask = question, rewarded: float = 1.0, client: str | None = None, model: str | None = None,
+    reward: Mean = mean, ask: Ask = question, rewarded: float = 1.0, client: str | None = None,
+    model: str | None = None,
 ) -> None:  # fmt: skip
     """Append what serving `policy` would have logged."""
     # What is held out to judge depends on the ids of the log, so they must be the simulation's own.

@@ -27,6 +27,7 @@ from ..caution import Cautious
 from ..linear import Linear
 from ..valued import NOISE
 
+
 @dataclass(kw_only=True, eq=False)
 class Aggregated(Cautious, Linear):
     """Base of the full-bandit methods; by itself it is greedy in the posterior mean.

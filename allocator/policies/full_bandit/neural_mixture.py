@@ -98,7 +98,7 @@ class NeuralMixture(Cautious, Policy):
     need_prior: Any = None
     levels: Any = None
     probe: float = 0.25
-    members: int = 6
+    members: int = 12
     prior_scale: float = 0.5
     spread: float = 0.5
     train_every: int = 50
