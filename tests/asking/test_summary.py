@@ -30,7 +30,7 @@ def test_the_line_says_tokens_share_and_seconds(asked) -> None:
     assert int(said[2]) == round(100 * allocation.tokens / 1600)
     assert float(said[3]) == pytest.approx(allocation.timings["total"], abs=0.006) and float(said[4]) <= float(said[3])
     assert allocation.summary() in repr(allocation) and allocation.summary() in repr(arr)
-    assert "Qwen2VLForConditionalGeneration" in repr(arr) and "limit 0.5" in repr(arr) and "neural_mixture" in repr(arr)
+    assert all(part in repr(arr) for part in ("Qwen2VLForConditionalGeneration", "limit 0.5", "neural_mixture"))
     assert repr(answer).startswith(f"<Asked: {answer.answer!r}") and len(repr(answer)) < 200
 
 
