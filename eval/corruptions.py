@@ -219,13 +219,18 @@ class HalfEvidence(_OfAttention):
 @register_corruption("wrong-layer")
 @dataclass(frozen=True)
 class WrongLayer:
-    """Another layer is read in the place of those that ground."""
+    """Another layer stands where those that ground are read. ``elsewhere``: what grounds stands in its place, so that
+    who looks there finds it; else no layer of the model grounds."""
 
     layer: int = 0
+    depth: int = 3
+    elsewhere: bool = True
 
     def __call__(self, scene: Scene) -> Scene:
         def read(layers: Sequence[float]) -> Tensor:
-            return scene.read_attention([self.layer]).expand(len(layers), -1, -1).clone()
+            places = [int(x * self.depth) if isinstance(x, float) and 0 <= x < 1 else int(x) for x in layers]
+            found = [self.elsewhere and place % self.depth == self.layer for place in places]
+            return scene.read_attention([-1 if here else self.layer for here in found]).clone()
 
         return dataclasses.replace(scene, read_attention=read)
 

@@ -19,7 +19,7 @@ import contextlib
 import json
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,16 +47,23 @@ LEAST_DOUBT, LEAST_AUROC = 0.05, 0.6
 _EPS = 1e-4
 
 
-class _Watcher:
-    """Plans the floor everywhere and keeps what can be read: layers' maps, relevance and doubt."""
+class Watcher:
+    """A planner that plans the floor everywhere and keeps what can be read: layers' maps, relevance and doubt.
+
+    Attributes
+    ----------
+    seen
+        ``cells [N, depth, 64]``, ``own [N]`` and ``doubt`` of the last scene.
+    """
 
     needs = frozenset({"glance", "answer", "pixels"})
 
-    def __init__(self, arr: ArrCoc, contexts: Any, depth: int) -> None:
-        self.arr, self.contexts, self.depth = arr, contexts, depth
+    def __init__(self, budgets: Sequence[int], contexts: Any, depth: int) -> None:
+        self.budgets, self.contexts, self.depth = budgets, contexts, depth
         self.seen: dict[str, Any] = {}
 
     def plan(self, scene: Scene) -> Plan:
+        """The floor; what was seen is in `seen` then."""
         doubt, _ = self.contexts.doubt(scene)
         maps = scene.read_attention(list(range(self.depth))).float().mean(1)
         maps = maps / maps.sum(-1, keepdim=True).clamp_min(1e-12)
@@ -70,7 +77,7 @@ class _Watcher:
         scores = {scorer.name: scorer(scene) for scorer in self.contexts.relevance.readers}
         own = self.contexts.relevance.join(scores)
         self.seen = {"cells": cells, "own": own.numpy(), "doubt": doubt}
-        return Plan([self.arr.config.budgets[0]] * len(scene.patches))
+        return Plan([self.budgets[0]] * len(scene.patches))
 
 
 def calibrate(
@@ -149,7 +156,7 @@ def _gather(
                 row = json.loads(line)
                 rows.append({**row, "cells": np.load(maps / f"{len(rows)}.npy")})
     own: Any = arr.planner
-    watcher: Any = _Watcher(arr, own.contexts, depth)
+    watcher: Any = Watcher(arr.config.budgets, own.contexts, depth)
     bar = tqdm(total=n, initial=min(len(rows), n), desc="calibrating", unit="question", disable=not show)
     try:
         for number, sample in enumerate(questions):
@@ -173,7 +180,7 @@ def _gather(
 
 
 @torch.no_grad()
-def _ask(arr: ArrCoc, watcher: _Watcher, sample: Mapping[str, Any], raises: int) -> dict[str, Any]:
+def _ask(arr: ArrCoc, watcher: Watcher, sample: Mapping[str, Any], raises: int) -> dict[str, Any]:
     inputs = prepare(arr.processor, [sample["image"]], [sample["question"]]).to(arr.model.device)
 
     def answer(budgets: list[int] | None = None) -> str:
@@ -183,9 +190,25 @@ def _ask(arr: ArrCoc, watcher: _Watcher, sample: Mapping[str, Any], raises: int)
 
     arr.planner = watcher
     floor = answer()
-    seen, (least, *_, most) = watcher.seen, arr.config.budgets
+    least = arr.config.budgets[0]
+    return row_of(watcher, lambda budgets: floor if set(budgets) == {least} else answer(budgets), raises)
+
+
+def row_of(watcher: Watcher, answer: Callable[[list[int]], str], raises: int = 9) -> dict[str, Any]:
+    """What one question tells: what its watcher has seen, and what it answers to allocations.
+
+    Parameters
+    ----------
+    watcher
+        Who has just planned the question.
+    answer
+        From budgets, one per patch, to the normalised answer.
+    raises
+        Patches raised alone, at most.
+    """
+    seen, (least, *_, most) = watcher.seen, watcher.budgets
     count = len(seen["own"])
-    full = answer([most] * count)
+    floor, full = answer([least] * count), answer([most] * count)
     needed: dict[int, bool] = {}
     if floor != full:
         for patch in _first(seen["cells"].sum(-1), seen["own"], raises):

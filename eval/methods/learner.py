@@ -6,10 +6,12 @@ of them, and an allocation that one had answered is not answered again for anoth
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
@@ -19,6 +21,7 @@ from arr_coc.learning.rewards import ASK_AGAIN, make_reward
 from arr_coc.scene.contract import Planner
 
 from .base import Method, register_method
+from .calibrated import calibrated
 from .planned import corrupt
 
 if TYPE_CHECKING:
@@ -38,6 +41,10 @@ class Learner(Method):
         As of `arr_coc.ArrCocConfig`; None keeps the run's own.
     corruption
         What breaks the knowing of this policy, while it learns and when it is judged; see `eval.corruptions`.
+    calibrated
+        Unlabelled questions on which what it knows is fitted to the model before it learns; 0 for none.
+    checkpoints
+        Answers after which what was learned so far is kept, for "learned" with ``after``; in shared runs.
     prior
         Whether the score heuristic is the prior mean; else the policy starts from zero.
     episodes
@@ -61,6 +68,8 @@ class Learner(Method):
     slots: str | None = None
     caution: float | None = None
     corruption: Any = None
+    calibrated: int = 0
+    checkpoints: list[int] = dataclasses.field(default_factory=list)
     tensions: list[str] | None = None
     price: float | None = None
     limit: float | None = None
@@ -80,6 +89,8 @@ class Learner(Method):
         if ("learner", self.label) in bench.lessons:  # learned beside others
             self._planner: Planner = bench.lessons["learner", self.label]
             return
+        if self.checkpoints:
+            raise ValueError(f"method {self.label!r}: checkpoints are kept where learners share a stream (run.shared)")
         planner = self.fresh(bench)
         out = None if bench.folder is None else bench.folder / "learning" / self.label
         own, bench.arr.planner = bench.arr.planner, planner
@@ -98,6 +109,7 @@ class Learner(Method):
         names = ("policy", "scorers", "confidence", "detail", "slots", "caution", "tensions", "price", "limit")
         given: dict[str, Any] = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         config = dataclasses.replace(bench.arr.config, seed=seed, **given)
+        config = calibrated(bench, config, self.corruption, self.calibrated)
         planner = make_planner(config, bench.arr.model, bench.arr.processor)
         if isinstance(planner, PolicyPlanner) and not self.prior:
             planner.policy = build_policy(config, planner.contexts, prior=False)
@@ -135,34 +147,67 @@ def learn_side_by_side(bench: Bench, learners: Sequence[Learner], progress: bool
     """Let all learners of a shared run learn, stream by stream; what they learned is kept in the run's folder.
 
     As in `arr_coc.learn`, the questions of a batch share one posterior. A learner alone on its stream, or whose reward
-    needs more than the answer, learns by itself when its turn comes.
+    needs more than the answer, learns by itself when its turn comes. All keep the checkpoints that one of them names,
+    and a broken run goes on from the last that all have.
     """
     streams: dict[tuple[Any, ...], list[Learner]] = {}
     for learner in learners:
         if ("learner", learner.label) not in bench.lessons and learner.reward not in ASK_AGAIN:
             streams.setdefault(learner.stream(bench), []).append(learner)
     for group in streams.values():
-        if len(group) < 2:
-            continue
-        planners = [learner.fresh(bench) for learner in group]
-        files = [None if bench.folder is None else bench.folder / "learning" / f"{x.label}.safetensors" for x in group]
-        if all(file is not None and file.exists() for file in files):
-            for planner, file in zip(planners, files, strict=True):
-                planner.policy = Policy.load(file)
-        else:
-            _learn_stream(bench, group, planners, progress, batch)
-            for planner, file in zip(planners, files, strict=True):
-                if file is not None:
-                    planner.policy.save(file)
-        for learner, planner in zip(group, planners, strict=True):
-            planner.explore = False
-            bench.lessons["learner", learner.label] = planner
+        if len(group) > 1:
+            _learn_stream(bench, group, progress, batch)
 
 
-def _learn_stream(bench: Bench, group: Sequence[Learner], planners: Sequence[Any], progress: bool, batch: int) -> None:
-    reward = make_reward(group[0].reward)
-    questions = itertools.islice(iter(group[0].samples(bench)), group[0].episodes)
-    with tqdm(total=group[0].episodes, desc=f"learning x {len(group)}", unit="question", disable=not progress) as bar:
+class _Kept:
+    """What the learners of a stream had learned after so many answers: in the run's folder, and in its lessons."""
+
+    def __init__(self, bench: Bench, group: Sequence[Learner], planners: Sequence[Any]) -> None:
+        self.bench, self.group, self.planners = bench, group, planners
+        self.last = group[0].episodes
+        self.places = sorted({self.last, *(k for learner in group for k in learner.checkpoints if k < self.last)})
+
+    def _named(self, after: int) -> Iterator[tuple[str, Path | None, Any]]:
+        for learner, planner in zip(self.group, self.planners, strict=True):
+            label = learner.label if after == self.last else f"{learner.label} after {after}"
+            folder = self.bench.folder
+            yield label, None if folder is None else folder / "learning" / f"{label}.safetensors", planner
+
+    def resume(self) -> int:
+        """Take up the last place that all have; answers that were learned from by then."""
+        done = 0
+        for after in self.places:
+            named = list(self._named(after))
+            if any(file is None or not file.exists() for _, file, _ in named):
+                break
+            for label, file, planner in named:
+                planner.policy = Policy.load(file)  # type: ignore[arg-type]  # it exists
+                self._tell(label, planner)
+                done = planner.policy.rounds
+        return done
+
+    def keep(self, before: int, now: int) -> None:
+        """Keep what was learned if a place lies in this batch."""
+        for after in self.places:
+            if before < after <= now:
+                for label, file, planner in self._named(after):
+                    if file is not None:
+                        planner.policy.save(file)
+                    self._tell(label, planner)
+
+    def _tell(self, label: str, planner: Any) -> None:
+        told = copy.copy(planner)
+        told.policy, told.explore = copy.deepcopy(planner.policy), False
+        self.bench.lessons["learner", label] = told
+
+
+def _learn_stream(bench: Bench, group: Sequence[Learner], progress: bool, batch: int) -> None:
+    reward, planners = make_reward(group[0].reward), [learner.fresh(bench) for learner in group]
+    kept = _Kept(bench, group, planners)
+    seen, total = kept.resume(), group[0].episodes
+    questions = itertools.islice(iter(group[0].samples(bench)), seen, total)
+    name = f"learning x {len(group)}"
+    with tqdm(total=total, initial=seen, desc=name, unit="question", disable=not progress) as bar:
         while samples := list(itertools.islice(questions, batch)):
             lessons: list[tuple[list[Any], list[float]]] = [([], []) for _ in planners]
             for sample in samples:
@@ -174,4 +219,6 @@ def _learn_stream(bench: Bench, group: Sequence[Learner], planners: Sequence[Any
             for planner, (decisions, rewards) in zip(planners, lessons, strict=True):
                 planner.policy.update_many(decisions, rewards)
             bench.forget()
+            kept.keep(seen, seen + len(samples))
+            seen += len(samples)
             bar.update(len(samples))

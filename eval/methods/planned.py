@@ -14,6 +14,7 @@ from arr_coc.scene.contract import Plan, Planner, Scene
 
 from ..corruptions import Corrupted, make_corruption
 from .base import Method, NotApplicable, register_method
+from .calibrated import calibrated
 
 if TYPE_CHECKING:
     from arr_coc.knowing import Scorer
@@ -65,18 +66,21 @@ class Learned(Method):
     """The policy that the run's ``policy`` folder holds, without exploration, or what the learner ``of`` learned.
 
     Another ``price`` or ``limit`` than it was learned with trace its curve of accuracy against tokens. With ``match``
-    it may spend the other method's share on each question and pays no price.
+    it may spend the other method's share on each question and pays no price. ``after`` takes what the learner ``of``
+    had learned by then, one of its ``checkpoints``.
     """
 
     price: float | None = None
     limit: float | None = None
     of: str | None = None
+    after: int | None = None
 
     def prepare(self, bench: Bench) -> None:
-        if self.of is not None and ("learner", self.of) not in bench.lessons:
+        lesson = "learner", self.of if self.after is None else f"{self.of} after {self.after}"
+        if self.of is not None and lesson not in bench.lessons:
             raise ValueError(
                 f"method {self.label!r}: of={self.of!r} must be the label of a learner that run.methods lists before "
-                "it"
+                "it" + (f", which has {self.after} among its checkpoints" if self.after is not None else "")
             )
         if self.of is None and not bench.learned:
             raise NotApplicable("no learned policy was given; set run.policy to the folder that learning wrote")
@@ -86,7 +90,7 @@ class Learned(Method):
         changes = {name: value for name, value in changes.items() if value is not None}
         self._planner: Any = None
         if changes or self.of is not None:
-            self._planner = copy.copy(bench.arr.planner if self.of is None else bench.lessons["learner", self.of])
+            self._planner = copy.copy(bench.arr.planner if self.of is None else bench.lessons[lesson])
             self._planner.config = dataclasses.replace(self._planner.config, **changes)
             self._planner.price = changes.get("price", self._planner.price)
         if self.match is not None:
@@ -102,7 +106,8 @@ class Planned(Method):
     """A policy as it comes, before any learning, with settings of its own.
 
     With ``match`` it may spend the other method's share on each question and pays no price, so that the limit binds.
-    ``corruption`` breaks what it is told of a question, see `eval.corruptions`.
+    ``corruption`` breaks what it is told of a question, see `eval.corruptions`; ``calibrated`` fits what it knows to
+    the model first, on so many unlabelled questions.
     """
 
     policy: str = "heuristic"
@@ -112,6 +117,7 @@ class Planned(Method):
     confidence: bool | None = None
     detail: bool | None = None
     corruption: Any = None
+    calibrated: int = 0
 
     def prepare(self, bench: Bench) -> None:
         from arr_coc.attending.planners import make_planner
@@ -121,6 +127,7 @@ class Planned(Method):
         config = dataclasses.replace(bench.arr.config, **{k: v for k, v in changes.items() if v is not None})
         if self.match is not None:
             config = dataclasses.replace(config, price=0.0, limit=None)
+        config = calibrated(bench, config, self.corruption, self.calibrated)
         self._planner = make_planner(config, bench.arr.model, bench.arr.processor)
         corrupt(self._planner, self.corruption, self.label)
         if self.match is not None:
