@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 POSTERIOR_SCALE = 0.15
 """Scale of Thompson draws: with the posterior reckoned at unit noise, about half the deviation of 0/1 rewards."""
-SURCHARGE = 3.0
-"""Tokens beyond the prior's must promise to pay for themselves four times before they are spent."""
+SURCHARGE = 5.0
+"""Tokens beyond the prior's must promise to pay for themselves six times before they are spent."""
 
 
 class BlindPlanner:

@@ -134,6 +134,45 @@ class TestMixture:
         gates, trusted = (x["gate"].mean(0).sum(0) for x in (policy.weights, policy.centre))
         assert gates[1] - gates[0] > trusted[1] - trusted[0] + 2
 
+    def test_stakes_are_the_rewards_that_members_expect_and_add_up(self):
+        policy = self.make(train_every=100)
+        self.play(policy, 99, 0)
+        _, _, x, hard = self.ask(np.random.default_rng(9))
+        z, index = np.array([hard]), np.array([0, 3, 1, 0])
+        one, floor = policy.stakes_of(x, z, index), policy.stakes_of(x, z, np.zeros(4, dtype=int))
+        mixed = policy.stakes(x, z, (np.eye(K)[index] + np.eye(K)[[0, 0, 0, 0]]) / 2)
+        np.testing.assert_allclose(mixed, (one + floor) / 2)
+        need = 1 / (1 + np.exp(-policy.weights["need"].numpy() @ [1.0, hard]))
+        np.testing.assert_allclose(floor, 1 - need)
+        values = policy.select(x, z, np.zeros(K), explore=False).values
+        mean, deviation = policy.weigh(np.stack([one, one - floor]))
+        assert mean[1] == pytest.approx(values[np.arange(4), index].sum()) and deviation.min() > 1e3  # not trained yet
+        self.play(policy, 1, 1)
+        one = policy.stakes_of(x, z, index)
+        mean, deviation = policy.weigh(one[None])
+        assert mean[0] == pytest.approx(one.mean()) and deviation[0] == pytest.approx(one.std()) and one.std() < 0.5
+
+    def test_what_is_forgotten_holds_no_weight_against_the_prior(self):
+        def apart(policy):
+            return sum(float((policy.weights[n] - policy.centre[n]).square().sum()) for n in policy.weights)
+
+        policy = self.make(train_every=100, steps=200)
+        self.play(policy, 300, 0)
+        kept = apart(policy)
+        policy.forget(0.0)
+        policy._train()
+        assert apart(policy) < kept / 10
+        with pytest.raises(ValueError, match="gamma"):
+            policy.forget(2.0)
+
+    def test_trainings_become_rarer_as_rewards_double(self, monkeypatch):
+        policy, at = self.make(train_every=2), []
+        monkeypatch.setattr(policy, "_train", lambda: at.append(len(policy.replay)))
+        decision = policy.select(np.ones((4, D)), [0.0], COSTS)
+        policy.update_many([decision] * 200, [1.0] * 200)
+        gaps = np.diff([0, *at])
+        assert gaps[0] == 2 and gaps[-1] == 8 and (np.diff(gaps) >= 0).all() and at[-1] == 200
+
     def test_values_are_gains_of_one_piece_of_evidence(self):
         policy = self.make()
         self.play(policy, 100, 0)

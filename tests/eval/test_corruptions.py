@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -150,3 +151,47 @@ def test_learners_of_a_shared_run_learn_side_by_side_what_they_would_alone(arr, 
         torch.testing.assert_close(mine.posterior.moment, theirs.posterior.moment, rtol=1e-4, atol=1e-5)
     assert {f.name for f in folder.iterdir()} == {"linear.safetensors", "gated.safetensors"}
     assert arr.config.policy == "heuristic" and not hasattr(arr.planner.contexts, "corruption")
+
+
+def test_what_grounds_can_be_found_where_it_stands_unless_nothing_does(scenes):
+    scene = scenes[0]
+    told = make_corruption("wrong-layer")(scene).read_attention([-2, -1, 0, 0.0, 0.99])
+    first, last = scene.read_attention([0, -1])
+    for layer, stands in zip(told, (first, first, last, last, first), strict=True):
+        assert torch.equal(layer, stands)
+    nowhere = make_corruption({"name": "wrong-layer", "elsewhere": False})(scene).read_attention([-2, -1, 0])
+    assert all(torch.equal(layer, first) for layer in nowhere)
+
+
+def test_a_broken_stream_goes_on_from_its_checkpoint_and_what_was_learned_by_then_is_judged(arr, tmp_path):
+    learner = {"method": "learner", "episodes": 16, "grid": [2, 2], "corruption": "wrong-layer"}
+
+    def config(out):
+        return EvalConfig(
+            out=str(tmp_path / out), task=TaskConfig(limit=1, grid=[2, 2]), batch_size=1, max_new_tokens=4,
+            resamples=100, overlays=0, baselines=["heuristic"], shared=True,
+            methods=[
+                "heuristic",
+                {**learner, "label": "mixture", "policy": "neural_mixture", "checkpoints": [8]},
+                {**learner, "label": "linear", "policy": "thompson", "calibrated": 20},
+                {"method": "learned", "of": "mixture", "after": 8, "label": "mixture after 8"},
+                {"method": "heuristic", "label": "calibrated", "calibrated": 20, "corruption": "wrong-layer"},
+            ],
+        )  # fmt: skip
+
+    metrics = run(config("whole"), arr, progress=False)
+    assert set(metrics["methods"]) >= {"mixture after 8", "calibrated"}
+    whole, again = (tmp_path / out / "learning" for out in ("whole", "again"))
+    again.mkdir(parents=True)
+    shutil.copytree(tmp_path / "whole" / "calibration", tmp_path / "again" / "calibration")
+    for label in ("mixture", "linear"):
+        shutil.copy(whole / f"{label} after 8.safetensors", again)
+    run(config("again"), arr, progress=False)
+    for label in ("mixture", "linear"):
+        mine, theirs = (Policy.load(folder / f"{label}.safetensors").state_dict() for folder in (whole, again))
+        assert mine["rounds"] == theirs["rounds"] == 16 and mine["generator"] == theirs["generator"]
+        assert all(torch.equal(mine["tensors"][name], theirs["tensors"][name]) for name in mine["tensors"])
+    with pytest.raises(ValueError, match="which has 12 among its checkpoints"):
+        missing = {"method": "learned", "of": "mixture", "after": 12, "label": "none"}
+        asked = dataclasses.replace(config("none"), methods=["heuristic", missing])
+        run(asked, arr, progress=False)
