@@ -225,7 +225,7 @@ class NeuralMixture(Cautious, Policy):
     def forget(self, gamma: float) -> None:
         """Scale the weights of the rewards kept for replay; the next training hears of it."""
         gamma = number("gamma", gamma, low=0.0, high=1.0)
-        self.replay = [(*kept, weights * gamma) for *kept, weights in self.replay]
+        self.replay = [(x, z, index, y, weights * gamma) for x, z, index, y, weights in self.replay]
 
     # Learning.
 
