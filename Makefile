@@ -68,11 +68,12 @@ test-lmms:  ## the real lmms-eval on a tiny local task, in .venv-lmms (a large i
 test-engine: .venv-engine/.ready  ## the engine's tests in a real vLLM, on this machine's processor, in .venv-engine
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-engine/bin/python -m pytest tests/engines
 
-hostile: $(READY)  ## attack everything: pictures, policies, logs, stores, poisoned histories; then a server: fuzzing, hostile requests, 50 times kill -9 (an hour and a half)
+hostile: $(READY)  ## attack everything: pictures, policies, logs, stores, poisoned histories; then a server: fuzzing, hostile requests, a stopwatch on its event loop, 50 times kill -9
 	ARR_COC_HOSTILE=all OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/hostile
 	$(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off 'schemathesis>=4,<5'
 	$(BIN)/python -m eval serving fuzz
 	$(BIN)/python -m eval serving hostile
+	$(BIN)/python -m eval serving loop
 	$(BIN)/python -m eval serving log-kill -n 50
 	$(BIN)/python -m eval serving kill -n 50
 

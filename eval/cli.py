@@ -321,7 +321,9 @@ def offpolicy(
 def serving(
     what: Annotated[
         str,
-        typer.Argument(help="engine, rate, callers, load, batches, capacity, soak, kill, log-kill, hostile or fuzz."),
+        typer.Argument(
+            help="engine, rate, callers, load, batches, capacity, soak, kill, log-kill, hostile, loop or fuzz."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder of the record.")] = Path("runs/serving"),
     count: Annotated[int, typer.Option("-n", min=1, help="Questions of load, capacity and soak; kills of kill.")] = 50,
@@ -332,6 +334,8 @@ def serving(
     debug: Debug = False,
 ) -> None:
     """Try a real server on loopback: load against direct generate, a soak, kill -9 under load, hostile requests.
+
+    loop tells how long the server's event loop stands still under all of that.
 
     batches asks no server: it measures what a generate call for several questions costs; capacity measures what a
     question costs from the server to the nightly retraining.
@@ -345,7 +349,7 @@ def serving(
     import json
     import tempfile
 
-    from .serving import capacity, hostile, trials
+    from .serving import capacity, hostile, loop, trials
     from .serving import inside as engines
     from .serving.server import ENGINE, sigterm_unwinds
 
@@ -362,6 +366,7 @@ def serving(
         "kill": lambda folder: trials.kills(folder, count, minutes, progress=True, options=options),
         "log-kill": lambda folder: trials.log_kills(folder, count),
         "hostile": hostile.hostile,
+        "loop": loop.blocked,
         "fuzz": hostile.fuzz,
     }
     if what not in tries:

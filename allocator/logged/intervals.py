@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,3 +129,29 @@ def summarise(
         raise ValueError(f"interval must be 'bootstrap' or 'empirical-bernstein', got {interval!r}")
     ess = effective_sample_size(weights)
     return Estimate(method=method, value=value, low=low, high=high, interval=interval, ess=ess, rounds=n)
+
+
+def without_one(terms: FloatArray, low: float, clients: Sequence[str | None], fewest: int | None) -> float:
+    """The lowest of the lower bounds of a mean if one client is left out.
+
+    Parameters
+    ----------
+    terms
+        Whose mean it is, ``[T]``.
+    low
+        Lower bound with everybody.
+    clients
+        Who gave the reward of each round, ``[T]``; None is never left out.
+    fewest
+        Rounds that must remain; None leaves nobody out.
+    """
+    if fewest is None:
+        return low
+    width, total = float(terms.mean()) - low, len(terms)
+    _, rows = np.unique([client or "" for client in clients], return_inverse=True)
+    known = np.bincount(rows, [client is not None for client in clients]) > 0
+    sums, counts = np.bincount(rows, terms), np.bincount(rows)
+    rest = total - counts
+    out = known & (rest >= max(fewest, 1))
+    left = (terms.sum() - sums[out]) / rest[out] - width * np.sqrt(total / rest[out])
+    return float(min([low, *left]))

@@ -19,6 +19,10 @@ choose alike it is exactly zero.
 were ever tried, the log cannot say what it earns, and a model's guess with a narrow interval would be the usual lie.
 There the lower bound takes its reward to be 0, the worst there is (Manski 1990). A policy that changes much is thus
 kept back until it was explored enough.
+
+*One client.* Who rewards a tenth of the rounds as it likes can move an estimate by a tenth and more, since it sees the
+budgets of the answers that it rewards and may pick those of great weight. So the lower bounds can be made to hold
+whichever client is left out: then no single one carries a promotion.
 """
 
 from __future__ import annotations
@@ -39,12 +43,14 @@ from ..policies.valued import Valued
 from ..registry import make_policy
 from . import estimators as ope
 from .estimators import Estimate
+from .intervals import without_one
 from .rounds import Round
 
 LARGEST_WEIGHT = 1000.0
 _PRECISION = 10.0  # of the prior of a linear model that stands in for one that is not: what makes a prior mean count
 FEWEST_TRIES = 30.0
 """Expected number of tries of what the new policy would do differently, from which the log may speak about it."""
+_TOGETHER = 1000  # questions chosen for at a time
 
 
 @dataclass(frozen=True)
@@ -87,14 +93,30 @@ class Judgement:
         return asdict(self)
 
 
+def greedy(policy: Policy, rounds: Sequence[Round]) -> list[IntArray]:
+    """What a policy would have chosen for the logged questions, [N] arms each; `judge` and `by_model` take it too."""
+    found: list[IntArray] = []
+    for start in range(0, len(rounds), _TOGETHER):
+        questions = [
+            {
+                "contexts": r.decision.contexts, "covariates": r.decision.covariates, "costs": r.costs,
+                "limit": r.limit, "price": r.decision.price, "coverage": r.coverage,
+            }
+            for r in rounds[start : start + _TOGETHER]
+        ]  # fmt: skip
+        found += [decision.index for decision in policy.select_many(questions, explore=False)]
+    return found
+
+
 def judge(
     rounds: Sequence[Round],
-    incumbent: Policy,
-    new: Policy,
+    incumbent: Policy | list[IntArray],
+    new: Policy | list[IntArray],
     model: Valued,
     *,
     confidence: float = 0.95,
     seed: int = 0,
+    fewest: int | None = None,
 ) -> Judgement:
     """Compare two policies on logged rounds.
 
@@ -103,13 +125,16 @@ def judge(
     rounds
         Rounds that neither the new policy nor the reward model was learned from.
     incumbent, new
-        Judged as they would be served, greedily.
+        Judged as they would be served, greedily; or what `greedy` found of them for these rounds.
     model
         Reward model q: what this policy expects.
     confidence
         Two-sided level of the intervals.
     seed
         Of the bootstrap.
+    fewest
+        The lower bounds of the differences are the lowest if any one client is left out without whom there are still
+        so many rounds; None leaves nobody out.
 
     Raises
     ------
@@ -119,7 +144,7 @@ def judge(
     if len(rounds) < 2:
         raise ValueError(f"{len(rounds)} rounds can't be judged on; at least 2 are needed")
     options: dict[str, Any] = {"confidence": confidence, "seed": seed}
-    mine, theirs = _greedy(incumbent, rounds), _greedy(new, rounds)
+    mine, theirs = _chosen(incumbent, rounds), _chosen(new, rounds)
     rewards = np.array([r.reward for r in rounds])
     logged = _model(model, rounds, [r.decision.index for r in rounds])
     weights = [ope.importance_weights([r.decision for r in rounds], chosen) for chosen in (mine, theirs)]
@@ -134,11 +159,13 @@ def judge(
         supported = ~changed
     # The new policy's part where the log cannot speak: the model's guess for the value, 0 and 1 for the bounds.
     weight = np.where(supported, weights[1], 0.0)
-    bounds = []
+    bounds, terms = [], []
     for guess in (values[1], 0.0, 1.0):
         gain = np.where(supported, values[1], guess) - values[0] - (prices[1] - prices[0])
         bounds.append(ope.dr(rewards, weight - weights[0], logged, gain, **options))
-    difference = replace(bounds[0], low=bounds[1].low, high=bounds[2].high, ess=ope.effective_sample_size(weight))
+        terms.append(gain + (weight - weights[0]) * (rewards - logged))
+    low = without_one(terms[1], bounds[1].low, [r.client for r in rounds], fewest)
+    difference = replace(bounds[0], low=low, high=bounds[2].high, ess=ope.effective_sample_size(weight))
     return Judgement(
         rounds=len(rounds),
         changed=float(changed.mean()),
@@ -148,17 +175,18 @@ def judge(
         new=_estimates(rewards, weights[1], logged, values[1], options),
         tokens=(_share(rounds, mine), _share(rounds, theirs)),
         difference=difference,
-        slate=_slate(rounds, mine, theirs, logged, values, prices, options),
+        slate=_slate(rounds, mine, theirs, logged, values, prices, options, fewest),
     )
 
 
 def by_model(
     rounds: Sequence[Round],
-    baseline: Policy | None,
-    new: Policy,
+    baseline: Policy | list[IntArray] | None,
+    new: Policy | list[IntArray],
     model: Valued,
     *,
     confidence: float = 0.95,
+    fewest: int | None = None,
 ) -> Estimate:
     """New minus a baseline, net of the price, by a linear reward model of these very rounds.
 
@@ -170,13 +198,15 @@ def by_model(
     rounds
         Rounds that the new policy was not learned from.
     baseline
-        None for full detail.
+        As `new`; None for full detail.
     new
-        Judged greedily.
+        Judged greedily; or what `greedy` found of it for these rounds.
     model
         A policy that says the prior, and the features if it is linear; it is left as it is.
     confidence
         Two-sided level of the interval, which is that of the posterior with the residuals' deviation as noise.
+    fewest
+        As of `judge`; who gave less than a thousandth of the rounds is never left out.
 
     Raises
     ------
@@ -185,35 +215,38 @@ def by_model(
     """
     if not rounds:
         raise ValueError("there are no rounds to judge on")
-    chosen = _greedy(new, rounds)
-    full = [r.costs.argmax(axis=1) for r in rounds]
-    others = full if baseline is None else _greedy(baseline, rounds)
+    chosen = _chosen(new, rounds)
+    others = [r.costs.argmax(axis=1) for r in rounds] if baseline is None else _chosen(baseline, rounds)
     linear = _linear(model)
     logged = _stakes(linear, rounds, [r.decision.index for r in rounds])
     rewards = np.array([r.reward for r in rounds])
-    posterior = copy.deepcopy(linear.posterior)
-    posterior.reset()
-    posterior.update(logged, rewards)
-    theta = posterior.mean.cpu().numpy()
-    noise = float(np.sqrt(np.mean((rewards - logged @ theta) ** 2)))
-    change = (_stakes(linear, rounds, chosen) - _stakes(linear, rounds, others)).mean(axis=0)
-    value = float(change @ theta - (_charge(rounds, chosen) - _charge(rounds, others)).mean())
-    spread = noise * float(posterior.sigma(torch.from_numpy(change[None]).to(posterior.device))[0])
-    width = NormalDist().inv_cdf(0.5 + confidence / 2) * spread
+    change = _stakes(linear, rounds, chosen) - _stakes(linear, rounds, others)
+    charge = _charge(rounds, chosen) - _charge(rounds, others)
+    quantile = NormalDist().inv_cdf(0.5 + confidence / 2)
+
+    def compare(rows: Any) -> tuple[float, float]:
+        """Value and half the width of its interval."""
+        posterior, features = copy.deepcopy(linear.posterior), logged[rows]
+        posterior.reset()
+        posterior.update(features, rewards[rows])
+        theta, mean = posterior.mean.cpu().numpy(), change[rows].mean(axis=0)
+        noise = float(np.sqrt(np.mean((rewards[rows] - features @ theta) ** 2)))
+        spread = float(posterior.sigma(torch.from_numpy(mean[None]).to(posterior.device))[0])
+        return float(mean @ theta - charge[rows].mean()), quantile * noise * spread
+
+    value, width = compare(slice(None))
+    low, clients = value - width, np.array([r.client or "" for r in rounds])
+    for client, count in zip(*np.unique(clients, return_counts=True), strict=True):
+        if client and fewest is not None and 1000 * count >= len(rounds) and len(rounds) - count >= fewest:
+            low = min(low, float(np.subtract(*compare(clients != client))))
     return Estimate(
-        method="model", value=value, low=value - width, high=value + width, interval="posterior",
+        method="model", value=value, low=low, high=value + width, interval="posterior",
         ess=float(len(rounds)), rounds=len(rounds),
     )  # fmt: skip
 
 
-def _greedy(policy: Policy, rounds: Sequence[Round]) -> list[IntArray]:
-    return [
-        policy.select(
-            r.decision.contexts, r.decision.covariates, r.costs, r.limit, r.decision.price, coverage=r.coverage,
-            explore=False,
-        ).index  # fmt: skip
-        for r in rounds
-    ]
+def _chosen(policy: Policy | list[IntArray], rounds: Sequence[Round]) -> list[IntArray]:
+    return greedy(policy, rounds) if isinstance(policy, Policy) else policy
 
 
 def _model(model: Valued, rounds: Sequence[Round], chosen: Sequence[IntArray]) -> FloatArray:
@@ -272,6 +305,7 @@ def _slate(
     values: list[FloatArray],
     prices: list[FloatArray],
     options: dict[str, Any],
+    fewest: int | None,
 ) -> Estimate | None:
     """The difference by DR with slate weights, on the rounds that the coin picked: a random sample of all of them."""
     rows = [t for t, r in enumerate(rounds) if r.decision.probabilities is not None]
@@ -281,4 +315,8 @@ def _slate(
     rewards = np.array([rounds[t].reward for t in rows])
     weights = [ope.slate_weights(decisions, [chosen[t] for t in rows]) for chosen in (mine, theirs)]
     gain = (values[1] - values[0] - (prices[1] - prices[0]))[rows]
-    return replace(ope.dr(rewards, weights[1] - weights[0], logged[rows], gain, **options), method="dr_pi")
+    found = ope.dr(rewards, weights[1] - weights[0], logged[rows], gain, **options)
+    terms = gain + (weights[1] - weights[0]) * (rewards - logged[rows])
+    share = None if fewest is None else fewest * len(rows) // len(rounds)
+    low = without_one(terms, found.low, [rounds[t].client for t in rows], share)
+    return replace(found, method="dr_pi", low=low)

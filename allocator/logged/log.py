@@ -45,6 +45,7 @@ __all__ = [
     "read_records", "segments",
 ]  # fmt: skip
 
+SECRET = ".clients"
 SEGMENT_BYTES = 64 * 2**20
 SEGMENT_SECONDS = 86400.0
 
@@ -146,9 +147,9 @@ class DecisionLog:
 
     def pseudonym(self, address: str) -> str:
         """What the log calls a client at that address: the same in all processes, and no way back without the folder's
-        own secret, its file ``.clients``."""
+        own secret, its file `SECRET`."""
         if self._secret is None:
-            with locked(self.folder / ".clients", PATIENCE) as file:
+            with locked(self.folder / SECRET, PATIENCE) as file:
                 secret = os.pread(file, 64, 0)
                 if len(secret) < 32:
                     secret = secrets.token_bytes(32)
@@ -230,3 +231,11 @@ class DecisionLog:
             with contextlib.suppress(OSError):
                 os.close(self._file)
             self._file = -1
+
+
+def secret_of(folder: str | os.PathLike[str]) -> bytes:
+    """What nobody outside knows of a log, 32 bytes; nothing while its servers have not named a client."""
+    try:
+        return (Path(folder) / SECRET).read_bytes()[:32]
+    except OSError:
+        return b""

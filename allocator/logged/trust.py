@@ -7,9 +7,9 @@ rules, neither of which looks at what was decided:
 that reward before, after and elsewhere would bring it about less than once in 10^9 times. They are left out: not one
 of them says anything about an answer. Rewards are looked at as they come, and client by client.
 
-*A client's weight.* Where the log says who gave a reward, nobody gives more than a share of what is learned from and
-judged on. Which rounds of a client stay is decided by their ids, so that nobody can choose them. It needs as many
-clients as the share allows for: among fewer than 1 / share, somebody must have more.
+*A client's weight.* Where the log says who gave a reward, nobody gives more than a share of what is learned from, nor
+of what is judged on. It needs as many clients as the share allows for: among fewer than 1 / share, somebody must have
+more. `allocator.logged.judge` asks besides that what it finds holds without any one client.
 """
 
 from __future__ import annotations
@@ -24,22 +24,21 @@ import numpy as np
 
 from .rounds import Round
 
-_CHANCE = 1e-9
+_CHANCE = math.log(1e-9)
+_SHORTEST = 30  # rewards of a run that may be left out: 29 in a row are more likely even at even odds
 _NEAR = 200  # rewards before and after a run: what they are worth changes with time
 
 
 @dataclass(frozen=True)
-class Believed:
-    """The rounds that are used, and why others are not.
+class Bounded:
+    """Rounds of which no client gives more than a share.
 
     Attributes
     ----------
     rounds
-        In the order of time.
-    constant
-        Rounds left out because their source said the same of every answer.
-    bounded
-        Rounds left out of each client that gave more than its share.
+        What is left, in the order of time.
+    left_out
+        How many were left out, of each client that gave more.
     clients
         How many gave rewards.
     bound
@@ -47,66 +46,78 @@ class Believed:
     """
 
     rounds: list[Round]
-    constant: int
-    bounded: dict[str, int]
+    left_out: dict[str, int]
     clients: int
     bound: bool
 
 
-def believe(rounds: Sequence[Round], share: float) -> Believed:
-    """Apply both rules.
+def without_constant(rounds: Sequence[Round]) -> list[Round]:
+    """Without the rounds whose source says the same of every answer.
+
+    Parameters
+    ----------
+    rounds
+        In the order of time.
+    """
+    streams: dict[str, list[int]] = defaultdict(list)
+    for t, r in enumerate(rounds):
+        if r.client is not None:
+            streams[r.client].append(t)
+    rewards = np.array([r.reward for r in rounds])
+    everybody = Counter(rewards.tolist())
+    constant = _constant(rewards, Counter())
+    for rows in streams.values():
+        if len(rows) >= _SHORTEST:
+            own = rewards[rows]
+            constant[rows] |= _constant(own, everybody - Counter(own.tolist()))
+    return [r for r, same in zip(rounds, constant, strict=True) if not same]
+
+
+def bounded(rounds: Sequence[Round], share: float) -> Bounded:
+    """Bound what one client weighs; which of its rounds stay is decided by their ids, so twice the same stay.
 
     Parameters
     ----------
     rounds
         In the order of time.
     share
-        Largest share of the rounds of one client, in (0, 1]; 1 bounds nobody.
+        Largest share of one client, in (0, 1]; 1 bounds nobody.
     """
-    streams: dict[str | None, list[int]] = defaultdict(list)
-    for t, r in enumerate(rounds):
-        streams[r.client].append(t)
-    constant = np.zeros(len(rounds), bool)
-    for rows in [list(range(len(rounds))), *(rows for client, rows in streams.items() if client is not None)]:
-        rewards = np.array([rounds[t].reward for t in rows])
-        constant[np.array(rows, dtype=int)[_constant(rewards)]] = True
-    kept = [r for r, same in zip(rounds, constant, strict=True) if not same]
-    counts = Counter(r.client for r in kept if r.client is not None)
-    unknown = sum(r.client is None for r in kept)
-    most = _most(list(counts.values()), unknown, share)
-    chosen = kept if most is None else _bounded(kept, most)
+    counts = Counter(r.client for r in rounds if r.client is not None)
+    most = _most(list(counts.values()), len(rounds) - counts.total(), share)
+    chosen = list(rounds) if most is None else _drawn(rounds, most)
     left = {client: n - most for client, n in counts.items() if most is not None and n > most}
     largest = max(Counter(r.client for r in chosen if r.client is not None).values(), default=0)
-    return Believed(chosen, int(constant.sum()), left, len(counts), largest <= share * len(chosen))
+    return Bounded(chosen, left, len(counts), largest <= share * len(chosen))
 
 
-def _constant(rewards: np.ndarray) -> np.ndarray:
-    """Which of a stream's rewards [n] belong to a run that can't be chance, [n] bool."""
+def _constant(rewards: np.ndarray, others: Counter[float]) -> np.ndarray:
+    """Which of a stream's rewards [n] belong to a run that can't be chance, also beside others' rewards; [n] bool."""
     found = np.zeros(len(rewards), bool)
-    if not len(rewards):
-        return found
     edges = np.flatnonzero(np.diff(rewards)) + 1
     for start, end in zip([0, *edges], [*edges, len(rewards)], strict=True):
+        if end - start < _SHORTEST:
+            continue
+        said = rewards[start]
         around = [rewards[max(0, start - _NEAR) : start], rewards[end : end + _NEAR]]
         around.append(np.concatenate([rewards[:start], rewards[end:]]))
-        # By what came before, after and everywhere, the one in whose light it surprises least.
-        seen = [part for part in around if len(part)] or around
-        chance = max(_log_chance(end - start, part == rewards[start]) for part in seen)
-        if chance < math.log(_CHANCE):
+        seen = [(int((part == said).sum()), len(part)) for part in around]
+        seen = [part for part in (*seen, (others[float(said)], others.total())) if part[1]] or [(0, 0)]
+        # By what came before, after and everywhere, and by others, the one in whose light it surprises least.
+        if max(_log_chance(end - start, *part) for part in seen) < _CHANCE:
             found[start:end] = True
     return found
 
 
-def _log_chance(length: int, hits: np.ndarray) -> float:
-    """Log-probability of so many hits in a row after the hits [m] seen: beta-binomial, from an even prior.
+def _log_chance(length: int, hits: int, seen: int) -> float:
+    """Log-probability of so many hits in a row after `hits` of `seen`: beta-binomial, from an even prior.
 
     A rate that is known from a few rewards only is not known, so a short honest log whose answers are nearly all right
     is believed. Where nothing else was seen, the rate is taken to be 1/2, which makes 30 in a row too many.
     """
-    if not len(hits):
+    if not seen:
         return -length * math.log(2)
-    yes, no = int(hits.sum()) + 1, int((~hits).sum()) + 1
-    total = yes + no
+    yes, total = hits + 1, seen + 2
     return math.lgamma(yes + length) - math.lgamma(yes) + math.lgamma(total) - math.lgamma(total + length)
 
 
@@ -122,7 +133,7 @@ def _most(counts: list[int], unknown: int, share: float) -> int | None:
     return low or None
 
 
-def _bounded(rounds: list[Round], most: int) -> list[Round]:
+def _drawn(rounds: Sequence[Round], most: int) -> list[Round]:
     by_client: dict[str, list[str]] = defaultdict(list)
     for r in rounds:
         if r.client is not None:

@@ -105,6 +105,7 @@ def serve(
         import uvicorn
 
         from ..serving.app import make_app
+        from ..serving.protocol import Protocol
     except ImportError as error:
         raise ImportError(f"serving needs {error.name}: pip install 'arr-coc[serve]'") from error
     from .. import reference
@@ -115,6 +116,7 @@ def serve(
     source = policy or reference.policy_path()
     resolve(source)  # a store or policy that isn't there is told before the model is loaded
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a line for every malformed body
     vlm, processor = load_vlm(model, device=device)
     answering = OwnEngine(
         vlm, processor, source, config.exploration, config.max_new_tokens, config.queue, config.timeout, allow or (),
@@ -123,7 +125,8 @@ def serve(
     uvicorn.run(
         make_app(answering, config, log), host=host, port=port, access_log=False, log_config=None, server_header=False,
         timeout_keep_alive=15, timeout_graceful_shutdown=30, h11_max_incomplete_event_size=32768,
-        http="h11",
+        http=Protocol,
+        proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,  # else a client could say it is many
     )  # fmt: skip
 
 

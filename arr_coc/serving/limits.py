@@ -78,6 +78,8 @@ class Limits:
             await _refuse(watched, status, detail, headers)
 
         headers = dict(scope["headers"])
+        if b"transfer-encoding" in headers:  # a megabyte in chunks of a byte costs a second, whoever sends it
+            return await _refuse(watched, 411, "say how long the body is (Content-Length); chunks are not taken", {})
         if self.token is not None and scope["path"] not in _OPEN:
             if not hmac.compare_digest(headers.get(b"authorization", b""), self.token):
                 return await refuse(401, "this server asks for its bearer token", **{"www-authenticate": "Bearer"})
@@ -85,6 +87,8 @@ class Limits:
         kind = headers.get(b"content-type", b"").lower().replace(b'"', b"").replace(b" ", b"")
         if b"charset=" in kind and b"charset=utf-8" not in kind:
             return await refuse(415, "the body must be UTF-8; leave the charset out of content-type")
+        if kind.startswith(b"application/x-www-form-urlencoded"):  # some Starlettes take any number of fields
+            return await refuse(415, "send multipart/form-data, as curl -F does, or JSON")
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > limit:
             return await refuse(413, too_large)

@@ -28,12 +28,13 @@ from typing import Any
 import numpy as np
 
 from allocator import Policy
-from allocator.checks import count, number
+from allocator.checks import IntArray, count, number
 from allocator.logged.estimators import Estimate
-from allocator.logged.judge import by_model, judge
+from allocator.logged.judge import by_model, greedy, judge
+from allocator.logged.log import secret_of
 from allocator.logged.rounds import Joined, Round, check_round, read_rounds
 from allocator.logged.shift import PSI_ALARM, WINDOW, ContextReference, describe, reward_test
-from allocator.logged.trust import Believed, believe
+from allocator.logged.trust import Bounded, bounded, without_constant
 from allocator.policies.valued import Valued
 from allocator.storage import replace_file
 
@@ -129,12 +130,16 @@ def retrain(
     joined = read_rounds(log, config.last)
     model, answered = _of_one_model(joined, config.model or facts.get("model"))
     answered = _sound(answered, incumbent, joined)
-    believed = believe(answered, config.client_share)
+    looking = without_constant(answered)
+    believed = bounded(looking, config.client_share)
     start, drift = _drift(believed.rounds, facts.get("contexts"), config.fewest)
     usable, names = believed.rounds[start:], {name, digest(store.folder(name))}
-    judges = [r.version in names and _held_out(r.id, name, config.held_out) for r in usable]
-    judging = [r for r, held in zip(usable, judges, strict=True) if held]
-    teaching = [r for r, held in zip(usable, judges, strict=True) if not held]
+    secret = secret_of(log)
+    judges = [r.version in names and _held_out(r.id, name, config.held_out, secret) for r in usable]
+    # Once more by themselves: a client with little of the log may have all rewards of the version that is judged.
+    judged = bounded([r for r, held in zip(usable, judges, strict=True) if held], config.client_share)
+    judging = judged.rounds
+    teaching = bounded([r for r, held in zip(usable, judges, strict=True) if not held], config.client_share).rounds
     if start and new.rounds > len(teaching):  # what the first version knew was true before the fall
         new.forget(len(teaching) / new.rounds)
     new.update_many([r.decision for r in teaching], [r.reward for r in teaching])
@@ -146,18 +151,31 @@ def retrain(
         "margin": config.margin,
         "confidence": config.confidence,
         "model": model,
-        "log": _counts(joined, model, believed, start, teaching, judging),
+        "log": {
+            **_counts(joined, model, believed.rounds),
+            "of a source that says the same for ever": len(answered) - len(looking),
+            "beyond a client's share": len(looking) - start - len(teaching) - len(judging),
+            "clients": believed.clients,
+            "left out by drift": start,
+            "learned from": len(teaching),
+            "judged on": len(judging),
+        },
         "passed over": joined.damage.places,
-        "bounded clients": believed.bounded,
+        "bounded clients": believed.left_out,
         "drift": drift,
         "judgement": None,
         "references": {},
     }
-    report["reason"] = _unfit(judging, believed, config)
+    report["reason"] = _unfit(judged, len(answered) - len(looking), believed, config)
     if not report["reason"]:
-        judgement = judge(judging, incumbent, new, new, confidence=config.confidence, seed=config.seed)
+        chosen, before = greedy(new, judging), greedy(incumbent, judging)
+        judgement = judge(
+            judging, before, chosen, new, confidence=config.confidence, seed=config.seed, fewest=config.fewest
+        )
         difference = judgement.slate if config.additive and judgement.slate is not None else judgement.difference
-        references = _references(judging, first, prior, new, config)
+        references = _references(
+            judging, first, prior, before if name == first else prior, chosen, config
+        )
         report["judgement"] = judgement.to_dict()
         report["references"] = {against: asdict(found) for against, found in references.items()}
         checks = [("the incumbent", difference, config.margin)]
@@ -204,14 +222,14 @@ def _sound(rounds: Sequence[Round], policy: Valued, joined: Joined) -> list[Roun
     return found
 
 
-def _unfit(judging: Sequence[Round], believed: Believed, config: RetrainConfig) -> str:
+def _unfit(judged: Bounded, constant: int, believed: Bounded, config: RetrainConfig) -> str:
     """Why nothing can be judged, or nothing."""
+    judging = judged.rounds
     if len(judging) < config.fewest:
         why = f"{len(judging)} rounds to judge on, fewer than {config.fewest}"
-        if believed.constant:
-            why += f"; {believed.constant} were left out, because the source of their rewards says the same for ever"
-        if believed.bounded:
-            left = sum(believed.bounded.values())
+        if constant:
+            why += f"; {constant} were left out, because the source of their rewards says the same for ever"
+        if left := sum(believed.left_out.values()) + sum(judged.left_out.values()):
             why += f"; {left} were left out, because one client may give at most {100 * config.client_share:g} %"
         return why
     rewards = {r.reward for r in judging}
@@ -221,13 +239,20 @@ def _unfit(judging: Sequence[Round], believed: Believed, config: RetrainConfig) 
 
 
 def _references(
-    judging: Sequence[Round], first: str, prior: Valued, new: Valued, config: RetrainConfig
+    judging: Sequence[Round],
+    first: str,
+    prior: Valued,
+    before: Valued | list[IntArray],
+    chosen: list[IntArray],
+    config: RetrainConfig,
 ) -> dict[str, Estimate]:
     """The difference to the first version and to full detail, this where enough rounds had no binding limit."""
-    free = [r for r in judging if r.limit is None]
-    found = {f"the first version ({first})": by_model(judging, prior, new, prior, confidence=config.confidence)}
+    level: dict[str, Any] = {"confidence": config.confidence, "fewest": config.fewest}
+    found = {f"the first version ({first})": by_model(judging, before, chosen, prior, **level)}
+    free = [t for t, r in enumerate(judging) if r.limit is None]
     if len(free) >= config.fewest:
-        found["full detail"] = by_model(free, None, new, prior, confidence=config.confidence)
+        rounds = [judging[t] for t in free]
+        found["full detail"] = by_model(rounds, None, [chosen[t] for t in free], prior, **level)
     return found
 
 
@@ -241,12 +266,13 @@ def _load(store: Store, version: str) -> Valued:
     return policy
 
 
-def _held_out(name: str, version: str, share: float) -> bool:
+def _held_out(name: str, version: str, share: float, secret: bytes = b"") -> bool:
     """Whether a round judges: by its id, so that repeating a night changes nothing, and anew for each version.
 
-    The random end of the id alone decides: where and when a record was written is no chance.
+    The random end of the id alone decides: where and when a record was written is no chance. With the log's secret,
+    since whoever gets an answer knows its id and version, and could otherwise be honest where it only teaches.
     """
-    digest = hashlib.blake2b(f"{version}/{name.rpartition('-')[2]}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{version}/{name.rpartition('-')[2]}".encode(), key=secret, digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64
 
 
@@ -268,29 +294,15 @@ def _drift(rounds: Sequence[Round], known: dict[str, Any] | None, fewest: int) -
     return start, {"alarms": alarms, "psi": psi, "shifted": psi is not None and psi > PSI_ALARM, "first round": start}
 
 
-def _counts(
-    joined: Joined,
-    model: str | None,
-    believed: Believed,
-    start: int,
-    teaching: Sequence[Round],
-    judging: Sequence[Round],
-) -> dict[str, Any]:
-    rounds = believed.rounds
+def _counts(joined: Joined, model: str | None, rounds: Sequence[Round]) -> dict[str, Any]:
     return {
         "decisions": joined.decisions,
         "rounds": len(joined.rounds),
+        "damaged lines": joined.damage.lines,
+        "orphaned rewards": joined.orphans,
         "of other models": sum(joined.models.values()) - joined.models[model],
-        "of a source that says the same for ever": believed.constant,
-        "beyond a client's share": sum(believed.bounded.values()),
         "explored": sum(r.explored for r in rounds),
         "mean reward": float(np.mean([r.reward for r in rounds])) if rounds else None,
-        "orphaned rewards": joined.orphans,
-        "damaged lines": joined.damage.lines,
-        "clients": believed.clients,
-        "left out by drift": start,
-        "learned from": len(teaching),
-        "judged on": len(judging),
     }
 
 

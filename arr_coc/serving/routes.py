@@ -84,7 +84,7 @@ def make_router(service: Callable[[], Service], question_chars: int) -> APIRoute
     """
     router = APIRouter(route_class=_Route)
 
-    @router.post("/answer", responses=_problems(400, 408, 413, 415, 422, 429, 503))
+    @router.post("/answer", responses=_problems(400, 408, 411, 413, 415, 422, 429, 503))
     async def answer(
         image: Annotated[UploadFile, File(description="Image file: JPEG, PNG, WebP, TIFF, ...")],
         question: Annotated[str, Form(min_length=1, max_length=question_chars)],
@@ -104,7 +104,7 @@ def make_router(service: Callable[[], Service], question_chars: int) -> APIRoute
             fallback=answered.fallback,
         )
 
-    @router.post("/reward", responses=_problems(400, 404, 408, 409, 413, 415, 422, 429, 503))
+    @router.post("/reward", responses=_problems(400, 404, 408, 409, 411, 413, 415, 422, 429, 503))
     async def reward(given: Reward, request: Request) -> Rewarded:
         """Take feedback for an answer. Repeating it is harmless; a different second value is refused."""
         address = request.client.host if request.client else None

@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from allocator.logged.log import DecisionLog, acknowledged, find
+from allocator.logged.commit import PATIENCE
+from allocator.logged.log import DecisionLog, LogError, acknowledged, find
 from allocator.logged.shift import ContextReference, Watch
 
 from ..asking.images import read_image
@@ -25,6 +26,8 @@ from .room import Room
 from .store import read_facts, resolve
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 class UnknownDecision(LookupError):
@@ -175,7 +178,7 @@ class Service:
         ------
         UnknownDecision, Conflict, LogError
         """
-        decision = await asyncio.to_thread(find, self.log.folder, name)
+        decision = await _from_disk(find, self.log.folder, name)
         if decision is None:
             raise UnknownDecision(f"no decision has the id {name!r}")
         if value is None:
@@ -183,7 +186,7 @@ class Service:
                 raise ValueError("the answer was streamed and is not on the log; score it yourself and give reward")
             value = vqa_accuracy(decision["answer"], answers or [])
         try:
-            client = None if address is None else self.log.pseudonym(address)
+            client = None if address is None else await _from_disk(self.log.pseudonym, address)
             given = await acknowledged(self.log.reward(name, value, client))
         except LookupError as error:  # deleted meanwhile
             raise UnknownDecision(str(error.args[0])) from error
@@ -218,7 +221,7 @@ class Service:
                     logger.error("policy %s is not served: %s", version, error)
                 failed = f"{version}: {error}"
                 continue
-            failed, self._watch = "", self._new_watch()
+            failed, self._watch = "", await asyncio.to_thread(self._new_watch)
             self.metrics.reloads.labels("done").inc()
             self.metrics.policy.info({"version": self.engine.policies.version})
             logger.info("policy %s is served", self.engine.policies.version)
@@ -230,3 +233,11 @@ class Service:
         except (ValueError, TypeError, KeyError) as error:
             logger.warning("the policy's reference of contexts is damaged and not used: %s", error)
             return Watch()
+
+
+async def _from_disk(read: Callable[..., Result], *arguments: Any) -> Result:
+    """What reading gives, in a thread; LogError if the disk fails or does not answer."""
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(read, *arguments), PATIENCE)
+    except OSError as error:  # a TimeoutError is one
+        raise LogError(f"the decision log can't be read: {error or 'the disk does not answer'}") from error

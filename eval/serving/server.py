@@ -72,15 +72,17 @@ class Server:
         Folder of its decision log; what it prints goes to ``server.txt`` beside it.
     options
         Further command-line options.
+    program
+        The module that is run, with arguments of its own.
     """
 
-    def __init__(self, log: Path, *options: str) -> None:
+    def __init__(self, log: Path, *options: str, program: Sequence[str] = ("arr_coc.cli",)) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.log, self.url = log, f"http://127.0.0.1:{self.port}"
         self.output = log.parent / "server.txt"
-        command = [sys.executable, "-m", "arr_coc.cli", "serve", "--log", str(log), "--port", str(self.port), *options]
+        command = [sys.executable, "-m", *program, "serve", "--log", str(log), "--port", str(self.port), *options]
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, stdout=output, stderr=output,

@@ -3,41 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from allocator.logged.explore import Exploration, Explorer
+from allocator.logged.explore import Exploration, Explorer, Taken
 from allocator.logged.log import DecisionLog, segments
+from allocator.logged.rounds import Joined, Round
 from tests.retraining.world import COSTS, PRICE, mean, question
 
 MODEL = "world@1"
+PATCHES = 2  # 16 allocations, so that a log of ten thousand rounds can speak about each
 Reward = Callable[[np.ndarray, np.ndarray, np.random.Generator], float]
 
 
 @dataclass
 class Served:
-    """What a policy decided: records for the log, questions and choices."""
+    """What a policy decided: questions and decisions."""
 
     version: str
-    records: list[dict[str, Any]]
-    asked: list[tuple[np.ndarray, np.ndarray]]
+    asked: list[tuple[np.ndarray, Taken]]
 
 
 def serve(policy: Any, rounds: int, version: str, seed: int) -> Served:
-    """Decisions of a policy that explores half of the questions; rewards come later."""
+    """Decisions of a policy that explores half of the questions, evenly; rewards come later."""
     rng = np.random.default_rng(seed)
-    explorer = Explorer(policy, Exploration(share=0.5, tau=0.05, alpha=1.0, width=0.0), seed=seed)
-    served = Served(version, [], [])
+    exploration = Exploration(share=0.5, tau=0.05, uniform=1.0, alpha=1.0, width=0.0)
+    explorer = Explorer(policy, exploration, seed=seed)
+    served = Served(version, [])
     for _ in range(rounds):
-        x = question(rng)
-        taken = explorer.take(x, np.zeros(0), COSTS, None, PRICE)
-        record = {"version": version, "model": MODEL, "answer": "", **taken.to_dict()}
-        served.records.append(record)
-        served.asked.append((x, taken.decision.index))
+        x = question(rng, PATCHES)
+        taken = explorer.take(x, np.zeros(0), COSTS[:PATCHES], None, PRICE)
+        served.asked.append((x, taken))
     return served
 
 
@@ -50,11 +50,11 @@ def inverse(x: np.ndarray, index: np.ndarray, rng: np.random.Generator) -> float
 
 
 def cheap(x: np.ndarray, index: np.ndarray, rng: np.random.Generator) -> float:
-    return float(index.sum() <= 2)
+    return float(index.sum() <= 1)
 
 
 def dear(x: np.ndarray, index: np.ndarray, rng: np.random.Generator) -> float:
-    return float(index.sum() >= 5)
+    return float(index.sum() >= 4)
 
 
 def nothing(x: np.ndarray, index: np.ndarray, rng: np.random.Generator) -> float:
@@ -81,6 +81,8 @@ class Poison:
         Whether lines are damaged too.
     clock
         Whether times are wrong.
+    picks
+        Whether the client rewards explored answers only: it sees the budgets, and these weigh most.
     """
 
     lie: Reward = honest
@@ -90,6 +92,7 @@ class Poison:
     version: str | None = None
     records: bool = False
     clock: bool = False
+    picks: bool = False
 
 
 POISONS = {
@@ -99,6 +102,7 @@ POISONS = {
     "a client of zeros": Poison(nothing, share=0.4),
     "a flood for cheap": Poison(cheap, share=0.6),
     "a flood for dear": Poison(dear, share=0.6),
+    "a client that picks": Poison(dear, share=0.5, picks=True),
     "an inverse client": Poison(inverse, share=0.5),
     "another model": Poison(inverse, share=0.5, model="other@2"),
     "an old version that lies": Poison(inverse, share=0.5, version="0000"),
@@ -107,25 +111,51 @@ POISONS = {
 }
 
 
-def write(folder: Path, served: Served, poison: Poison, seed: int) -> None:
-    """The log of what was served, rewarded by 30 clients, one of whom may be somebody else."""
-    rng, ids = np.random.default_rng([seed, 7]), np.random.default_rng([seed, 8])
-    log = DecisionLog(folder, token=lambda size: ids.bytes(size).hex())
-    waiting = []
-    total = len(served.records)
-    for t, (record, (x, index)) in enumerate(zip(served.records, served.asked, strict=True)):
+def happened(served: Served, poison: Poison, seed: int) -> Iterator[tuple[Taken, dict[str, Any], float | None, str]]:
+    """What was served, what the log says of it beside the decision, its reward or None, and its client.
+
+    There are 30 clients, one of whom may be somebody else.
+    """
+    rng, total = np.random.default_rng([seed, 7]), len(served.asked)
+    for t, (x, taken) in enumerate(served.asked):
         spoilt = rng.random() < poison.share or t >= total - poison.last
         lie = poison.lie if spoilt else honest
         client = "intruder" if spoilt and poison.share else f"client {rng.integers(30)}"
-        changed = {"model": poison.model, "version": poison.version or served.version} if spoilt else {}
-        changed |= {"time": float(rng.normal(1.7e9, 1e9))} if poison.clock else {"time": 1.7e9 + t}
-        waiting.append((log.append({**record, **changed}), lie(x, index, rng), client))
-    given = [log.reward(name.result(), value, client) for name, value, client in waiting]
+        says: dict[str, Any] = {"version": served.version, "model": MODEL}
+        says |= {"model": poison.model, "version": poison.version or served.version} if spoilt else {}
+        says |= {"time": float(rng.normal(1.7e9, 1e9))} if poison.clock else {"time": 1.7e9 + t}
+        silent = spoilt and poison.picks and not taken.explored
+        yield taken, says, None if silent else lie(x, taken.decision.index, rng), client
+
+
+def write(folder: Path, served: Served, poison: Poison, seed: int) -> None:
+    """The log of what happened."""
+    ids = np.random.default_rng([seed, 8])
+    log = DecisionLog(folder, token=lambda size: ids.bytes(size).hex())
+    waiting = [
+        (log.append({"answer": "", **taken.to_dict(), **says}), value, client)
+        for taken, says, value, client in happened(served, poison, seed)
+    ]
+    given = [log.reward(name.result(), value, client) for name, value, client in waiting if value is not None]
     for reward in given:
         reward.result()
     log.close()
     if poison.records:
-        damage(folder, rng)
+        damage(folder, np.random.default_rng([seed, 9]))
+
+
+def joined(served: Served, poison: Poison, seed: int) -> Joined:
+    """As the log of what happened is read, without the disk."""
+    ids = np.random.default_rng([seed, 8])
+    found = Joined(decisions=len(served.asked))
+    for taken, says, value, client in happened(served, poison, seed):
+        if value is not None:
+            decided = {item.name: getattr(taken, item.name) for item in fields(Taken)}
+            name = f"x-{ids.bytes(8).hex()}"
+            found.rounds.append(Round(**decided, **says, id=name, reward=value, client=client))
+    found.rounds.sort(key=lambda r: r.time)
+    found.models.update(r.model for r in found.rounds)
+    return found
 
 
 def damage(folder: Path, rng: np.random.Generator) -> None:

@@ -19,8 +19,7 @@ from PIL import Image
 
 from arr_coc.asking import decode, isolate
 from arr_coc.asking.images import ImageError, load_image, read_image
-
-from .pictures import POSTSCRIPT, many_frames, many_scans, many_tags, many_tags_tiff, mutated, sound
+from eval.serving.pictures import POSTSCRIPT, many_frames, many_scans, many_tags, many_tags_tiff, mutated, sound
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory where Linux shows it")
 

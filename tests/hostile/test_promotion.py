@@ -17,71 +17,130 @@ import torch
 import arr_coc.reference
 from allocator import Policy
 from allocator.logged.explore import Exploration, Explorer
+from allocator.logged.judge import judge
+from allocator.logged.log import DecisionLog, secret_of
 from allocator.logged.rounds import read_rounds
-from allocator.logged.trust import believe
+from allocator.logged.trust import Bounded, bounded
 from arr_coc.serving import nightly
 from arr_coc.serving.nightly import RetrainConfig, retrain
 from arr_coc.serving.store import Moved, Store, read_facts, resolve
 from arr_coc.wrapping.saving import POLICY, load_planner
-from tests.retraining.world import GOOD, POOR, WEAK, believing, make_store, truth
+from tests.retraining.world import FAIR, GOOD, POOR, WEAK, believing, make_store, truth
 
-from .histories import MODEL, POISONS, Poison, Served, honest, nothing, serve, write
+from .histories import MODEL, PATCHES, POISONS, Poison, Served, dear, honest, joined, nothing, serve, write
 
 WHOLE = os.environ.get("ARR_COC_HOSTILE") == "all"
-HISTORIES = 55 if WHOLE else 11
-INCUMBENTS = {"poor": POOR, "weak": WEAK, "good": GOOD}
+HISTORIES, ROUNDS = (50, 16_000) if WHOLE else (4, 8000)
+INCUMBENTS = {"poor": POOR, "fair": FAIR, "good": GOOD}
 
 
 @pytest.fixture(scope="module")
-def served() -> dict[str, tuple[Any, float, Served]]:
-    """Per incumbent: its policy, what it is truly worth, and 2,400 decisions."""
+def served() -> dict[str, tuple[Any, Served]]:
+    """Per incumbent: its policy, and what it decided."""
     found = {}
     for k, (name, gains) in enumerate(INCUMBENTS.items()):
         policy = believing(*gains)
-        found[name] = policy, truth(policy), serve(policy, 2400, "0001", seed=k)
+        found[name] = policy, serve(policy, ROUNDS, "0001", seed=k)
     return found
+
+
+def promotion(folder: Path, policy: Any, decisions: Served, poison: Poison, seed: int) -> tuple[float | None, str]:
+    """What a policy that the default settings promote truly gains, or None, and the reason."""
+    store = make_store(folder, policy)
+    with pytest.MonkeyPatch.context() as patch:
+        if poison.records:
+            write(folder / "log", decisions, poison, seed)
+        else:
+            patch.setattr(nightly, "read_rounds", lambda *more: joined(decisions, poison, seed))
+        report = retrain(folder / "log", store, RetrainConfig(model=MODEL))
+    gain = None
+    if report["promoted"]:
+        gain = truth(Policy.load(store.folder(store.current) / POLICY), patches=PATCHES)
+        gain -= truth(policy, patches=PATCHES)
+    shutil.rmtree(folder)
+    return gain, report["reason"]
 
 
 @pytest.mark.timeout(7200 if WHOLE else 600)
 def test_poisoned_histories_promote_nothing_that_is_worse(
-    served: dict[str, tuple[Any, float, Served]], tmp_path: Path
+    served: dict[str, tuple[Any, Served]], tmp_path: Path
 ) -> None:
-    """What the default margins promote is not truly worse by more than a point, nor what wider ones do by more than
-    they allow; these are tried too because at so few rounds the default ones hardly promote anything."""
-    margin, losses, strict = 0.05, {}, {}
+    """By the default margins, at as many rounds as an honest better policy needs (the test below)."""
+    gains, poisons = {}, [name for name in POISONS if name != "none"]
     for n in range(HISTORIES):
-        poison = list(POISONS)[n % len(POISONS)]
-        name = list(INCUMBENTS)[(n // len(POISONS) + n) % len(INCUMBENTS)]
-        policy, worth, decisions = served[name]
-        folder = tmp_path / str(n)
-        store = make_store(folder, policy)
-        write(folder / "log", decisions, POISONS[poison], seed=n)
-        config = RetrainConfig(additive=True, margin=margin, reference_margin=0.2, model=MODEL)
-        report = retrain(folder / "log", store, config)
-        if report["promoted"]:
-            loss = worth - truth(Policy.load(store.folder(store.current) / POLICY))
-            losses[n, poison, name] = round(loss, 4)
-            references = [found["low"] for found in report["references"].values()]
-            usual = RetrainConfig()
-            if report["judgement"]["slate"]["low"] >= -usual.margin and min(references) >= -usual.reference_margin:
-                strict[n, poison, name] = loss
-        shutil.rmtree(folder)
-    print(f"{HISTORIES} histories; true loss of what was promoted: {losses}; by the default margins: {strict}")
-    assert losses and max(losses.values()) <= margin, losses
-    assert all(loss <= 0.01 for loss in strict.values()), strict
+        poison, name = poisons[n % len(poisons)], list(INCUMBENTS)[(n // len(poisons) + n) % len(INCUMBENTS)]
+        gain, _ = promotion(tmp_path / str(n), *served[name], POISONS[poison], seed=n)
+        if gain is not None:
+            gains[n, poison, name] = round(gain, 4)
+    print(f"of {HISTORIES} poisoned histories {len(gains)} promoted, with a true gain of {gains}")
+    assert min(gains.values(), default=0.0) >= -0.01, gains
+
+
+@pytest.mark.timeout(7200 if WHOLE else 600)
+def test_honest_histories_promote_what_is_better(served: dict[str, tuple[Any, Served]], tmp_path: Path) -> None:
+    """The gate is not simply shut: what is truly better by ten points is promoted in most honest histories."""
+    histories = 10 if WHOLE else 1
+    found = [
+        promotion(tmp_path / str(n), *served["poor"], POISONS["none"], seed=100 + n)[0] for n in range(histories)
+    ]
+    print(f"of {histories} honest histories: {found}")
+    assert 2 * sum(gain is not None and gain > 0.05 for gain in found) >= histories, found
+
+
+def test_who_picks_what_to_reward_moves_the_estimate_and_not_the_lower_bound(tmp_path: Path) -> None:
+    """A tenth of the rounds, all of them explored, promoted a policy that was worse by three points."""
+    policy = believing(*GOOD)
+    decisions = serve(policy, 5000, "0001", seed=2)
+    write(tmp_path, decisions, POISONS["a client that picks"], seed=0)
+    rounds = bounded(read_rounds(tmp_path).rounds, 0.1).rounds
+    new = believing(9.0, 9.0, 99.0)  # full detail, at any price: what the client pays for
+    loss = truth(new, patches=PATCHES) - truth(policy, patches=PATCHES)
+    with_all, held = (judge(rounds, policy, new, policy, fewest=fewest).difference for fewest in (None, 200))
+    honest = judge([r for r in rounds if r.client != "intruder"], policy, new, policy).difference
+    assert with_all.value > honest.value + 0.05 and honest.low < loss < honest.high
+    assert held.low <= honest.low + 0.01 and held.low < with_all.low - 0.03 and held.high == with_all.high
+
+
+def test_a_client_with_all_rewards_of_the_judged_version_is_bounded(tmp_path: Path) -> None:
+    """It had a small share of the log, and nearly all of what judged."""
+    policy = believing(*GOOD)
+    old, now = (serve(policy, rounds, version, seed=3) for rounds, version in ((3000, "0000"), (900, "0001")))
+    store = make_store(tmp_path, policy)
+    write(tmp_path / "log", old, Poison(), seed=3)
+    write(tmp_path / "log", now, Poison(dear, share=0.9), seed=4)
+    judged: list[Any] = []
+
+    class Spy(Exception):
+        pass
+
+    def spy(rounds: Any, *more: Any, **options: Any) -> Any:
+        judged.extend(rounds)
+        raise Spy
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nightly, "judge", spy)
+        with pytest.raises(Spy):
+            retrain(tmp_path / "log", store, RetrainConfig(model=MODEL, fewest=20))
+    assert Counter(r.client for r in judged)["intruder"] <= 0.1 * len(judged)
+
+
+def first(served: tuple[Any, Served], rounds: int = 2400) -> tuple[Any, Served]:
+    """The beginning of what was served: enough where nothing is to be promoted."""
+    policy, decisions = served
+    return policy, Served(decisions.version, decisions.asked[:rounds])
 
 
 def test_a_broken_source_neither_alarms_nor_teaches(
-    served: dict[str, tuple[Any, float, Served]], tmp_path: Path
+    served: dict[str, tuple[Any, Served]], tmp_path: Path
 ) -> None:
     """30 zeros raised the alarm, threw away what was known, and 400 taught that nothing pays."""
-    policy, _, decisions = served["good"]
-    for zeros in (30, 400):
+    policy, decisions = first(served["good"])
+    for zeros in (30, 400):  # at even odds 30 in a row are not impossible enough to be left out
         folder = tmp_path / str(zeros)
         store = make_store(folder, policy)
         write(folder / "log", decisions, Poison(nothing, last=zeros), seed=1)
         report = retrain(folder / "log", store, RetrainConfig())
-        assert report["log"]["of a source that says the same for ever"] >= zeros
+        assert report["log"]["of a source that says the same for ever"] >= (zeros if zeros > 30 else 0)
         assert not report["drift"]["alarms"] and report["log"]["left out by drift"] == 0
         assert report["log"]["mean reward"] > 0.4
     folder = tmp_path / "all"
@@ -95,15 +154,15 @@ def test_nothing_is_judged_on_rewards_without_variance() -> None:
     class Constant:
         reward = 1.0
 
-    believed = believe([], 0.1)
-    assert "every reward to judge on is 1" in nightly._unfit([Constant()] * 300, believed, RetrainConfig())  # type: ignore[list-item]
+    same = Bounded([Constant()] * 300, {}, 0, True)  # type: ignore[list-item]
+    assert "every reward to judge on is 1" in nightly._unfit(same, 0, same, RetrainConfig())
 
 
-def test_an_alarm_alone_never_takes_the_prior(served: dict[str, tuple[Any, float, Served]], tmp_path: Path) -> None:
+def test_an_alarm_alone_never_takes_the_prior(served: dict[str, tuple[Any, Served]], tmp_path: Path) -> None:
     """The first version's knowledge weighs less after a fall, and is never gone."""
-    policy, _, decisions = served["good"]
+    policy, decisions = first(served["good"])
     known = believing(*GOOD)
-    write(tmp_path / "before", Served("0000", decisions.records[:600], decisions.asked[:600]), Poison(), seed=2)
+    write(tmp_path / "before", Served("0000", decisions.asked[:600]), Poison(), seed=2)
     before = read_rounds(tmp_path / "before").rounds
     known.update_many([r.decision for r in before], [r.reward for r in before])
     store = make_store(tmp_path, known)
@@ -117,7 +176,7 @@ def test_an_alarm_alone_never_takes_the_prior(served: dict[str, tuple[Any, float
     class Spy(Exception):
         pass
 
-    def spy(rounds: Any, incumbent: Any, new: Any, *more: Any, **options: Any) -> Any:
+    def spy(rounds: Any, incumbent: Any, chosen: Any, new: Any, **options: Any) -> Any:
         taught.append(new)
         raise Spy
 
@@ -133,35 +192,48 @@ def test_an_alarm_alone_never_takes_the_prior(served: dict[str, tuple[Any, float
     assert not torch.equal(new.posterior.gram, fresh.posterior.gram)
 
 
-def test_one_clients_weight_is_bounded(served: dict[str, tuple[Any, float, Served]], tmp_path: Path) -> None:
-    _, _, decisions = served["weak"]
+def test_nobody_outside_knows_which_rounds_judge(tmp_path: Path) -> None:
+    """Whoever got an answer knew its id and version, and so whether its reward would judge or teach."""
+    log = DecisionLog(tmp_path)
+    names = [log.append({"version": "0001"}).result() for _ in range(200)]
+    assert secret_of(tmp_path) == b""
+    log.pseudonym("10.0.0.1")
+    log.close()
+    secret = secret_of(tmp_path)
+    assert len(secret) == 32
+    held = [[nightly._held_out(name, "0001", 0.5, key) for name in names] for key in (b"", secret)]
+    assert 60 < sum(a == b for a, b in zip(*held, strict=True)) < 140 and 60 < sum(held[1]) < 140
+
+
+def test_one_clients_weight_is_bounded(served: dict[str, tuple[Any, Served]], tmp_path: Path) -> None:
+    _, decisions = first(served["fair"])
     write(tmp_path, decisions, Poison(POISONS["a flood for cheap"].lie, share=0.6), seed=4)
     rounds = read_rounds(tmp_path).rounds
     counts = Counter(r.client for r in rounds)
     assert counts["intruder"] > 0.5 * len(rounds)
     for share in (0.05, 0.1, 0.3):
-        believed = believe(rounds, share)
-        left = Counter(r.client for r in believed.rounds)
-        assert max(left.values()) <= share * len(believed.rounds) and believed.bound and believed.clients == 31
-        assert set(believed.bounded) >= {"intruder"}
-        again = believe(list(rounds), share)
-        assert [r.id for r in again.rounds] == [r.id for r in believed.rounds]  # by their ids, not by chance
-    assert len(believe(rounds, 1.0).rounds) >= len(rounds) - believe(rounds, 1.0).constant
+        found = bounded(rounds, share)
+        left = Counter(r.client for r in found.rounds)
+        assert max(left.values()) <= share * len(found.rounds) and found.bound and found.clients == 31
+        assert set(found.left_out) >= {"intruder"}
+        again = bounded(list(rounds), share)
+        assert [r.id for r in again.rounds] == [r.id for r in found.rounds]  # by their ids, not by chance
+    assert bounded(rounds, 1.0).rounds == rounds
     few = [r for r in rounds if r.client in ("intruder", "client 1")]
-    assert not believe(few, 0.1).bound  # among two nobody can be bounded, and the report says so
+    assert not bounded(few, 0.1).bound  # among two nobody can be bounded, and the report says so
 
 
 def test_another_models_rewards_are_left_out_or_asked_about(
-    served: dict[str, tuple[Any, float, Served]], tmp_path: Path
+    served: dict[str, tuple[Any, Served]], tmp_path: Path
 ) -> None:
-    policy, _, decisions = served["weak"]
+    policy, decisions = first(served["fair"])
     store = make_store(tmp_path, policy)
     write(tmp_path / "log", decisions, POISONS["another model"], seed=5)
     with pytest.raises(ValueError, match="several models.*other@2.*--for-model"):
         retrain(tmp_path / "log", store, RetrainConfig())
     report = retrain(tmp_path / "log", store, RetrainConfig(model=MODEL))
     counts = report["log"]
-    assert 900 < counts["of other models"] < 1500 and report["model"] == MODEL
+    assert 960 < counts["of other models"] < 1440 and report["model"] == MODEL
     assert counts["learned from"] + counts["judged on"] <= counts["rounds"] - counts["of other models"]
 
 
@@ -229,10 +301,10 @@ def test_a_rehearsal_finds_a_policy_that_only_fails_when_it_chooses() -> None:
     "facts", [b"", b"{", b"[]", b"\xff", b'{"contexts": 3}', b'{"contexts": {"edges": [[2]]}}', b"[" * 99_999]
 )
 def test_a_damaged_version_json_stops_nothing(
-    facts: bytes, served: dict[str, tuple[Any, float, Served]], tmp_path: Path
+    facts: bytes, served: dict[str, tuple[Any, Served]], tmp_path: Path
 ) -> None:
     """It ended the following of the store in silence: no rollback was ever seen again."""
-    policy, _, decisions = served["weak"]
+    policy, decisions = first(served["fair"])
     store = make_store(tmp_path, policy)
     (store.folder("0001") / "version.json").write_bytes(facts)
     (store.path / "history.jsonl").write_bytes(b"garbage\n{}\n" + (store.path / "history.jsonl").read_bytes())
@@ -240,7 +312,7 @@ def test_a_damaged_version_json_stops_nothing(
     store.add(lambda new: shutil.copytree(store.folder("0001"), new, dirs_exist_ok=True), {})
     store.point_to("0002")
     assert store.roll_back() == "0001" and resolve(store.path).version == "0001"
-    write(tmp_path / "log", Served("0001", decisions.records[:900], decisions.asked[:900]), Poison(), seed=6)
+    write(tmp_path / "log", Served("0001", decisions.asked[:900]), Poison(), seed=6)
     assert retrain(tmp_path / "log", store, RetrainConfig())["reason"]
 
 
@@ -269,9 +341,9 @@ def test_two_retrains_at_once_do_not_undo_each_other(tmp_path: Path) -> None:
 
 
 def test_a_promotion_over_another_one_is_reported(
-    served: dict[str, tuple[Any, float, Served]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: dict[str, tuple[Any, Served]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy, _, decisions = served["poor"]
+    policy, decisions = first(served["poor"])
     store = make_store(tmp_path, policy)
     write(tmp_path / "log", decisions, Poison(), seed=7)
 
@@ -280,7 +352,6 @@ def test_a_promotion_over_another_one_is_reported(
         store.point_to("0002")
         return judge(*arguments, **options)
 
-    judge = nightly.judge
     monkeypatch.setattr(nightly, "judge", other)
     report = retrain(tmp_path / "log", store, RetrainConfig(margin=9.0, reference_margin=9.0))
     assert report["promoted"] is None and store.current == "0002" and "nothing was promoted" in report["reason"]

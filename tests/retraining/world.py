@@ -23,9 +23,9 @@ PRICE = 0.2 / 1200
 DETAIL = np.array([0.0, 0.1, 0.35, 0.5])
 
 
-def question(rng: np.random.Generator) -> np.ndarray:
-    x = rng.random((3, 3))
-    x[:, 0], x[:, 1] = 1.0, rng.random(3) ** 3
+def question(rng: np.random.Generator, patches: int = 3) -> np.ndarray:
+    x = rng.random((patches, 3))
+    x[:, 0], x[:, 1] = 1.0, rng.random(patches) ** 3
     return x
 
 
@@ -41,6 +41,7 @@ def believing(*gains: float, precision: float = 5.0) -> Any:
 
 
 POOR, WEAK, GOOD = (0.01, 0.03, 0.04), (0.06, 0.18, 0.24), (0.1, 0.3, 0.5)
+FAIR = (0.03, 0.09, 0.12)  # between the first two
 
 
 def one_patch(rng: np.random.Generator) -> np.ndarray:
@@ -67,14 +68,13 @@ def mixing() -> Any:
     )  # fmt: skip
 
 
-def truth(policy: Policy, rounds: int = 1500, ask: Ask = question, mean: Mean = mean) -> float:
+def truth(policy: Policy, rounds: int = 1500, patches: int = 3, ask: Ask = question, mean: Mean = mean) -> float:
     """Net value of the greedy policy."""
-    rng, total = np.random.default_rng(99), 0.0
-    for _ in range(rounds):
-        x = ask(rng)
-        decision = policy.select(x, None, COSTS, None, PRICE, explore=False)
-        total += mean(x, decision.index) - PRICE * decision.cost
-    return total / rounds
+    rng = np.random.default_rng(99)
+    asked = [ask(rng, patches) if ask is question else ask(rng) for _ in range(rounds)]
+    chosen = policy.select_many([{"contexts": x} for x in asked], costs=COSTS[:patches], price=PRICE, explore=False)
+    pairs = zip(asked, chosen, strict=True)
+    return float(np.mean([mean(x, decision.index) - PRICE * decision.cost for x, decision in pairs]))
 
 
 def make_store(folder: Path, policy: Policy) -> Store:

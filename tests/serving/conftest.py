@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="pip install 'arr-coc[serve]'")
 
+import uvicorn
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -65,3 +68,18 @@ def ask(c: Any, sample: dict[str, Any], **changes: Any) -> Any:
     """POST /answer."""
     files = {"image": ("a.png", changes.pop("image", sample["png"]))}
     return c.post("/answer", files=files, data={"question": changes.pop("question", sample["question"])}, **changes)
+
+
+@contextmanager
+def listening(app: Any, **options: Any) -> Iterator[tuple[str, int]]:
+    """A real server on a free port, in a thread."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off", **options))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield server.servers[0].sockets[0].getsockname()
+    finally:
+        server.should_exit = True
+        thread.join(20)

@@ -10,16 +10,14 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request
 from PIL import Image
 
@@ -31,12 +29,13 @@ from allocator.logged.log import read_records
 from allocator.trackers.drift import PageHinkley
 from arr_coc.asking.ask import answers, prepare
 from arr_coc.learning.rewards import vqa_accuracy
+from arr_coc.serving import service
 from arr_coc.serving.config import ServeConfig
 from arr_coc.serving.engine import Busy
 from arr_coc.serving.limits import Limits
 from arr_coc.serving.own import OwnEngine
 from eval.serving.hooks import better_bodies
-from tests.serving.conftest import ask, png
+from tests.serving.conftest import ask, listening, png
 
 
 def test_answers_are_those_of_direct_generate(
@@ -183,8 +182,13 @@ def test_a_body_too_large_is_refused_whether_or_not_it_says_so(client: Any, ques
             for _ in range(100):
                 yield b"x" * 1000
 
-        reply = c.post("/answer", content=body(), headers={"content-type": "multipart/form-data; boundary=b"})
+        kind = {"content-type": "multipart/form-data; boundary=b"}
+        reply = c.post("/answer", content=body(), headers=kind)
+        assert reply.status_code == 411 and "Content-Length" in reply.json()["detail"]
+        reply = c.post("/answer", content=b"".join(body()), headers={**kind, "content-length": "1000"})  # it lies
         assert reply.status_code == 413 and "50,000 bytes" in reply.json()["detail"]
+        reply = c.post("/answer", data={"question": "what ?"})
+        assert reply.status_code == 415 and "multipart" in reply.json()["detail"]
         assert ask(c, questions[0], image=png(Image.new("RGB", (40, 40)))).status_code == 200
 
 
@@ -270,19 +274,22 @@ def test_who_is_refused_while_it_talks_hears_why(settings: dict[str, Any], statu
             assert reply.status_code == status and reply.json()["detail"]
 
 
-@contextmanager
-def listening(app: Any, **options: Any) -> Iterator[tuple[str, int]]:
-    """A real server on a free port, in a thread."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off", **options))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield server.servers[0].sockets[0].getsockname()
-    finally:
-        server.should_exit = True
-        thread.join(20)
+def test_a_disk_that_stalls_while_it_is_read_is_not_waited_for(
+    client: Any, questions: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = threading.Event()
+    with client() as c:
+        known = ask(c, questions[0]).json()
+        for name in ("find", "pseudonym"):
+            with monkeypatch.context() as patch:
+                patch.setattr(service, "PATIENCE", 0.2)
+                where: Any = service if name == "find" else c.app.state.service.log
+                patch.setattr(where, name, lambda *arguments: free.wait(20))
+                reply = c.post("/reward", json={"id": known["id"], "reward": 1})
+                assert reply.status_code == 503 and "disk does not answer" not in reply.text  # only in the log
+                assert c.get("/healthz").status_code == 200
+        free.set()
+        assert c.post("/reward", json={"id": known["id"], "reward": 1}).json()["repeated"] is False
 
 
 def test_drift_raises_its_alarms(client: Any, questions: list[dict[str, Any]]) -> None:
