@@ -32,10 +32,11 @@ def exact(folder: Path, n: int, kinds: Sequence[str] = ("reference", *KINDS)) ->
 
 
 def rate(n: int, rounds: int = 4, seed: int = 100) -> dict[str, Any]:
-    """Questions a second inside an engine on one thread, full detail against the policy, both caches off.
+    """Questions a second inside an engine on one thread, full detail against the policy.
 
-    In a process of its own. Every round asks both ways the same questions, all at once, in alternating order;
-    rendering, glances and planning are included.
+    In a process of its own, with the engine's own defaults. Every round asks both ways the same questions, all at
+    once, in alternating order; no question comes twice, so full detail finds nothing in a cache, and the policy what
+    its own glances left. Rendering, glances and planning are included.
 
     Returns
     -------
@@ -61,7 +62,7 @@ def rate_here(n: int, rounds: int, seed: int) -> None:
     table: dict[str, dict[str, list[float]]] = {}
     with OfflineEngine(
         "reference", policy_of("reference"), Exploration(share=0), max_model_len=4096, max_num_batched_tokens=4096,
-        enforce_eager=True, enable_prefix_caching=False,
+        enforce_eager=True,
     ) as engine:  # fmt: skip
 
         def ask(way: str, part: Sequence[Sample]) -> None:
