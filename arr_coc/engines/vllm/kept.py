@@ -1,7 +1,7 @@
 """Features of glances, kept in the worker: a patch that stays at the floor is not encoded again for the answer.
 
-The engine has a cache of features too, but it holds no more tokens than one step; under load the glances of others have
-pushed out one's own before its answer comes.
+The engine has a cache of features too, but it holds no more tokens than one step; under load the glances of others
+have pushed out one's own before its answer comes.
 """
 
 from __future__ import annotations

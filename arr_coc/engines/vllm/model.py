@@ -93,9 +93,10 @@ class Budgets:
 
     def _encoded(self, inputs: Mapping[str, Any], counts: Sequence[int]) -> Call:
         """The call of image inputs without a prompt, ``counts`` placeholders for each entry."""
+        me: Any = self
         device = inputs["pixel_values"].device
         moved = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in inputs.items()}
-        return self._call(moved, torch.full((sum(counts),), self.budget_family.image_token(self.model)))  # type: ignore[attr-defined]
+        return self._call(moved, torch.full((sum(counts),), self.budget_family.image_token(me.model)))
 
     def embed_input_ids(
         self, input_ids: torch.Tensor, multimodal_embeddings: Any = None, *, is_multimodal: torch.Tensor | None = None
@@ -122,8 +123,7 @@ class Budgets:
         me: Any = self
         sizes = torch.cat([feature.data["image_grid_thw"].data.reshape(-1, 3) for feature in features]).cpu()
         if (smaller := self._smaller(features)) is not None:
-            placed, deltas = self._own_positions(input_tokens, smaller)
-            return placed[:, 0], int(deltas[0])
+            return self._own_positions(input_tokens, smaller)
         # The layout asks the pixels for no more than their number.
         inputs = {"image_grid_thw": sizes, "pixel_values": torch.empty(int(sizes.prod(1).sum()), 0)}
         token = self.budget_family.image_token(me.model)
@@ -140,7 +140,6 @@ class Budgets:
         placed, deltas = positions_of(call, realised, self.budget_positions, stays[None], 0)
         assert placed is not None and deltas is not None  # only models with M-RoPE are asked
         return placed[:, 0, stays], int(deltas[0])
-
 
     def _smaller(self, features: Sequence[Any]) -> torch.Tensor | None:
         """``[entries, 3]`` sizes of the smaller images that a prompt's entries are; None if some are cut in patches.
@@ -161,15 +160,15 @@ class Budgets:
             sizes.append(own)
         return torch.cat(sizes).cpu()
 
-    def _own_positions(self, tokens: Sequence[int], sizes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The model's own positions ``[3, 1, L]`` of a prompt with images of these sizes, and deltas."""
+    def _own_positions(self, tokens: Sequence[int], sizes: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """The model's own positions ``[3, L]`` of a prompt with images of these sizes, and the shift behind it."""
         me: Any = self
         ids = torch.tensor(tokens)[None]
         images = (ids == self.budget_family.image_token(me.model)).int()
         inputs = {"input_ids": ids, "image_grid_thw": sizes, "mm_token_type_ids": images}
         found = self.budget_family.positions(me.model, inputs, torch.ones_like(ids))
         assert found is not None  # only models with M-RoPE are asked
-        return found
+        return found[0][:, 0], int(found[1][0])
 
 
 class DeepStack:
