@@ -99,7 +99,12 @@ def policy_of(model: str) -> Path:
 
 def _owners(processor: Any, images: Sequence[Image.Image]) -> list[int]:
     """The picture of every image entry of a prompt."""
-    counts = [math.prod(processor.patch_grid(i)) if hasattr(processor, "patch_grid") else 1 for i in images]
+    counts = [1] * len(images)
+    if hasattr(processor, "patch_grid"):
+        counts = [math.prod(processor.patch_grid(image)) for image in images]
+    elif hasattr(processor, "image_seq_length"):  # tiles
+        sizes = [(image.height, image.width) for image in images]
+        counts = processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_patches"]
     return [number for number, count in enumerate(counts) for _ in range(count)]
 
 

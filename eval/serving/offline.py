@@ -111,9 +111,7 @@ class OfflineEngine:
             found.append((call, words, joined(ranks, output.outputs[0].logprobs)))
         return found
 
-    def generate(
-        self, given: Sequence[Any], tokens: int, logprobs: int | None = None, stop: bool = True
-    ) -> list[Any]:
+    def generate(self, given: Sequence[Any], tokens: int, logprobs: int | None = None, stop: bool = True) -> list[Any]:
         """Answers, all in one batch."""
         from vllm import SamplingParams
 
