@@ -15,18 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from .exactness import engine_environment, policy_of, run
+from .exactness import REFERENCE, engine_environment, policy_of, run
 from .server import ENGINE, ROOT, Sample, Server, samples
 from .stand_ins import KINDS, make_stand_in
 
 CALLERS = (1, 4, 16, 64)
 
 
-def exact(folder: Path, n: int, kinds: Sequence[str] = ("reference", *KINDS)) -> dict[str, Any]:
+def exact(folder: Path, n: int, kinds: Sequence[str] = (*REFERENCE, *KINDS)) -> dict[str, Any]:
     """Plans, answers and propensities against the wrapper's, ``n`` questions for every model and mode."""
     found = {}
     for kind in kinds:
-        model = kind if kind == "reference" else str(make_stand_in(kind, folder / kind))
+        model = kind if kind in REFERENCE else str(make_stand_in(kind, folder / kind))
         found[kind] = run(model, n, folder)
     return found
 
