@@ -39,6 +39,9 @@ class Limits:
         Paths whose bodies are at most 64 KiB.
     only
         Paths that are guarded; all of them if empty.
+    others
+        Bytes of a body on all other paths, whose token and places are the application's own affair; it has as much
+        longer to arrive. None leaves them alone.
     """
 
     def __init__(
@@ -51,14 +54,16 @@ class Limits:
         count: Callable[[str, int], Any] = lambda route, status: None,
         small: Collection[str] = (),
         only: Collection[str] = (),
+        others: int | None = None,
     ) -> None:
         self.app, self.limit, self.seconds, self.places, self.count = app, limit, seconds, places, count
-        self.small, self.only, self.inside = frozenset(small), frozenset(only), 0
+        self.small, self.only, self.others, self.inside = frozenset(small), frozenset(only), others, 0
         self.token = None if token is None else f"Bearer {token}".encode()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One request."""
-        if scope["type"] != "http" or (self.only and scope["path"] not in self.only):
+        guarded = not self.only or scope["path"] in self.only
+        if scope["type"] != "http" or not (guarded or self.others):
             await self.app(scope, receive, send)
             return
 
@@ -69,8 +74,10 @@ class Limits:
                 self.count(route, message["status"])
             await send(message)
 
-        deadline = asyncio.get_running_loop().time() + self.seconds
-        limit = min(self.limit, 2**16) if scope["path"] in self.small else self.limit
+        limit = self.limit if guarded else self.others or 0
+        limit = min(limit, 2**16) if scope["path"] in self.small else limit
+        seconds = self.seconds * max(1, limit / self.limit)
+        deadline = asyncio.get_running_loop().time() + seconds
         too_large = f"the body is larger than {limit:,} bytes" + ("; scale the image down" if limit > 2**16 else "")
 
         async def refuse(status: int, detail: str, **headers: str) -> None:
@@ -78,9 +85,9 @@ class Limits:
             await _refuse(watched, status, detail, headers)
 
         headers = dict(scope["headers"])
-        if b"transfer-encoding" in headers:  # a megabyte in chunks of a byte costs a second, whoever sends it
+        if guarded and b"transfer-encoding" in headers:  # a megabyte in chunks of a byte costs a second
             return await _refuse(watched, 411, "say how long the body is (Content-Length); chunks are not taken", {})
-        if self.token is not None and scope["path"] not in _OPEN:
+        if guarded and self.token is not None and scope["path"] not in _OPEN:
             if not hmac.compare_digest(headers.get(b"authorization", b""), self.token):
                 return await refuse(401, "this server asks for its bearer token", **{"www-authenticate": "Bearer"})
         # A client may not name the codec: Python has some that take minutes for a kilobyte.
@@ -92,7 +99,7 @@ class Limits:
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > limit:
             return await refuse(413, too_large)
-        posts = scope["method"] == "POST"
+        posts = guarded and scope["method"] == "POST"
         if posts and self.inside >= self.places:
             return await refuse(429, f"{self.inside} requests are inside; try again in 1 s", **{"retry-after": "1"})
         arrived, complete = 0, False
@@ -105,7 +112,7 @@ class Limits:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(408, f"the body did not arrive within {self.seconds:g} s") from None
+                raise HTTPException(408, f"the body did not arrive within {seconds:g} s") from None
             arrived += len(message.get("body", b""))
             complete = not message.get("more_body", False)
             if arrived > limit:
@@ -126,7 +133,7 @@ class Limits:
         arrived, more = 0, True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
-                while more and arrived <= 4 * self.limit:
+                while more and arrived <= 4 * max(self.limit, self.others or 0):
                     message = await receive()
                     arrived += len(message.get("body", b""))
                     more = message.get("more_body", False)  # no such thing once the client has gone

@@ -5,11 +5,15 @@ model classes of its process; the engine's from another, which compares.
 
     python -m eval.serving.exactness wrapper MODEL N FILE
     python -m eval.serving.exactness engine MODEL N FILE [chunked] [compiled]
+
+MODEL is the folder of a stand-in, "reference", or "several": the reference model with two pictures in every prompt,
+every other time the same one twice.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import subprocess
@@ -24,6 +28,7 @@ from PIL import Image
 from .offline import OfflineEngine, messages
 from .server import ROOT, VLLM
 
+REFERENCE = ("reference", "several")
 SIZES = ((560, 560), (1120, 840), (700, 420), (980, 980), (400, 300), (1300, 500))
 EXPLORE = dict(share=0.5, alpha=1.0, tau=0.2, width=0.0)
 
@@ -66,13 +71,17 @@ class Compared:
 
 
 def questions(model: str, n: int, seed: int = 11) -> Iterator[tuple[list[Image.Image], str]]:
-    """Pictures and question. Stand-ins get one picture, two, or the same one twice; the reference model one."""
+    """Pictures and question. Stand-ins get one picture, two, or the same one twice; see above for the reference."""
     from arr_coc import reference
 
     rng = random.Random(seed)
-    if model == "reference":
-        for sample in reference.generate(n, split="eval", seed=seed):
-            yield [sample["image"]], sample["question"]
+    if model in REFERENCE:
+        other = None
+        for i, sample in enumerate(reference.generate(n, split="eval", seed=seed)):
+            first = sample["image"]
+            second = [] if model == "reference" else [other if i % 2 and other is not None else first.copy()]
+            yield [first, *second], sample["question"]
+            other = first
         return
     pictures = [(s["image"].convert("RGB"), s["question"]) for s in reference.generate(8, split="eval", seed=seed)]
     for i in range(n):
@@ -85,7 +94,18 @@ def policy_of(model: str) -> Path:
     """The saved policy that a model is served with."""
     from arr_coc import reference
 
-    return reference.policy_path() if model == "reference" else Path(model) / "policy"
+    return reference.policy_path() if model in REFERENCE else Path(model) / "policy"
+
+
+def _owners(processor: Any, images: Sequence[Image.Image]) -> list[int]:
+    """The picture of every image entry of a prompt."""
+    counts = [1] * len(images)
+    if hasattr(processor, "patch_grid"):
+        counts = [math.prod(processor.patch_grid(image)) for image in images]
+    elif hasattr(processor, "image_seq_length"):  # tiles
+        sizes = [(image.height, image.width) for image in images]
+        counts = processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_patches"]
+    return [number for number, count in enumerate(counts) for _ in range(count)]
 
 
 def wrapper(model: str, n: int, file: Path) -> None:
@@ -102,10 +122,10 @@ def wrapper(model: str, n: int, file: Path) -> None:
     from arr_coc.wrapping.wrapper import wrap
 
     torch.set_num_threads(1)
-    vlm, processor = load_vlm(model, device="cpu", dtype="float32")
+    vlm, processor = load_vlm("reference" if model in REFERENCE else model, device="cpu", dtype="float32")
     policies = Policies(policy_of(model), Exploration(**EXPLORE), vlm, processor)
     arr, rng = wrap(vlm, processor, policies.config, policies.once()), random.Random(n)
-    lengths = {} if model == "reference" else {"max_new_tokens": 8, "min_new_tokens": 8}
+    lengths = {} if model in REFERENCE else {"max_new_tokens": 8, "min_new_tokens": 8}
     rows, tensors = [], {}
     for i, (images, question) in enumerate(questions(model, n)):
         inputs = processor.apply_chat_template(
@@ -132,10 +152,12 @@ def wrapper(model: str, n: int, file: Path) -> None:
         assert taken is not None
         tensors[f"{i}.attention"] = scene.read_attention(watched_layers(policies.loaded.planner)).contiguous()
         tensors[f"{i}.glance"] = scene.glance_answer().contiguous()
-        per_image = [[b for b, p in zip(drawn, patches, strict=True) if p.entry == e] for e in range(len(images))]
+        owners = _owners(processor, images)
+        per_image = [
+            [b for b, p in zip(drawn, patches, strict=True) if owners[p.entry] == i] for i in range(len(images))
+        ]
         rows.append({
-            "budgets": budgets, "said": said, "random": drawn if model == "reference" else None,
-            "per image": [drawn] if model == "reference" else per_image,
+            "budgets": budgets, "said": said, "per image": per_image,
             "log_propensity": taken.decision.log_propensity, "explored": taken.explored,
             "words": scene.question,
         })  # fmt: skip
@@ -151,10 +173,10 @@ def engine(model: str, n: int, file: Path, chunked: bool = False, compiled: bool
     from arr_coc.serving.policy import Once, Policies
 
     rows = json.loads(file.read_text(encoding="utf-8"))[:n]
-    asked = list(questions(model, len(rows)))[:n] if model == "reference" else list(questions(model, n))
+    asked = list(questions(model, len(rows)))
     with OfflineEngine(
-        model, policy_of(model), Exploration(**EXPLORE), max_num_batched_tokens=256 if chunked else 6000,
-        enforce_eager=not compiled,
+        "reference" if model in REFERENCE else model, policy_of(model), Exploration(**EXPLORE),
+        max_model_len=8000, max_num_batched_tokens=256 if chunked else 8000, enforce_eager=not compiled,
     ) as offline, safe_open(file.with_suffix(".safetensors"), "pt") as tensors:  # fmt: skip
         policies: Policies = offline.policies
         found, different = Compared(), []
@@ -171,7 +193,7 @@ def engine(model: str, n: int, file: Path, chunked: bool = False, compiled: bool
                 plans.append((plan, once.taken, scene, glanced))
                 drawn = offline.describer.allocation(call, one, rows[i]["per image"])
                 requests += [offline.at(one, call, plan.budgets), offline.at(one, call, drawn)]
-            ends = model == "reference"
+            ends = model in REFERENCE
             outputs = offline.generate(requests, 4 if ends else 8, logprobs=2, stop=ends)
             for k, (i, (plan, taken, scene, glanced)) in enumerate(zip(part, plans, strict=True)):
                 row, said = rows[i], [list(o.outputs[0].token_ids) for o in outputs[2 * k : 2 * k + 2]]

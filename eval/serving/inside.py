@@ -15,27 +15,28 @@ from typing import Any
 
 import numpy as np
 
-from .exactness import engine_environment, policy_of, run
+from .exactness import REFERENCE, engine_environment, policy_of, run
 from .server import ENGINE, ROOT, Sample, Server, samples
 from .stand_ins import KINDS, make_stand_in
 
 CALLERS = (1, 4, 16, 64)
 
 
-def exact(folder: Path, n: int, kinds: Sequence[str] = ("reference", *KINDS)) -> dict[str, Any]:
+def exact(folder: Path, n: int, kinds: Sequence[str] = (*REFERENCE, *KINDS)) -> dict[str, Any]:
     """Plans, answers and propensities against the wrapper's, ``n`` questions for every model and mode."""
     found = {}
     for kind in kinds:
-        model = kind if kind == "reference" else str(make_stand_in(kind, folder / kind))
+        model = kind if kind in REFERENCE else str(make_stand_in(kind, folder / kind))
         found[kind] = run(model, n, folder)
     return found
 
 
 def rate(n: int, rounds: int = 4, seed: int = 100) -> dict[str, Any]:
-    """Questions a second inside an engine on one thread, full detail against the policy, both caches off.
+    """Questions a second inside an engine on one thread, full detail against the policy.
 
-    In a process of its own. Every round asks both ways the same questions, all at once, in alternating order;
-    rendering, glances and planning are included.
+    In a process of its own, with the engine's own defaults. Every round asks both ways the same questions, all at
+    once, in alternating order; no question comes twice, so full detail finds nothing in a cache, and the policy what
+    its own glances left. Rendering, glances and planning are included.
 
     Returns
     -------
@@ -61,7 +62,7 @@ def rate_here(n: int, rounds: int, seed: int) -> None:
     table: dict[str, dict[str, list[float]]] = {}
     with OfflineEngine(
         "reference", policy_of("reference"), Exploration(share=0), max_model_len=4096, max_num_batched_tokens=4096,
-        enforce_eager=True, enable_prefix_caching=False,
+        enforce_eager=True,
     ) as engine:  # fmt: skip
 
         def ask(way: str, part: Sequence[Sample]) -> None:
@@ -126,9 +127,9 @@ def callers(
     Returns
     -------
     dict
-        Per number of callers and way, over all rounds: questions a second, latency (of the engine also to the first
-        token, streamed) in milliseconds, visual tokens, share right; and how many answers and budgets of the two
-        servers were equal.
+        Per number of callers and way, over all rounds: questions a second, processor time of all processes of the
+        server, latency (of the engine also to the first token, streamed) in milliseconds, visual tokens, share right;
+        and how many answers and budgets of the two servers were equal.
     """
     table: dict[int, dict[str, list[dict[str, Any]]]] = {number: {} for number in numbers}
     options = ("--explore", "0", "--timeout", "600", "--queue", "256")
@@ -149,10 +150,12 @@ def callers(
             for number in numbers:
                 part = samples(max(n, number), seed=1000 + 10 * turn + number)
                 for name in list(ways)[:: 1 if turn % 2 == 0 else -1]:
-                    began = time.perf_counter()
+                    server = own if name.startswith("own") else engine
+                    began, before = time.perf_counter(), server.cpu()
                     replies = asyncio.run(_ask_all(part, number, *ways[name]))
+                    spent = {"seconds": time.perf_counter() - began, "cpu": server.cpu() - before}
                     rows = table[number].setdefault(name, [])
-                    rows.append({"seconds": time.perf_counter() - began, "replies": replies})
+                    rows.append({**spent, "replies": replies})
                     progress(f"{number} callers, {name}: {len(part) / rows[-1]['seconds']:.2f} a second")
     return {str(number): _summary(rows) for number, rows in table.items()}
 
@@ -165,6 +168,7 @@ def _summary(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         first = np.array([reply["first"] for reply in replies]) * 1000
         found[name] = {
             "per second": [len(one["replies"]) / one["seconds"] for one in rounds],
+            "cpu ms per question": [1000 * one["cpu"] / len(one["replies"]) for one in rounds],
             "p50 ms": float(np.median(latency)), "p95 ms": float(np.quantile(latency, 0.95)),
             "first token p50 ms": float(np.median(first)),
             "visual tokens": float(np.mean([reply["tokens"] for reply in replies])),
@@ -177,9 +181,13 @@ def _summary(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         for a, b in zip(one["replies"], other["replies"], strict=True)
     ]
     found["equal answers and budgets"] = f"{sum(pairs)} of {len(pairs)}"
-    policy, full = found["vLLM, policy"]["per second"], found["vLLM, full detail"]["per second"]
-    found["vLLM: policy over full detail"] = ratio(policy, full)
-    found["policy: vLLM over own process"] = ratio(policy, found["own process, policy"]["per second"])
+    for title, one, other in (
+        ("vLLM: policy over full detail", "vLLM, policy", "vLLM, full detail"),
+        ("policy: vLLM over own process", "vLLM, policy", "own process, policy"),
+    ):
+        found[title] = ratio(found[one]["per second"], found[other]["per second"])
+        spent = (found[other]["cpu ms per question"], found[one]["cpu ms per question"])
+        found[f"{title}, by processor time"] = ratio(*spent)
     return found
 
 

@@ -102,7 +102,7 @@ class OfflineEngine:
 
         calls = [self.describer.question(one) for one in given]
         names = [uuid.uuid4().hex for _ in given]
-        floors = [reduced(one, call, self.describer.floor(call)) for one, call in zip(given, calls, strict=True)]
+        floors = [reduced(one, call, self.describer.floor(call), True) for one, call in zip(given, calls, strict=True)]
         outputs = self._run(floors, [glance_params(name) for name in names])
         found = []
         for name, call, output in zip(names, calls, outputs, strict=True):
@@ -111,9 +111,7 @@ class OfflineEngine:
             found.append((call, words, joined(ranks, output.outputs[0].logprobs)))
         return found
 
-    def generate(
-        self, given: Sequence[Any], tokens: int, logprobs: int | None = None, stop: bool = True
-    ) -> list[Any]:
+    def generate(self, given: Sequence[Any], tokens: int, logprobs: int | None = None, stop: bool = True) -> list[Any]:
         """Answers, all in one batch."""
         from vllm import SamplingParams
 

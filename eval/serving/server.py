@@ -115,12 +115,11 @@ class Server:
 
     def kill_worker(self) -> None:
         """kill -9 of the process that holds the model: an engine's own, else the server."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         engines = []
-        for child in children.read_text().split() if children.exists() else []:
+        for child in self._family()[1:]:
             with contextlib.suppress(OSError):
                 if "EngineCore" in Path(f"/proc/{child}/cmdline").read_text():
-                    engines.append(int(child))
+                    engines.append(child)
         for pid in engines or [self.process.pid]:
             os.kill(pid, signal.SIGKILL)
 
@@ -140,14 +139,30 @@ class Server:
             raise
 
     def cpu(self) -> float:
-        """Seconds of processor time until now: what other work on the machine hardly changes."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Seconds of processor time until now, its children's too: what other work on the machine hardly changes."""
+        seconds = 0.0
+        for pid in self._family():
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return seconds
+
+    def _family(self) -> list[int]:
+        """The process and all that descend from it."""
+        found = [self.process.pid]
+        for pid in found:
+            for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+                with contextlib.suppress(OSError):
+                    found += [int(child) for child in tasks.read_text().split()]
+        return found
 
     def memory(self) -> int:
-        """Resident bytes now."""
-        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+        """Resident bytes now, its children's too; what they share counts for each."""
+        pages = 0
+        for pid in self._family():
+            with contextlib.suppress(OSError):
+                pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def samples(n: int, seed: int = 0) -> list[Sample]:

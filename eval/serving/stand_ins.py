@@ -18,7 +18,9 @@ CHAT = (
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}<vs><img><ve>"
     "{% elif part['type'] == 'text' %}{{ ' ' + part['text'] }}{% endif %}{% endfor %}{% endif %}{% endfor %}"
 )
-KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+TILED_CHAT = CHAT.replace("<vs><img><ve>", "<img>")
+"""For processors that put their own marks around an image."""
+KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl")
 
 
 def make_stand_in(kind: str, folder: Path, seed: int = 0) -> Path:
@@ -62,9 +64,7 @@ def _build(kind: str) -> tuple[Any, Any]:
     elif kind == "qwen2_5_vl":
         vision |= dict(depth=4, out_hidden_size=128, intermediate_size=256, window_size=112)
         vision |= dict(fullatt_block_indexes=[1, 3])
-        model = t.Qwen2_5_VLForConditionalGeneration(
-            t.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)
-        )
+        model = t.Qwen2_5_VLForConditionalGeneration(t.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids))
         processor, videos = t.Qwen2_5_VLProcessor, t.Qwen2VLVideoProcessor()
     elif kind == "qwen3_vl":
         text |= dict(head_dim=32)
@@ -75,6 +75,8 @@ def _build(kind: str) -> tuple[Any, Any]:
         )  # fmt: skip
         model = t.Qwen3VLForConditionalGeneration(t.Qwen3VLConfig(text_config=text, vision_config=vision, **ids))
         processor, videos = t.Qwen3VLProcessor, t.Qwen3VLVideoProcessor()
+    elif kind == "internvl":
+        return _internvl(text, marks)
     else:
         raise ValueError(f"kind={kind!r} is none of {', '.join(KINDS)}")
     tokenizer = build_tokenizer()
@@ -85,6 +87,33 @@ def _build(kind: str) -> tuple[Any, Any]:
         size=dict(shortest_edge=(2 * side) ** 2, longest_edge=2400 * side**2), patch_size=vision["patch_size"]
     )
     return model.eval(), processor(images, tokenizer, videos, chat_template=CHAT)
+
+
+def _internvl(text: dict[str, Any], marks: dict[str, Any]) -> tuple[Any, Any]:
+    """An image becomes up to four tiles and a thumbnail of 400 tokens each."""
+    import transformers as t
+
+    from arr_coc.reference import vocabulary as v
+    from arr_coc.reference.model import build_tokenizer
+
+    text = {**text, "rope_parameters": dict(rope_type="default", rope_theta=1e4)}
+    vision = dict(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, image_size=[320, 320],
+        patch_size=[8, 8], initializer_range=0.15,
+    )  # fmt: skip
+    config = t.InternVLConfig(
+        text_config=dict(model_type="qwen2", **text), vision_config=vision, image_token_id=v.IMAGE,
+        image_seq_length=400, downsample_ratio=0.5, **marks,
+    )  # fmt: skip
+    model = t.InternVLForConditionalGeneration(config)
+    tokenizer = build_tokenizer()
+    names = dict(context_image_token="<img>", video_token="<video>", start_image_token="<vs>", end_image_token="<ve>")
+    tokenizer._set_model_specific_special_tokens(names)
+    side = dict(height=320, width=320)
+    images = t.GotOcr2ImageProcessor(size=side, crop_to_patches=True, min_patches=1, max_patches=4)
+    videos = t.InternVLVideoProcessor(size=side)
+    processor = t.InternVLProcessor(images, tokenizer, videos, image_seq_length=400, chat_template=TILED_CHAT)
+    return model.eval(), processor
 
 
 def save_learned(folder: Path, model_type: str, seed: int = 0) -> Path:

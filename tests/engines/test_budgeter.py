@@ -56,7 +56,9 @@ def budgeter(client: Client, monkeypatch: pytest.MonkeyPatch, words: bool = True
     monkeypatch.setattr(describer, "question", lambda given: call)
     if not words:
         monkeypatch.setattr(describer, "special", set(range(len(processor.tokenizer))))
-    monkeypatch.setattr(module, "reduced", lambda given, call, grids: {"grids": list(grids)})
+    monkeypatch.setattr(
+        module, "reduced", lambda given, call, grids, glance=False: {"grids": list(grids), "glance": glance}
+    )
     monkeypatch.setattr(module, "glance_params", lambda name: None)
     return Budgeter(client, policies, describer)
 

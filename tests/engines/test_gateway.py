@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,13 @@ def stock(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
         "--max-num-seqs", "4", "--max-num-batched-tokens", "6000", "--enforce-eager", "--enable-mm-embeds",
         "--limit-mm-per-prompt", '{"image": 4, "video": 0}', "--generation-config", "vllm",
     ]  # fmt: skip
+    with _serving(command, port, output) as url:
+        yield url, folder
+
+
+@contextmanager
+def _serving(command: list[str], port: int, output: Path) -> Iterator[str]:
+    """A server that is no one of ours, until it is healthy; its address."""
     environment = {**VLLM, **os.environ, "VLLM_PLUGINS": "none", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with output.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
@@ -118,7 +126,7 @@ def stock(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
                     break
             except httpx.HTTPError:
                 time.sleep(0.5)
-        yield url, folder
+        yield url
     finally:
         process.terminate()
         process.wait(60)
@@ -164,3 +172,55 @@ def test_a_stock_server_spends_on_pictures_of_patches_just_the_budgets(stock: An
         words = [client.caption(i, 4) for i in range(4)] + [sample["question"]]
         count = sum(len(wrapped.processor.tokenizer(f" {text}")["input_ids"]) for text in words)
         assert reply.prompt_tokens == count + reply.allocation.tokens + 2 * 4  # words, budgets, marks
+
+
+# ---------------------------------------------------------------- transformers' own server
+
+
+@pytest.fixture(scope="module")
+def another(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """``transformers serve``: its address, and the name of its model."""
+    from torchvision.io import image as reader
+
+    try:
+        reader._assert_has_image_ops()
+    except RuntimeError:
+        pytest.skip("the server reads pictures by torchvision, whose reader is missing in the engine's environment")
+    folder, port = make_stand_in("qwen2_vl", models / "qwen2_vl"), 19000 + os.getpid() % 1000
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder), "--port", str(port)]
+    command += ["--host", "127.0.0.1", "--device", "cpu", "--dtype", "float32"]
+    with _serving(command, port, tmp_path_factory.mktemp("another") / "output.txt") as url:
+        yield url, str(folder)
+
+
+def test_transformers_serve_answers_what_its_model_answers_to_the_patches(another: Any, wrapped: Any) -> None:
+    """The client's parts, sent to a real server, are what the model itself says to the pictures of the patches."""
+    client = Client(wrapped, *another, side=28, timeout=300)
+    sent: list[dict[str, Any]] = []
+    post = client.post
+    client.post = lambda body: sent.append(body) or post(body)
+    for sample in reference.generate(2, seed=9):
+        image = sample["image"].convert("RGB").resize((1120, 840))
+        reply = client.answer(image, sample["question"], 4)
+        parts = [
+            part if part["type"] == "text" else {"type": "image", "image": picture}
+            for part, picture in _with_pictures(sent[-1])
+        ]
+        inputs = wrapped.processor.apply_chat_template(
+            [{"role": "user", "content": parts}], tokenize=True, return_dict=True, add_generation_prompt=True,
+            processor_kwargs={"return_tensors": "pt"},
+        )  # fmt: skip
+        full = [[400] * len(reply.allocation.patches)]  # its pictures are patches already
+        with torch.no_grad():
+            output = wrapped.model.generate(**inputs, do_sample=False, max_new_tokens=4, allocation=full)
+        (text,) = answers(wrapped.processor, inputs["input_ids"], output)
+        # With a tokenizer of words that server says the prompt again in front of the answer.
+        assert reply.text.endswith(text) and len(text.split()) == 4
+        assert reply.text.count("<img>") in (0, reply.allocation.tokens)
+        assert len(sent[-1]["messages"][0]["content"]) == 2 * 4 + 1
+
+
+def _with_pictures(body: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Image.Image | None]]:
+    shown = iter(pictures(body))
+    for part in body["messages"][0]["content"]:
+        yield part, next(shown) if part["type"] == "image_url" else None

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import io
 import json
+import math
 import shutil
 import socket
 import time
@@ -15,11 +16,13 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 import arr_coc
 from allocator.logged.log import read_records
 from arr_coc import reference
 from arr_coc.asking.ask import answers, prepare
+from arr_coc.cli import app
 from arr_coc.serving.store import Store
 from eval.serving.server import ENGINE, Server, samples
 
@@ -37,7 +40,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def server(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("server") / "log"
-    with Server(log, *ENGINE, "--explore", "0", "--policy", str(store.path), "--max-new-tokens", "4") as running:
+    with Server(log, *ENGINE, "--explore", "0.5", "--policy", str(store.path), "--max-new-tokens", "4") as running:
         yield running.wait()
 
 
@@ -63,9 +66,17 @@ def chat(q: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"model": "reference", "messages": [message], "max_tokens": 4, "temperature": 0, **more}
 
 
+def wait_for(client: httpx.Client, needle: str) -> None:
+    until = time.monotonic() + 60
+    while needle not in client.get("/arr_coc/metrics").text:
+        assert time.monotonic() < until, needle
+        time.sleep(0.2)
+
+
 def test_answers_budgets_and_the_log_are_the_wrappers(
     client: httpx.Client, server: Server, questions: list[dict[str, Any]]
 ) -> None:
+    """What was not explored is at the wrapper's budgets; every answer is the wrapper's at the budgets that it got."""
     served = [ask(client, q).json() for q in questions]
     chats = [client.post("/v1/chat/completions", json=chat(q)).json() for q in questions]
     model, processor = reference.load()
@@ -73,15 +84,24 @@ def test_answers_budgets_and_the_log_are_the_wrappers(
         arr.planner.config = dataclasses.replace(arr.planner.config, direct=False)  # a server always looks
         for q, answer, completion in zip(questions, served, chats, strict=True):
             inputs = prepare(processor, [q["image"]], [q["question"]])
-            (text,) = answers(processor, inputs["input_ids"], model.generate(**inputs, do_sample=False))
-            assert (answer["answer"], answer["budgets"]) == (text, arr.last[0].budgets)
-            assert (answer["tokens"], answer["fallback"]) == (arr.last[0].tokens, "")
-            assert completion["choices"][0]["message"]["content"].strip() == text
-            assert completion["arr_coc"]["budgets"] == arr.last[0].budgets
+            for noted, said in (
+                (answer, answer["answer"]),
+                (completion["arr_coc"], completion["choices"][0]["message"]["content"].strip()),
+            ):
+                given = {"allocation": [noted["budgets"]]} if noted["explored"] else {}
+                output = model.generate(**inputs, do_sample=False, **given)
+                assert (said, noted["budgets"]) == (
+                    *answers(processor, inputs["input_ids"], output),
+                    arr.last[0].budgets,
+                )
+                assert (noted["tokens"], noted["fallback"]) == (arr.last[0].tokens, "")
     records = {record["id"]: record for record in read_records(server.log, "decision")}
+    assert len({noted["explored"] for noted in served}) == 2
     for answer in served:
-        assert records[answer["id"]]["decision"]["log_propensity"] == 0.0
-        assert records[answer["id"]]["tokens"] == answer["tokens"] < answer["full_tokens"]
+        # Half are not explored, and an explored one may still draw the policy's own budgets.
+        propensity = records[answer["id"]]["decision"]["log_propensity"]
+        assert propensity < 0.0 and (answer["explored"] or propensity > math.log(0.5) - 1e-6)
+        assert records[answer["id"]]["tokens"] == answer["tokens"] <= answer["full_tokens"]
     assert all(completion["arr_coc"]["id"] in records for completion in chats)
     assert all("question" not in record for record in records.values())
 
@@ -162,22 +182,35 @@ def test_a_policy_that_vanishes_is_served_on_and_another_is_adopted(
     def copied(new: Path) -> Any:
         return shutil.copytree(store.folder("0001"), new, dirs_exist_ok=True)
 
-    def wait_for(needle: str) -> None:
-        until = time.monotonic() + 60
-        while needle not in client.get("/arr_coc/metrics").text:
-            assert time.monotonic() < until, needle
-            time.sleep(0.2)
-
     lost = store.add(copied, {})
     (store.folder(lost) / "policy.safetensors").unlink()
     store.point_to(lost)
-    wait_for('arr_coc_policy_reloads_total{result="failed"} 1.0')
+    wait_for(client, 'arr_coc_policy_reloads_total{result="failed"} 1.0')
     assert ask(client, questions[0]).json()["version"] == "0001"
     good = store.add(copied, {})
     store.point_to(good)
-    wait_for(f'arr_coc_policy_info{{version="{good}"}}')
+    wait_for(client, f'arr_coc_policy_info{{version="{good}"}}')
     assert ask(client, questions[0]).json()["version"] == good
     assert client.get("/readyz").status_code == 200
+
+
+def test_a_night_learns_from_the_engines_log_and_the_engine_serves_what_it_learned(
+    client: httpx.Client, server: Server, store: Store, questions: list[dict[str, Any]]
+) -> None:
+    before = store.current
+    for turn in range(4):
+        for number, q in enumerate(questions):
+            reply = ask(client, q).json()
+            given = {"id": reply["id"], "reward": float(reply["answer"] == q["answer"] and (number + turn) % 4 > 0)}
+            assert reply["version"] == before and client.post("/reward", json=given).status_code == 200
+    lax = ["--margin", "1", "--reference-margin", "1", "--fewest", "2", "--client-share", "1"]
+    shown = CliRunner().invoke(app, ["retrain", "--log", str(server.log), "--out", str(store.path), *lax])
+    assert shown.exit_code == 0, (shown.output, shown.exception)
+    (report,) = [json.loads(file.read_text()) for file in (store.path / "reports").glob("*.json")]
+    assert report["promoted"] == store.current != before, shown.output
+    wait_for(client, f'arr_coc_policy_info{{version="{store.current}"}}')
+    after = ask(client, questions[0]).json()
+    assert (after["version"], after["fallback"]) == (store.current, "")
 
 
 def test_the_picture_is_read_as_everywhere(client: httpx.Client, questions: list[dict[str, Any]]) -> None:

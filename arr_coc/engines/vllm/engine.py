@@ -157,7 +157,7 @@ class Budgeter:
         self, given: Mapping[str, Any], call: Any, words: list[int], timings: dict[str, float]
     ) -> Glanced:
         began, name = time.perf_counter(), uuid.uuid4().hex
-        floor = await self._thread(reduced, given, call, self.describer.floor(call))
+        floor = await self._thread(reduced, given, call, self.describer.floor(call), True)
         outputs = [one async for one in self.client.generate(floor, glance_params(name), f"arr-coc-{name}")]
         ranks = await self.client.collective_rpc("arr_coc_take", args=(name, words))
         glanced = joined(ranks, outputs[-1].outputs[0].logprobs)

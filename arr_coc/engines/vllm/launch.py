@@ -55,13 +55,21 @@ def command(
         if getattr(config, name) != getattr(ArrCocConfig(), name)
     }
     if differing:
-        overrides[OPTION] = differing
+        overrides[OPTION] = _own(model) | differing
     if overrides:
         options += ["--hf-overrides", json.dumps(overrides)]
     return [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model,
         "--worker-extension-cls", WATCH, "--mm-processor-cache-gb", "0", *options, *further,
     ]  # fmt: skip
+
+
+def _own(model: str) -> dict[str, object]:
+    """What a model's own configuration says of budgets, such as its layers: an override replaces all of it."""
+    from transformers import PretrainedConfig
+
+    found, _ = PretrainedConfig.get_config_dict(model)
+    return dict(found.get(OPTION) or {})
 
 
 def environment(
@@ -79,4 +87,5 @@ def environment(
         "ARR_COC_EXPLORE": repr(config.exploration.share),
         "ARR_COC_LOG_QUESTIONS": str(int(config.log_questions)), "ARR_COC_QUEUE": str(config.queue),
         "ARR_COC_MAX_NEW_TOKENS": str(config.max_new_tokens or ""), "ARR_COC_TIMEOUT": repr(config.timeout),
+        "ARR_COC_UPLOAD_MB": repr(config.upload_bytes / 2**20),
     }  # fmt: skip

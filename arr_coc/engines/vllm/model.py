@@ -28,9 +28,10 @@ from ...realizing.call import Call, Grid
 from ...realizing.rescale import Rescale
 from ...realizing.splice import positions_of
 from ..prompt import compact_entries, kept_rows, kept_tokens
-from .names import ENTRIES, GRIDS, OPTION
+from .kept import Kept
+from .names import ENTRIES, GRIDS, NAMED, OPTION
 
-_NOT_INPUTS = ("num_image_patches", GRIDS, ENTRIES)
+_NOT_INPUTS = ("num_image_patches", GRIDS, ENTRIES, NAMED)
 
 
 class Budgets:
@@ -45,6 +46,12 @@ class Budgets:
         self.budget_side = int(options.get("patch_side", 20))
         self.budget_positions = options.get("positions", "auto")
         self.levels = DeepStack.of(me)
+        self.kept = Kept.by_environment()
+
+    def load_weights(self, weights: Any) -> Any:
+        """As of the backend; features of other weights are forgotten."""
+        self.kept.clear()
+        return super().load_weights(weights)  # type: ignore[misc]
 
     def _call(self, inputs: Mapping[str, Any], ids: torch.Tensor) -> Call:
         me: Any = self
@@ -54,30 +61,42 @@ class Budgets:
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """Features of a batch of items, one tensor ``[tokens, D]`` each."""
-        grids = kwargs.pop(GRIDS, None)
+        grids, names = kwargs.pop(GRIDS, None), kwargs.pop(NAMED, None)
         ours = grids is not None or self.levels is not None or ENTRIES in kwargs
         if not ours or "pixel_values" not in kwargs:
             return super().embed_multimodal(**kwargs)  # type: ignore[misc]
         me: Any = self
-        device = kwargs["pixel_values"].device
-        inputs = {
-            name: value.to(device) if isinstance(value, torch.Tensor) else value
-            for name, value in kwargs.items()
-            if name not in _NOT_INPUTS
-        }
+        inputs = {name: value for name, value in kwargs.items() if name not in _NOT_INPUTS}
         entries = self.budget_family.layout(me.model, inputs)
-        token = self.budget_family.image_token(me.model)
-        call = self._call(inputs, torch.full((sum(entry.count for entry in entries),), token))
         if grids is None:  # full detail, where the backend's own way knows no DeepStack, or one entry per item
+            call = self._encoded(inputs, [entry.count for entry in entries])
             chosen: list[Grid] = [(patch.height, patch.width) for patch in call.patches]
             owners = [patch.entry for patch in call.patches]
             counts = kwargs[ENTRIES].flatten().tolist() if ENTRIES in kwargs else [1] * len(entries)
             edges = [0, *accumulate(counts)]
             members = [sum(first <= owner < last for owner in owners) for first, last in pairwise(edges)]
-        else:
-            chosen = [(int(rows), int(columns)) for item in grids for rows, columns in item.tolist()]
-            members = [len(item) for item in grids]
-        return _per_item(call, self.budget_realizer.realize(call, chosen), members)
+            return _per_item(call, self.budget_realizer.realize(call, chosen), members)
+        labels = [name.tolist() for name in names]
+        found = [self.kept.of(label) for label in labels]
+        missing = [number for number, features in enumerate(found) if features is None]
+        if missing:
+            if len(missing) < len(found):  # an item with grids is one entry
+                inputs = self.budget_family.take(me.model, inputs, missing)
+            call = self._encoded(inputs, [entries[number].count for number in missing])
+            own = [[(int(rows), int(columns)) for rows, columns in grids[number].tolist()] for number in missing]
+            encoded = _per_item(call, self.budget_realizer.realize(call, sum(own, [])), [len(part) for part in own])
+            for number, features in zip(missing, encoded, strict=True):
+                found[number] = features
+                if labels[number][-1]:
+                    self.kept.put(labels[number], features)
+        return found
+
+    def _encoded(self, inputs: Mapping[str, Any], counts: Sequence[int]) -> Call:
+        """The call of image inputs without a prompt, ``counts`` placeholders for each entry."""
+        me: Any = self
+        device = inputs["pixel_values"].device
+        moved = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in inputs.items()}
+        return self._call(moved, torch.full((sum(counts),), self.budget_family.image_token(me.model)))
 
     def embed_input_ids(
         self, input_ids: torch.Tensor, multimodal_embeddings: Any = None, *, is_multimodal: torch.Tensor | None = None
@@ -103,6 +122,8 @@ class Budgets:
             return super().get_mrope_input_positions(input_tokens, mm_features)  # type: ignore[misc]
         me: Any = self
         sizes = torch.cat([feature.data["image_grid_thw"].data.reshape(-1, 3) for feature in features]).cpu()
+        if (smaller := self._smaller(features)) is not None:
+            return self._own_positions(input_tokens, smaller)
         # The layout asks the pixels for no more than their number.
         inputs = {"image_grid_thw": sizes, "pixel_values": torch.empty(int(sizes.prod(1).sum()), 0)}
         token = self.budget_family.image_token(me.model)
@@ -119,6 +140,35 @@ class Budgets:
         placed, deltas = positions_of(call, realised, self.budget_positions, stays[None], 0)
         assert placed is not None and deltas is not None  # only models with M-RoPE are asked
         return placed[:, 0, stays], int(deltas[0])
+
+    def _smaller(self, features: Sequence[Any]) -> torch.Tensor | None:
+        """``[entries, 3]`` sizes of the smaller images that a prompt's entries are; None if some are cut in patches.
+
+        At its own positions, an image of one patch is the very image that the model would see at that size.
+        """
+        if not isinstance(self.budget_realizer, Rescale) or self.budget_positions == "keep":
+            return None
+        me: Any = self
+        merge, sizes = int(getattr(me.config.vision_config, "spatial_merge_size", 1)), []
+        for feature in features:
+            own = feature.data["image_grid_thw"].data.reshape(-1, 3)
+            if GRIDS in feature.data:
+                grids = feature.data[GRIDS].data
+                if len(grids) != len(own) or int(own[:, 0].max()) > 1:
+                    return None
+                own = torch.cat([own[:, :1], merge * grids.to(own)], 1)
+            sizes.append(own)
+        return torch.cat(sizes).cpu()
+
+    def _own_positions(self, tokens: Sequence[int], sizes: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """The model's own positions ``[3, L]`` of a prompt with images of these sizes, and the shift behind it."""
+        me: Any = self
+        ids = torch.tensor(tokens)[None]
+        images = (ids == self.budget_family.image_token(me.model)).int()
+        inputs = {"input_ids": ids, "image_grid_thw": sizes, "mm_token_type_ids": images}
+        found = self.budget_family.positions(me.model, inputs, torch.ones_like(ids))
+        assert found is not None  # only models with M-RoPE are asked
+        return found[0][:, 0], int(found[1][0])
 
 
 class DeepStack:

@@ -25,6 +25,7 @@ from vllm.multimodal.processing import (
     PromptUpdateDetails,
 )
 
+from ...reference.model import VIT_PATCH
 from ...reference.processor import MAX_SIDE, ReferenceProcessor
 from ...reference.world import PATCH
 from .model import Budgets
@@ -64,8 +65,14 @@ class DummyInputs(BaseDummyInputsBuilder[Info]):
 class Processor(BaseMultiModalProcessor[Info]):
     """Pictures to patches, and ``<img>`` to their places."""
 
-    def _get_hf_mm_text(self, mm_counts: Mapping[str, int]) -> str:
-        return "<img>" * mm_counts.get("image", 0) + " what ?"
+    def _get_hf_mm_text(self, mm_counts: Mapping[str, int]) -> None:
+        return None
+
+    def _call_hf_processor(self, hf_data: Mapping[str, Any], hf_kwargs: Mapping[str, object]) -> Any:
+        # The words of a prompt are written by the chat template; only pixels are asked for here.
+        processor = self.info.get_hf_processor()
+        patches = [patch for image in hf_data["images"] for patch in processor.split(image)]
+        return processor.image_processor(images=patches, return_tensors="pt")
 
     def _postprocess_hf_mm_data(self, mm_inputs: Any, hf_processor_mm_kwargs: Any, processed_data: Any) -> Any:
         grids = [self.info.get_hf_processor().patch_grid(image) for image in mm_inputs.get("images", ())]
@@ -89,9 +96,13 @@ class Processor(BaseMultiModalProcessor[Info]):
         processor, images = self.info.get_hf_processor(), mm_items.get_items("image", ImageProcessorItems)
 
         def places(index: int) -> PromptUpdateDetails[list[int]]:
-            words = processor.picture_text(images.get(index))
-            ids = processor.tokenizer(words, add_special_tokens=False)["input_ids"]
-            return PromptUpdateDetails.select_token_id(ids, processor.image_token_id)
+            # A word each, so that a run of placeholders needs no tokenizer.
+            run = processor.image_token * (PATCH // VIT_PATCH) ** 2
+            words = processor.picture_text(images.get(index)).replace(run, processor.image_token)
+            short = processor.tokenizer(words, add_special_tokens=False)["input_ids"]
+            image = processor.image_token_id
+            ids = [i for one in short for i in ([one] * (PATCH // VIT_PATCH) ** 2 if one == image else [one])]
+            return PromptUpdateDetails.select_token_id(ids, image)
 
         return [PromptReplacement(modality="image", target=[processor.image_token_id], replacement=places)]
 

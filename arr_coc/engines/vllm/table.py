@@ -8,6 +8,7 @@ MODELS = {
     "Qwen2VLForConditionalGeneration": "model:BudgetedVLM",
     "Qwen2_5_VLForConditionalGeneration": "model:BudgetedVLM",
     "Qwen3VLForConditionalGeneration": "model:BudgetedVLM",
+    "InternVLForConditionalGeneration": "model:BudgetedVLM",
     "ArrCocReferenceVLM": "reference:BudgetedReferenceVLM",
 }
 """Architecture, and the class that runs it instead of vLLM's own."""
