@@ -48,6 +48,8 @@ class Glance:
     ----------
     reading
         The glance prompt as the whole model read it; ``None`` if it has not, or nothing is kept.
+    kept
+        What was worked out from its pictures alone; see :attr:`arr_coc.scene.Scene.kept`.
     key
         By which its pictures are kept for the next question, if they are.
     """
@@ -66,6 +68,7 @@ class Glance:
         self.reading: Reading | None = None
         self.key: bytes | None = None
         self.before = known.reading if known is not None else None
+        self.kept: dict[Any, Any] = known.kept if known is not None else {}
         if known is not None:
             self.realised = known.realised
             if known.full is not None:
