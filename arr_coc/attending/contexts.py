@@ -212,7 +212,7 @@ class Contexts:
     @staticmethod
     def _score(scorer: Scorer, scene: Scene) -> Tensor:
         """``[N]``; scores of pixels that hold whatever is asked are kept with the pictures."""
-        if scorer.reads_question or scorer.needs != {"pixels"}:
+        if scene.kept is None or scorer.reads_question or scorer.needs != {"pixels"}:
             return scorer(scene).cpu()
         if scorer not in scene.kept:
             scene.kept[scorer] = scorer(scene).cpu()
@@ -267,10 +267,9 @@ class Contexts:
             costs=scene.costs[rows],
             glance_grids=[scene.glance_grids[i] for i in rows],
         )
-        kept = scene.kept.get("detail") if len(rows) == len(looked) else None
-        loss = scene_detail_loss(part) if kept is None else DetailLoss(*kept)
-        if len(rows) == len(looked):
-            scene.kept["detail"] = loss.per_patch, loss.per_cell
+        shared = scene.kept if scene.kept is not None and len(rows) == len(looked) else {}
+        loss = DetailLoss(*shared["detail"]) if "detail" in shared else scene_detail_loss(part)
+        shared["detail"] = loss.per_patch, loss.per_cell
         found = loss.per_patch
         if self.relevance.readers:
             cells = self.relevance.cell_map(scene, scores)

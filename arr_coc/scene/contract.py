@@ -52,7 +52,7 @@ class Scene:
         Seconds by stage, filled as it goes.
     kept
         What was worked out from the pictures alone, by whoever did, as tensors: the next question about them finds it
-        where pictures are kept.
+        where pictures are kept; ``None`` where they are not.
     """
 
     patches: list[Patch]
@@ -66,7 +66,7 @@ class Scene:
     read_attention: Callable[[Sequence[float]], torch.Tensor]
     glance_answer: Callable[[], torch.Tensor]
     timings: dict[str, float] = field(default_factory=dict)
-    kept: dict[Any, Any] = field(default_factory=dict)
+    kept: dict[Any, Any] | None = None
 
 
 @dataclass

@@ -184,7 +184,7 @@ class SceneBuilder:
             read_attention=_timed(watch, glance.attention) if glance else _not_needed,
             glance_answer=_timed(watch, lambda: glance.answer) if glance else _not_needed,
             timings=watch.seconds,
-            kept=glance.kept if glance else {},
+            kept=glance.kept if glance is not None and glance.key is not None else None,
         )
         return Observed(words, scene, glance, watch.seconds)
 
