@@ -38,7 +38,7 @@ from torch import Tensor
 
 from ..balancing import flatness
 from ..knowing import Scorer
-from ..knowing.detail import scene_detail_loss
+from ..knowing.detail import DetailLoss, scene_detail_loss
 from ..knowing.doubt import Doubt
 from ..knowing.participatory import word_map
 from ..knowing.relevance import Relevance
@@ -186,7 +186,7 @@ class Contexts:
         u, e = self.doubt(scene)
         if self.knots is not None:
             u = float(np.interp(u, *self.knots))
-        scores = {scorer.name: scorer(scene).cpu() for scorer in self.scorers}
+        scores = {scorer.name: self._score(scorer, scene) for scorer in self.scorers}
         relevance = self.floor + (1 - self.floor) * _relative(self.relevance.join(scores))
         readers = {reader.name for reader in self.relevance.readers}
         others = [_relative(scores[name]) if name in readers else scores[name] for name in self.factors]
@@ -211,6 +211,16 @@ class Contexts:
         agreement, of_first = float((where * words).sum()), float(lost[int(where.argmax()), 0])
         trust = question.new_tensor([odds, flatness(where[:, 0]), agreement, of_first])
         return torch.cat([contexts, *free], 1), torch.cat([covariates, trust]), scores
+
+    @staticmethod
+    def _score(scorer: Scorer, scene: Scene) -> Tensor:
+        """``[N]``; scores of pixels that hold whatever is asked are kept with the pictures."""
+        if scene.kept is None or scorer.reads_question or scorer.needs != {"pixels"}:
+            return scorer(scene).cpu()
+        if scorer not in scene.kept:
+            scene.kept[scorer] = scorer(scene).cpu()
+        found: Tensor = scene.kept[scorer]
+        return found
 
     def _more(self, scene: Scene) -> list[Tensor]:
         found = []
@@ -260,7 +270,9 @@ class Contexts:
             costs=scene.costs[rows],
             glance_grids=[scene.glance_grids[i] for i in rows],
         )
-        loss = scene_detail_loss(part)
+        shared = scene.kept if scene.kept is not None and len(rows) == len(looked) else {}
+        loss = DetailLoss(*shared["detail"]) if "detail" in shared else scene_detail_loss(part)
+        shared["detail"] = loss.per_patch, loss.per_cell
         found = loss.per_patch
         if self.relevance.readers:
             cells = self.relevance.cell_map(scene, scores)

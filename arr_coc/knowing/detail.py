@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..scene.patches import budget_grid, by_key
-from .pixels import colour_planes, operator, resize, scene_pixels
+from .pixels import across, colour_planes, down, scene_pixels, there_and_back
 
 if TYPE_CHECKING:
     from ..scene.contract import Scene
@@ -55,15 +55,6 @@ class DetailLoss:
         for row, w in zip(padded, weights, strict=True):
             row[: w.numel()] = w.to(row)
         return torch.einsum("ng,ngk->nk", padded, self.per_cell)
-
-
-def _across(x: Tensor, width: int) -> Tensor:
-    """``x [..., W]`` resized to ``width`` columns and back, by whichever product is smaller."""
-    size = x.shape[-1]
-    if width == size:
-        return x
-    down, up = operator(size, width, "bicubic").to(x).T, operator(width, size, "bicubic").to(x).T
-    return x @ (down @ up) if 2 * width > size else x @ down @ up
 
 
 def _pool(x: Tensor, cells: tuple[int, int]) -> Tensor:
@@ -114,21 +105,15 @@ def detail_loss(
     x.sub_(x[..., ::4, ::4].mean((2, 3), keepdim=True))
     means = F.adaptive_avg_pool2d(x, cells)
     energy = (_pool(x.square(), cells) - means.square().sum(1)).clamp_min(0)
-    planes, shorter, lost = x.flatten(0, 1), {}, []
+    lost = []
     for rows, columns in grids:
         h, w = max(1, round(rows * height / native[0])), max(1, round(columns * width / native[1]))
         if (h, w) == (height, width):
             lost.append(torch.zeros_like(energy))
             continue
-        if h not in shorter:
-            shorter[h] = resize(planes, h, width, "bicubic")
-        back = _across(shorter[h], w)
-        if h == height:
-            residual = back - planes
-        else:
-            up = operator(h, height, "bicubic").to(x)
-            residual = torch.baddbmm(planes, up.expand(len(planes), -1, -1), back, beta=-1)
-        lost.append(_pool(residual.square_().view_as(x), cells))
+        back = across(x, there_and_back(width, w, "bicubic")) if w != width else x
+        back = down(back, there_and_back(height, h, "bicubic")) if h != height else back
+        lost.append(_pool((back - x).square_(), cells))
     return torch.stack(lost, 1), energy
 
 

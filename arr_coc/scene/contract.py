@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -50,6 +50,9 @@ class Scene:
         before ``read_attention``, or announced in ``needs``, the two share one pass.
     timings
         Seconds by stage, filled as it goes.
+    kept
+        What was worked out from the pictures alone, by whoever did, as tensors: the next question about them finds it
+        where pictures are kept; ``None`` where they are not.
     """
 
     patches: list[Patch]
@@ -63,6 +66,7 @@ class Scene:
     read_attention: Callable[[Sequence[float]], torch.Tensor]
     glance_answer: Callable[[], torch.Tensor]
     timings: dict[str, float] = field(default_factory=dict)
+    kept: dict[Any, Any] | None = None
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,17 +28,20 @@ class Picture:
         The untouched model's features, where they were computed.
     reading
         The last prompt about them that the whole language model read, if its cache can be cropped.
+    kept
+        What scorers have worked out from the pictures alone.
     """
 
     realised: Realised
     full: Features | None
     reading: Reading | None
+    kept: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """Bytes that its tensors take."""
         reading = self.reading
-        parts: list[Any] = [self.realised.streams, self.realised.like]
+        parts: list[Any] = [self.realised.streams, self.realised.like, self.kept]
         if self.full is not None:
             parts += [self.full.streams, self.full.output]
         if reading is not None:

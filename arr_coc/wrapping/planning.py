@@ -184,6 +184,7 @@ class SceneBuilder:
             read_attention=_timed(watch, glance.attention) if glance else _not_needed,
             glance_answer=_timed(watch, lambda: glance.answer) if glance else _not_needed,
             timings=watch.seconds,
+            kept=glance.kept if glance is not None and glance.key is not None else None,
         )
         return Observed(words, scene, glance, watch.seconds)
 
@@ -256,7 +257,7 @@ class SceneBuilder:
         if glance is None or glance.key is None:
             return
         full = vars(glance.call).get("full")
-        self.pictures.put(glance.key, Picture(glance.realised, full, glance.reading or glance.before))
+        self.pictures.put(glance.key, Picture(glance.realised, full, glance.reading or glance.before, glance.kept))
 
     def forecast(self, call: Call) -> Forecast:
         """What glance and look will cost on a call of one question; nothing is run."""

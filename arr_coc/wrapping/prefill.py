@@ -9,7 +9,7 @@ Nothing is guessed: the two prompts are compared.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from ..families.compat import (
 from ..realizing.base import Realised
 from ..realizing.call import Call
 from ..realizing.splice import Spliced
+from .passes import sparing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -98,7 +99,7 @@ class Prefill:
         @functools.wraps(forward)
         def first(*args: Any, **kwargs: Any) -> Any:
             restore()
-            output = None if args else self._first(model, kwargs)
+            output = None if args else self._first(model, forward, kwargs)
             return forward(*args, **kwargs) if output is None else output
 
         model.forward = first
@@ -107,8 +108,8 @@ class Prefill:
         finally:
             restore()
 
-    def _first(self, model: PreTrainedModel, kwargs: dict[str, Any]) -> Any:
-        """The output of the first forward, or ``None`` if it has to be the model's own."""
+    def _first(self, model: PreTrainedModel, forward: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
+        """The output of the first forward, or ``None`` if it has to be the model's own, untouched."""
         ids, target, asked = self.spliced.inputs["input_ids"], given_cache(kwargs), kwargs.get("input_ids")
         batch, length = ids.shape
         self.shared = [0] * batch
@@ -130,7 +131,8 @@ class Prefill:
         ]
         # Several prompts in one pass are padded to the longest, and masked: on a CPU one after another is faster.
         if not any(shared) and (batch == 1 or ids.device.type != "cpu"):
-            return None
+            with sparing(model, self.call.family):
+                return forward(**kwargs)
         readings = [self._read(model, kwargs, *each) for each in zip(prompts, self.glances, shared, strict=True)]
         caches = [output_cache(reading.output) for reading in readings]
         if not plain:
@@ -169,7 +171,8 @@ class Prefill:
             return glance
         inputs = {name: value for name, value in kwargs.items() if name not in _OWN}
         inputs |= rest_of(self.call, self.realised.like, prompt, glance, shared)
-        return Reading(prompt.inputs, prompt.features, model(**inputs))
+        with sparing(model, self.call.family):
+            return Reading(prompt.inputs, prompt.features, model(**inputs))
 
 
 def shared_tokens(call: Call, prompt: Reading, known: Reading) -> int:

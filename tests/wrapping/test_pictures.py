@@ -69,6 +69,29 @@ def test_the_tower_does_not_run_again(wrapped):
     assert len(ran) == 1
 
 
+def test_what_was_worked_out_from_the_pixels_is_kept_and_counted(wrapped):
+    model = built("reference")
+    arr = wrapped(model, FLOOR, picture_cache=ROOM)
+    found, sizes = [], []
+    for words in (5, 6):
+        arr.planner = Deep((FLOOR,))
+        plan = arr.planner.plan
+
+        def noted(scene, plan=plan):
+            found.append(dict(scene.kept))
+            scene.kept["mine"] = torch.zeros(7), (torch.zeros(2, 3),)
+            return plan(scene)
+
+        arr.planner.plan = noted
+        generated(model.model, about(model, words), steps=1)
+        sizes.append(arr.builder.pictures.size)
+    assert found[0] == {} and set(found[1]) == {"mine"}
+    arr.builder.pictures.clear()
+    arr.planner = Deep((FLOOR,))
+    generated(model.model, about(model, 6), steps=1)
+    assert sizes[1] == arr.builder.pictures.size + (7 + 6) * 4
+
+
 def test_other_pixels_are_another_picture(wrapped):
     model = built("reference")
     arr = wrapped(model, FLOOR, picture_cache=ROOM)

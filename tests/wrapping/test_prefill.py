@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
+from arr_coc.config import ArrCocConfig
 from arr_coc.families.compat import cache_name, output_cache
 from arr_coc.wrapping.prefill import Prefill
-from tests import tiny
+from arr_coc.wrapping.wrapper import ArrCoc
+from tests import tiny, zoo
 
 from .conftest import BUDGETS, Deep, built
 from .test_exactness import MIXED, PROMPTS, TOLERANCE, families, generated
@@ -209,3 +212,42 @@ def test_the_forward_of_a_model_returns(wrapped):
             assert ("forward" in vars(model.model)) is set_by_hand
         assert model.model.forward == own
     del model.model.forward
+
+
+@pytest.mark.parametrize(("window", "budget", "gone_on"), [(8, FLOOR, True), (8, 36, False), (4096, 36, True)])
+def test_a_window_that_has_let_go_of_the_first_tokens_is_not_gone_on_from(window, budget, gone_on, monkeypatch, seen):
+    """What a rolled window lacks can't be taken over in part; an unchanged prompt is taken over with its window."""
+    model = zoo.build("cohere2_vision")
+    model.model.config.get_text_config().sliding_window = window
+    for layer in model.model.get_decoder().layers:
+        if layer.self_attn.sliding_window is not None:
+            layer.self_attn.sliding_window = window
+    inputs = model.make([[9, (8, 8), 6]])
+    config = ArrCocConfig(budgets=BUDGETS, patch_side=8, realizer="pool", direct=False)
+    with ArrCoc(model.model, None, config, Deep((budget,))):
+        once = generated(model.model, inputs, steps=3)
+        twice = again(model.model, inputs, monkeypatch, steps=3)
+    close(once, twice)
+    assert (seen[0].shared[0] > 0) is gone_on and seen[1].shared == []
+
+
+def test_a_cache_that_keeps_something_else_than_keys_and_values_is_left_to_the_model(wrapped, monkeypatch, seen):
+    """As quantised ones do; this one keeps them as they are, so that answers can be compared."""
+
+    class Packed(DynamicLayer):
+        pass
+
+    model = built("reference")
+    inputs = tiny.one(model.make(PROMPTS), 1)
+    arr = wrapped(model, FLOOR)
+    answers = []
+    for once in (True, False):
+        arr.planner = Deep((FLOOR,))
+        cache = DynamicCache(config=model.model.config.get_text_config())
+        cache.layers = [Packed() for _ in cache.layers]
+        with monkeypatch.context() as patch:
+            if not once:
+                patch.setattr(Prefill, "_first", lambda *_: None)
+            answers.append(generated(model.model, inputs, steps=3, **{cache_name(): cache}))
+    assert seen[0].shared == [0]
+    close(*answers)
