@@ -68,6 +68,10 @@ WORDINGS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "train": ("fill in the values .", "write all values .", "give the value of each ."),
         "eval": ("fill in all values .",),
     },
+    "paint": {
+        "train": ("name the colors .", "fill in the colors .", "which color has each ?"),
+        "eval": ("name all colors .",),
+    },
     "read": {
         "train": ("read the page .", "read everything .", "what does the page say ?", "read all lines ."),
         "eval": ("read the whole page .",),
@@ -75,7 +79,7 @@ WORDINGS: Mapping[str, Mapping[str, Sequence[str]]] = {
 }  # fmt: skip
 SPLIT_WORDINGS = {"train": "train", "learn": "train", "eval": "eval"}
 """Which wordings the splits ask in."""
-KINDS = tuple(kind for kind in WORDINGS if kind not in ("read", "fill"))
+KINDS = tuple(kind for kind in WORDINGS if kind not in ("read", "fill", "paint"))
 FINE = ("field", "cell", "on", "larger")
 """Kinds that need print of the size at which it was set; the others are coarse."""
 NAMES_OF_THINGS = (*GOODS, *SUMS, *FIELDS, *MONTHS, *DAYS, *TEAMS, *GAUGES, *SIGNS)
@@ -172,9 +176,13 @@ def lines(page: Mapping[str, Any]) -> list[list[str]]:
     return out
 
 
-def entries(rng: random.Random, page: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and values of a page in any order, as in a form to fill in: ("tea", "4.50"), ("mon north", "312")."""
-    told = [(" ".join(f["about"]), f["answer"]) for f in askable(page) if f["kind"] in ("field", "cell")]
+def entries(rng: random.Random, page: Mapping[str, Any],
+            kinds: Sequence[str] = ("field", "cell")) -> list[tuple[str, str]]:  # fmt: skip
+    """Names and values of a page in any order, as in a form to fill in: ("tea", "4.50"), ("mon north", "312").
+
+    Of kind "color" the names are of things, of "on" of colours: ("exit", "green"), ("green", "25").
+    """
+    told = [(" ".join(f["about"]), f["answer"]) for f in askable(page) if f["kind"] in kinds]
     return rng.sample(told, len(told))
 
 

@@ -119,10 +119,18 @@ class Diet:
 
     pools: dict[Grid, float]
     unfit: float
-    tokens: int = 3200
+    work: int = 6000
     room: int = 150
     reading: float = 0.7
     documents: int = 0
+
+
+def pictures_for(diet: Diet, length: int) -> int:
+    """Pictures in a batch of sequences of ``length``: as many as ``work`` allows, attention counted.
+
+    A token costs as much again for every 800 that it may attend to.
+    """
+    return max(1, round(diet.work / (length * (1 + length / 800))))
 
 
 def pages_in(key: Grid) -> int:
@@ -144,7 +152,7 @@ def picture_batch(
     (rows, cols, finest), pool = key, pools[key]
     side = rng.choice(BUDGETS) if rng.random() < diet.unfit else FIT[finest]
     grid = (rows * side[0], cols * side[1])
-    n = max(1, diet.tokens // (grid[0] * grid[1] + diet.room))
+    n = pictures_for(diet, grid[0] * grid[1] + diet.room)
     chosen = [rng.randrange(len(pool)) for _ in range(n)]
     pixels = distort(np.random.default_rng(rng.getrandbits(32)), pool.pixels[chosen].astype(np.float32) / 255)
     extent = (rows * 20, cols * 20) if rng.random() < 0.4 else grid
@@ -244,14 +252,14 @@ SHORT = Diet(
         (1, 1, 64): 0.15, (1, 1, 128): 0.2, (1, 1, 256): 0.2, (1, 1, 400): 0.2, (1, 2, 64): 0.1, (2, 1, 128): 0.1,
         (2, 2, 64): 0.05,
     },
-    unfit=0.12, documents=2, room=150, tokens=2800,
+    unfit=0.12, documents=2, room=150, work=3500,
 )  # fmt: skip
 QUESTIONS = Diet(
     {
-        (1, 1, 400): 0.2, (1, 1, 256): 0.1, (1, 2, 64): 0.1, (2, 1, 128): 0.1, (1, 2, 400): 0.2, (2, 2, 64): 0.1,
-        (2, 2, 256): 0.1, (2, 2, 400): 0.1,
+        (1, 1, 400): 0.12, (1, 1, 64): 0.05, (1, 2, 64): 0.07, (2, 1, 128): 0.06, (1, 2, 400): 0.35, (2, 2, 64): 0.05,
+        (2, 2, 256): 0.1, (2, 2, 400): 0.2,
     },
-    unfit=0.25, documents=8, room=240, reading=0.5,
+    unfit=0.2, documents=16, room=280, reading=0.5,
 )  # fmt: skip
 STAGES: dict[str, Stage] = {
     "tower": tower,
