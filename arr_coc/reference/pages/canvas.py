@@ -19,10 +19,13 @@ LATTICE = 2
 SIZES = {400: (9, 10), 256: (12, 13), 128: (15, 17), 64: (21, 24)}
 """Font sizes in pixels by level: the budget that is meant to resolve them."""
 FONTS = {
-    "train": ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf", "STIXGeneral.ttf"),
+    "train": (
+        "DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf", "STIXGeneral.ttf",
+        "STIXGeneralBol.ttf", "DejaVuSans-BoldOblique.ttf", "DejaVuSerif-Italic.ttf", "cmb10.ttf", "cmtt10.ttf",
+    ),
     "learn": ("DejaVuSerif-Bold.ttf", "DejaVuSans.ttf", "DejaVuSansMono-Bold.ttf"),
     "eval": ("DejaVuSansMono-Bold.ttf", "DejaVuSans.ttf", "DejaVuSerif-Bold.ttf"),
-}
+}  # fmt: skip
 DARK = ("black", "blue", "red", "green", "purple")
 LIGHT = ("white", "yellow", "pink", "grey", "orange")
 

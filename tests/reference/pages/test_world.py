@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arr_coc.reference import generate
-from arr_coc.reference.pages.blocks import BLOCKS
 from arr_coc.reference.pages.canvas import FONTS, PATCH
 from arr_coc.reference.pages.dense import HEADS, cell_labels, crowded
-from arr_coc.reference.pages.page import draw_page, patches_of
+from arr_coc.reference.pages.page import BLOCKS, draw_page, patches_of, skewed, turned
 from arr_coc.reference.pages.questions import KINDS, WORDINGS, ask, askable, lines
 
 
@@ -84,7 +83,7 @@ def test_a_question_has_one_answer(seed: int):
 
 
 def test_larger_names_the_larger_one():
-    page = {"spans": [], "facts": [
+    page = {"spans": [], "blocks": [], "facts": [
         {"kind": "field", "about": [word], "answer": value, "boxes": [], "level": 64}
         for word, value in (("tea", "4.50"), ("milk", "12.00"))
     ]}  # fmt: skip
