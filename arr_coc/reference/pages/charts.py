@@ -58,7 +58,7 @@ def chart(rng: random.Random, canvas: Canvas, box: Box, taken: set[str]) -> list
             (str(n), value, n, axes.transData, "bottom"),
             (word, label, -3 / (height * (upper - lower)), axes.get_xaxis_transform(), "top"),
         ):
-            font = FontProperties(fname=str(folder / face.name), size=face.size)  # type: ignore[arg-type]
+            font = FontProperties(fname=str(folder / face.name), size=face.size)
             lift = 2 if align == "bottom" else 0
             set_text = axes.annotate(
                 text, (place, y), (0, lift), xycoords=coordinates, textcoords="offset points", ha="center", va=align,
@@ -69,7 +69,7 @@ def chart(rng: random.Random, canvas: Canvas, box: Box, taken: set[str]) -> list
     canvas.image.paste(Image.fromarray(np.asarray(agg.buffer_rgba())[..., :3]), (left, top))
     spans = []
     for set_text, text, face in texts:
-        x0, y0, x1, y1 = set_text.get_window_extent(agg.get_renderer()).extents  # type: ignore[no-untyped-call]
+        x0, y0, x1, y1 = set_text.get_window_extent(agg.get_renderer()).extents
         spans.append(note(canvas, text, (left + x0, top + height - y1, left + x1, top + height - y0), face, ground))
     facts = [
         fact("field", [word], str(n), [spans[2 * i], spans[2 * i + 1]])

@@ -126,7 +126,8 @@ def ask(rng: random.Random, page: Mapping[str, Any], n: int, wording: str = "tra
     facts = askable(page)
     names = {f["about"][0]: f for f in page["facts"] if f["kind"] == "field"}
     if names:
-        facts += [{"kind": kind, "about": [], "answer": "", "boxes": [], "level": 64} for kind in ("present", "absent")]
+        named = {"about": [], "answer": "", "boxes": [], "level": 64}
+        facts += [{"kind": kind, **named} for kind in ("present", "absent")]
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for one in facts:
         if kinds is None or one["kind"] in kinds:

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from ...pages.canvas import Canvas
 from ...pages.dense import crowded
 from ...pages.model import build_config, build_model
-from ...pages.canvas import Canvas
 from ...pages.page import SKEWED, draw_page, skewed
 from ...pages.tokenizer import ID, SIZE, build_backend
 from ..checkpoints import newest
@@ -184,7 +184,9 @@ def pictures(stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps
 
     def run(out: Path, accelerator: Accelerator, own_steps: int | None, lr: float | None) -> None:
         pools = {
-            key: page_pool(out, *key[:2], round(diet.own * share) or pages_in(key), key[2], f"{stage}-" * bool(diet.own))
+            key: page_pool(
+                out, *key[:2], round(diet.own * share) or pages_in(key), key[2], f"{stage}-" if diet.own else ""
+            )
             for key, share in diet.pools.items()
         }
         documents = page_pool(out, 1, 1, 12000)
