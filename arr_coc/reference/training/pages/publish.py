@@ -137,7 +137,7 @@ There are no codes, no heads started as readers, no supervision of attention, an
 model (what is printed in a cell did, before any question). Pictures were whole pictures at one scale each, never of
 mixed scales; in four of ten batches a shrunken picture kept the places of the full one.
 
-| stage | what | steps | learning rate | wall time, one shared core |
+| stage | what | steps | learning rate | wall time on two shared cores |
 |---|---|---|---|---|
 {rows}
 
@@ -153,8 +153,9 @@ never had, a quarter askew and a quarter under a shadow.
 
 The run was steered while it ran: documents, lists and pairs joined `text` at steps 1100 to 1900, its rotary base
 was 100 before step 1600 (and the stock layout before 400), and `align` held cells without print at zero, which cost
-colours. All stages before `questions` saw five faces and no chart of matplotlib; its first 100 steps drew from their
-pages, the rest from pages of its own with ten faces. The same command gives another, and presumably a better, model.
+colours: they are still at chance. All stages before `questions` saw five faces and no chart of matplotlib; its first
+100 steps drew from their pages, the rest from pages of its own with ten faces; counting, sums, lines by place and what
+is absent were asked from then on only. The same command gives another, and presumably a better, model.
 
 Continue or repeat: `python -m arr_coc.reference.training.pages train --out RUN`, then
 `python -m arr_coc.reference.training.pages publish --out RUN`.
