@@ -90,7 +90,8 @@ class Canvas:
                 (left, top, right, bottom, CHARACTER_ID[c.lower()], word, COLOR_ID[ink], COLOR_ID[ground], size)
             )
             left = right
-        span = Span(text.rstrip(":"), (x, top, left, bottom), level, ink, ground)
+        seen = min(left, float(self.image.width))  # capitals may run over the edge by a pixel or two
+        span = Span(text.rstrip(":"), (x, top, seen, bottom), level, ink, ground)
         self.spans.append(span)
         return span
 
