@@ -228,6 +228,7 @@ def attention(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the record.")] = Path("runs/attention"),
     count: Annotated[int, typer.Option("-n", min=20, help="Questions per model.")] = 300,
     seed: Annotated[int, typer.Option(min=0, help="Of the questions.")] = 0,
+    grid: Annotated[str, typer.Option(help="Rows x columns of patches of every picture.")] = "3x3",
     debug: Debug = False,
 ) -> None:
     """What a model's attention is like: hits, sinks and entropy by layer and head, and what doubt foretells.
@@ -238,10 +239,13 @@ def attention(
 
     from .studies.attention import markdown, study, write
 
-    found = {}
+    rows, _, columns = grid.partition("x")
+    if not (rows.isdigit() and columns.isdigit()):
+        raise ValueError(f"--grid {grid!r} must be rows x columns, such as 2x2")
+    size, found = (int(rows), int(columns)), {}
     for name in models or arr_coc.reference.MODELS:
         model, processor = arr_coc.reference.load(name)
-        samples = list(arr_coc.reference.generate(count, seed=seed, split="learn", grid=(3, 3), world=name))
+        samples = list(arr_coc.reference.generate(count, seed=seed, split="learn", grid=size, world=name))
         with arr_coc.wrap(model, processor, arr_coc.ArrCocConfig(policy="uniform", budget=64)) as arr:
             found[name] = study(arr, samples)
     write(found, out)

@@ -79,7 +79,7 @@ def generate(
     ValueError
         For an unknown split, kind or wording, or a grid beyond 4 x 4.
     """
-    from .page import draw_page, patches_of, photographed
+    from .page import SKEWED, draw_page, patches_of, photographed, skewed, turned
     from .questions import KINDS, SPLIT_WORDINGS, Question, ask
 
     if split not in SPLIT_WORDINGS:
@@ -99,15 +99,19 @@ def generate(
             canvas, page = draw_page(rng, split, grid)
             asked = ask(rng, page, 1, wording, [rng.choice(list(kinds))] if kinds else None)
         question, name = asked[0], f"pages-{split}-{seed}-{i}"
+        image, boxes = canvas.image, [list(box) for box in question.boxes]
+        if rng.random() < SKEWED:
+            image, angle = skewed(rng, image)
+            boxes = [turned(box, angle, image.size) for box in boxes]
         yield {
-            "image": photographed(rng, canvas.image),
+            "image": photographed(rng, image),
             "question": question.text,
             "answer": question.answer,
             "answers": [question.answer] * 10,
             "kind": question.kind,
             "level": question.level,
-            "evidence": patches_of(question.boxes, (canvas.rows, canvas.cols)),
-            "boxes": [list(box) for box in question.boxes],
+            "evidence": patches_of(boxes, (canvas.rows, canvas.cols)),
+            "boxes": boxes,
             "grid": (canvas.rows, canvas.cols),
             "image_id": name,
             "question_id": name,

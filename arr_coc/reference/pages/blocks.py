@@ -25,6 +25,8 @@ from .lexicon import (
 
 LABEL_LEVELS = {64: 0.35, 128: 0.35, 256: 0.2, 400: 0.1}
 VALUE_LEVELS = {400: 0.5, 256: 0.2, 128: 0.2, 64: 0.1}
+SMALL = ("STIX", "cm")
+"""Faces that look a size smaller than they say."""
 GROUNDS = ("white", "white", "white", "yellow", "grey", "pink", "blue", "green")
 Fact = dict[str, Any]
 """``kind``, ``about`` (words that name it), ``answer``, ``boxes`` (where it shows), ``level``."""
@@ -48,7 +50,7 @@ class Face:
     def __init__(self, rng: random.Random, canvas: Canvas, levels: dict[int, float]) -> None:
         allowed = {level: share for level, share in levels.items() if level <= canvas.finest}
         self.name, self.level = rng.choice(FONTS[canvas.split]), pick(rng, allowed or {canvas.finest: 1.0})
-        self.size = rng.choice(SIZES[self.level]) + (1 if "STIX" in self.name else 0)
+        self.size = rng.choice(SIZES[self.level]) + (1 if self.name.startswith(SMALL) else 0)
 
     def fit(self, canvas: Canvas, text: str, room: float) -> None:
         """Take the next smaller sizes until ``text`` (in upper case) fits into ``room`` pixels."""
@@ -271,7 +273,4 @@ def tiles(rng: random.Random, canvas: Canvas, box: Box, taken: set[str]) -> list
     return facts
 
 
-BLOCKS: dict[str, Callable[[random.Random, Canvas, Box, set[str]], list[Fact]]] = {
-    "fields": fields, "table": table, "bars": bars, "sign": sign, "tiles": tiles,
-}  # fmt: skip
-SHARES = {"fields": 0.4, "table": 0.15, "bars": 0.15, "sign": 0.15, "tiles": 0.15}
+Block = Callable[[random.Random, Canvas, Box, set[str]], list[Fact]]

@@ -19,10 +19,13 @@ LATTICE = 2
 SIZES = {400: (9, 10), 256: (12, 13), 128: (15, 17), 64: (21, 24)}
 """Font sizes in pixels by level: the budget that is meant to resolve them."""
 FONTS = {
-    "train": ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf", "STIXGeneral.ttf"),
+    "train": (
+        "DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf", "STIXGeneral.ttf",
+        "STIXGeneralBol.ttf", "DejaVuSans-BoldOblique.ttf", "DejaVuSerif-Italic.ttf", "cmb10.ttf", "cmtt10.ttf",
+    ),
     "learn": ("DejaVuSerif-Bold.ttf", "DejaVuSans.ttf", "DejaVuSansMono-Bold.ttf"),
     "eval": ("DejaVuSansMono-Bold.ttf", "DejaVuSans.ttf", "DejaVuSerif-Bold.ttf"),
-}
+}  # fmt: skip
 DARK = ("black", "blue", "red", "green", "purple")
 LIGHT = ("white", "yellow", "pink", "grey", "orange")
 
@@ -87,7 +90,8 @@ class Canvas:
                 (left, top, right, bottom, CHARACTER_ID[c.lower()], word, COLOR_ID[ink], COLOR_ID[ground], size)
             )
             left = right
-        span = Span(text.rstrip(":"), (x, top, left, bottom), level, ink, ground)
+        seen = min(left, float(self.image.width))  # capitals may run over the edge by a pixel or two
+        span = Span(text.rstrip(":"), (x, top, seen, bottom), level, ink, ground)
         self.spans.append(span)
         return span
 

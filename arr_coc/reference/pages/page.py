@@ -11,11 +11,17 @@ import numpy as np
 from PIL import Image
 
 from ..world import photographs
-from .blocks import BLOCKS, SHARES, Fact
+from .blocks import Block, Fact, bars, fields, sign, table, tiles
 from .canvas import PATCH, Canvas, Span, tone
+from .charts import chart
 from .lexicon import COLORS
 
 GRIDS = {(1, 2): 0.15, (2, 1): 0.15, (2, 2): 0.3, (2, 3): 0.12, (3, 2): 0.12, (3, 3): 0.1, (3, 4): 0.03, (4, 4): 0.03}
+
+BLOCKS: dict[str, Block] = {
+    "fields": fields, "table": table, "bars": bars, "chart": chart, "sign": sign, "tiles": tiles,
+}  # fmt: skip
+SHARES = {"fields": 0.38, "table": 0.14, "bars": 0.1, "chart": 0.1, "sign": 0.14, "tiles": 0.14}
 
 
 def ground(rng: random.Random, size: tuple[int, int], split: str, photo: float) -> Image.Image:
@@ -84,10 +90,44 @@ def draw_page(rng: random.Random, split: str = "train", grid: tuple[int, int] | 
     return canvas, {"grid": [rows, cols], "spans": spans, "facts": facts, "blocks": blocks}
 
 
+SKEWED, SHADED = 0.25, 0.25
+"""Shares of pages that lie askew, and on which a shadow falls."""
+
+
+def skewed(rng: random.Random, image: Image.Image, most: float = 1.0) -> tuple[Image.Image, float]:
+    """A page turned about its centre by at most ``most`` degrees (its edges repeat the corner), and the angle."""
+    angle = rng.uniform(-most, most)
+    corner = image.getpixel((0, 0))
+    return image.rotate(angle, Image.Resampling.BICUBIC, fillcolor=corner), angle
+
+
+def turned(box: Sequence[float], angle: float, size: tuple[int, int]) -> list[int]:
+    """The box (left, top, right, bottom) around ``box`` after the page of ``size`` (width, height) was turned."""
+    a = np.deg2rad(-angle)
+    turn = np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
+    centre = np.array(size) / 2
+    left, top, right, bottom = box
+    corners = (np.array([(left, top), (right, top), (left, bottom), (right, bottom)]) - centre) @ turn.T + centre
+    low, high = corners.min(0), corners.max(0)
+    return [round(float(v)) for v in (*low, *high)]
+
+
+def shadow(rng: random.Random, size: tuple[int, int]) -> np.ndarray:
+    """Light ``[H, W]`` float32 of a page on which the soft edge of a shadow falls from any side."""
+    h, w = size
+    angle = rng.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[-0.5 : 0.5 : h * 1j, -0.5 : 0.5 : w * 1j].astype(np.float32)
+    across = np.cos(angle) * x + np.sin(angle) * y - rng.uniform(-0.2, 0.3)
+    depth: np.ndarray = 1 - rng.uniform(0.1, 0.35) / (1 + np.exp(-across / rng.uniform(0.01, 0.08)))
+    return depth.astype(np.float32)
+
+
 def photographed(rng: random.Random, image: Image.Image) -> Image.Image:
-    """The page as a camera and a file give it: uneven light, noise, JPEG."""
+    """The page as a camera and a file give it: uneven light, perhaps a shadow, noise, JPEG."""
     x = np.asarray(image).astype(np.float32)
     h, w, _ = x.shape
+    if rng.random() < SHADED:
+        x = x * shadow(rng, (h, w))[..., None]
     slope = np.linspace(-0.5, 0.5, h)[:, None, None] * rng.uniform(-0.25, 0.25)
     slope = slope + np.linspace(-0.5, 0.5, w)[None, :, None] * rng.uniform(-0.25, 0.25)
     noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(0, 6), x.shape)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .derived import askable, block_lines
 from .lexicon import DAYS, FIELDS, GAUGES, GOODS, MONTHS, SIGNS, SUMS, TEAMS
 
 WORDINGS: Mapping[str, Mapping[str, Sequence[str]]] = {
@@ -64,9 +65,29 @@ WORDINGS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "train": ("which is larger , {0} or {1} ?", "what is more , {0} or {1} ?", "{0} or {1} , which is more ?"),
         "eval": ("which has more , {0} or {1} ?",),
     },
+    "sum": {
+        "train": ("what is {0} plus {1} ?", "{0} plus {1} ?", "read the number of {0} plus {1} ."),
+        "eval": ("how much is {0} plus {1} ?",),
+    },
+    "count": {
+        "train": ("how many {0} are there ?", "how many {0} ?", "what is the number of {0} ?"),
+        "eval": ("how many {0} do you see ?", "tell me how many {0} there are ."),
+    },
+    "line": {
+        "train": ("what is the {0} line on the {1} ?", "read the {0} line on the {1} .", "{0} line , {1} ?"),
+        "eval": ("what does the {0} line on the {1} say ?", "tell me the {0} line on the {1} ."),
+    },
+    "absent": {
+        "train": ("which is not there , {0} or {1} ?", "{0} or {1} , which is not on the page ?"),
+        "eval": ("what is not on this page , {0} or {1} ?",),
+    },
     "fill": {
         "train": ("fill in the values .", "write all values .", "give the value of each ."),
         "eval": ("fill in all values .",),
+    },
+    "paint": {
+        "train": ("name the colors .", "fill in the colors .", "which color has each ?"),
+        "eval": ("name all colors .",),
     },
     "read": {
         "train": ("read the page .", "read everything .", "what does the page say ?", "read all lines ."),
@@ -75,9 +96,11 @@ WORDINGS: Mapping[str, Mapping[str, Sequence[str]]] = {
 }  # fmt: skip
 SPLIT_WORDINGS = {"train": "train", "learn": "train", "eval": "eval"}
 """Which wordings the splits ask in."""
-KINDS = tuple(kind for kind in WORDINGS if kind not in ("read", "fill"))
-FINE = ("field", "cell", "on", "larger")
+KINDS = tuple(kind for kind in WORDINGS if kind not in ("read", "fill", "paint"))
+FINE = ("field", "cell", "on", "larger", "sum", "line")
 """Kinds that need print of the size at which it was set; the others are coarse."""
+WEIGHTS = {"field": 4.0, "cell": 4.0, "on": 1.5, "color": 1.5, "present": 0.7, "absent": 0.5, "sum": 0.4}
+"""How often a kind is asked where a page has it; 1 where nothing is said."""
 NAMES_OF_THINGS = (*GOODS, *SUMS, *FIELDS, *MONTHS, *DAYS, *TEAMS, *GAUGES, *SIGNS)
 
 
@@ -97,40 +120,14 @@ def word(rng: random.Random, kind: str, about: Sequence[str], wording: str) -> s
     return rng.choice(WORDINGS[kind][wording]).format(*about)
 
 
-def _amount(text: str) -> float | None:
-    digits = text.rstrip("%")
-    try:
-        return float(digits)
-    except ValueError:
-        return None
-
-
-def askable(page: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The facts of a page that a question can single out, with those derived from them."""
-    facts = list(page["facts"])
-    seen: dict[tuple[str, tuple[str, ...]], int] = {}
-    for one in facts:
-        key = (one["kind"], tuple(one["about"]))
-        seen[key] = seen.get(key, 0) + 1
-    told = [f for f in facts if seen[f["kind"], tuple(f["about"])] == 1]
-    amounts = [f for f in told if f["kind"] == "field" and _amount(f["answer"]) is not None]
-    for a in amounts[:4]:
-        for b in amounts[:4]:
-            x, y = _amount(a["answer"]), _amount(b["answer"])
-            if a is not b and x != y and x is not None and y is not None:
-                told.append({"kind": "larger", "about": [a["about"][0], b["about"][0]],
-                             "answer": (a if x > y else b)["about"][0], "boxes": a["boxes"] + b["boxes"],
-                             "level": max(a["level"], b["level"])})  # fmt: skip
-    return told
-
-
 def ask(rng: random.Random, page: Mapping[str, Any], n: int, wording: str = "train",
         kinds: Sequence[str] | None = None) -> list[Question]:  # fmt: skip
     """``n`` questions, kinds in equal shares of what the page has; the same fact may be asked twice."""
     facts = askable(page)
     names = {f["about"][0]: f for f in page["facts"] if f["kind"] == "field"}
     if names:
-        facts += [{"kind": "present", "about": [], "answer": "", "boxes": [], "level": 64}] * 2
+        named = {"about": [], "answer": "", "boxes": [], "level": 64}
+        facts += [{"kind": kind, **named} for kind in ("present", "absent")]
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for one in facts:
         if kinds is None or one["kind"] in kinds:
@@ -138,17 +135,20 @@ def ask(rng: random.Random, page: Mapping[str, Any], n: int, wording: str = "tra
     asked: list[Question] = []
     if not by_kind:
         return asked
-    weights = [{"field": 4.0, "cell": 4.0, "on": 1.5, "present": 0.7, "larger": 1.0}.get(k, 1.0) for k in by_kind]
+    weights = [WEIGHTS.get(k, 1.0) for k in by_kind]
     for kind in rng.choices(list(by_kind), weights, k=n):
         one = rng.choice(by_kind[kind])
         about, answer, boxes, level = one["about"], one["answer"], one["boxes"], one["level"]
-        if kind == "present":
+        if kind in ("present", "absent"):
             printed = {span[0] for span in page["spans"]}
-            if rng.random() < 0.6:
-                about, answer = [rng.choice(list(names))], "yes"
-                boxes, level = next(([s[1]], s[2]) for s in page["spans"] if s[0] == about[0])
-            else:
-                about, answer = [rng.choice([w for w in NAMES_OF_THINGS if w not in printed])], "no"
+            here, missing = rng.choice(list(names)), rng.choice([w for w in NAMES_OF_THINGS if w not in printed])
+            about, answer = [here], "yes"
+            if kind == "absent":
+                about, answer = rng.sample([here, missing], 2), missing
+            elif rng.random() >= 0.6:
+                about, answer = [missing], "no"
+            if here in about:
+                boxes, level = next(([s[1]], s[2]) for s in page["spans"] if s[0] == here)
         whole = tuple((int(a), int(b), int(c), int(d)) for a, b, c, d in boxes)
         asked.append(Question(kind, word(rng, kind, about, wording), answer, whole, level))
     return asked
@@ -156,25 +156,17 @@ def ask(rng: random.Random, page: Mapping[str, Any], n: int, wording: str = "tra
 
 def lines(page: Mapping[str, Any]) -> list[list[str]]:
     """The print of a page block by block, line by line."""
-    out = []
-    for block in page["blocks"]:
-        first, last = block["spans"]
-        spans = sorted(page["spans"][first:last], key=lambda s: (s[1][1] + s[1][3]) / 2)
-        row: list[Any] = []
-        for span in spans:
-            middle = (span[1][1] + span[1][3]) / 2
-            if row and middle - sum((s[1][1] + s[1][3]) / 2 for s in row) / len(row) > 6:
-                out.append([s[0] for s in sorted(row, key=lambda s: s[1][0])])
-                row = []
-            row.append(span)
-        if row:
-            out.append([s[0] for s in sorted(row, key=lambda s: s[1][0])])
-    return out
+    blocks = (page["spans"][slice(*block["spans"])] for block in page["blocks"])
+    return [[span[0] for span in line] for block in blocks for line in block_lines(block)]
 
 
-def entries(rng: random.Random, page: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and values of a page in any order, as in a form to fill in: ("tea", "4.50"), ("mon north", "312")."""
-    told = [(" ".join(f["about"]), f["answer"]) for f in askable(page) if f["kind"] in ("field", "cell")]
+def entries(rng: random.Random, page: Mapping[str, Any],
+            kinds: Sequence[str] = ("field", "cell")) -> list[tuple[str, str]]:  # fmt: skip
+    """Names and values of a page in any order, as in a form to fill in: ("tea", "4.50"), ("mon north", "312").
+
+    Of kind "color" the names are of things, of "on" of colours: ("exit", "green"), ("green", "25").
+    """
+    told = [(" ".join(f["about"]), f["answer"]) for f in askable(page) if f["kind"] in kinds]
     return rng.sample(told, len(told))
 
 

@@ -90,7 +90,7 @@ def test_a_tower_batch_depends_on_seed_and_step(pools: dict[str, Pool]):
 
 def test_a_picture_batch_has_answers_after_questions(pools: dict[str, Pool]):
     model = stages.new_model()
-    diet = stages.Diet({(1, 1, 400): 1.0}, unfit=0.5, tokens=900)
+    diet = stages.Diet({(1, 1, 400): 1.0}, unfit=0.5, work=1600)
     batch, states = stages.picture_batch(model, {(1, 1, 400): pools["pages"]}, diet, 3, encode, "short")
     again, _ = stages.picture_batch(model, {(1, 1, 400): pools["pages"]}, diet, 3, encode, "short")
     assert torch.equal(batch.ids, again.ids) and states.shape[:2].numel() == int((batch.ids == ID["image"]).sum())
@@ -105,7 +105,7 @@ def test_frozen_parts_stay_and_the_projector_moves(
 ):
     monkeypatch.setattr(stages, "page_pool", lambda *_: pools["pages"])
     monkeypatch.setattr(stages, "load_stage", lambda *_: None)
-    diet = stages.Diet({(1, 1, 400): 1.0}, unfit=0.0, tokens=900)
+    diet = stages.Diet({(1, 1, 400): 1.0}, unfit=0.0, work=900)
     frozen = ("visual.blocks", "patch_embed", "language_model")
     stages.pictures("short", "words", diet, frozen, 2, 1e-2)(tmp_path, Accelerator(cpu=True), 2, None)
     before = dict(stages.new_model().named_parameters())

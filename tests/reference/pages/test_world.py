@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arr_coc.reference import generate
-from arr_coc.reference.pages.blocks import BLOCKS
 from arr_coc.reference.pages.canvas import FONTS, PATCH
 from arr_coc.reference.pages.dense import HEADS, cell_labels, crowded
-from arr_coc.reference.pages.page import draw_page, patches_of
+from arr_coc.reference.pages.page import BLOCKS, draw_page, patches_of, skewed, turned
 from arr_coc.reference.pages.questions import KINDS, WORDINGS, ask, askable, lines
 
 
@@ -84,7 +83,7 @@ def test_a_question_has_one_answer(seed: int):
 
 
 def test_larger_names_the_larger_one():
-    page = {"spans": [], "facts": [
+    page = {"spans": [], "blocks": [], "facts": [
         {"kind": "field", "about": [word], "answer": value, "boxes": [], "level": 64}
         for word, value in (("tea", "4.50"), ("milk", "12.00"))
     ]}  # fmt: skip
@@ -179,3 +178,58 @@ def test_every_block_can_be_drawn_in_every_split():
                 canvas = Canvas(1, 2, Image.new("RGB", (320, 160)), split)
                 facts = draw(random.Random(seed), canvas, (0, 0, 319, 159), set())
                 assert facts and canvas.spans, name
+
+
+def page_of(*kinds: str, **more: object) -> dict:
+    blocks = [{"kind": kind, "box": [0, 0, 150, 150], "spans": [0, 0]} for kind in kinds]
+    return {"spans": [], "facts": [], "blocks": blocks, "grid": [1, 1], **more}
+
+
+def test_signs_are_counted_over_the_page_and_bars_only_where_one_chart_has_them():
+    def counts(page: dict) -> dict:
+        return {f["about"][0]: f["answer"] for f in askable(page) if f["kind"] == "count"}
+
+    one = {"kind": "color", "about": ["jan"], "answer": "red", "boxes": [], "level": 64, "block": 0}
+    assert counts(page_of("sign", "sign", "tiles", "tiles")) == {"signs": "2"}
+    assert counts(page_of("bars", facts=[one, one | {"about": ["feb"]}])) == {"bars": "2"}
+
+
+def test_a_line_is_found_by_its_corner():
+    spans = [["tea", [165, 5, 190, 15], 64, "black", "white"], ["25", [200, 5, 220, 15], 400, "black", "white"],
+             ["milk", [165, 40, 190, 50], 64, "black", "white"]]  # fmt: skip
+    block = {"kind": "fields", "box": [160, 0, 319, 150], "spans": [0, 3]}
+    told = {tuple(f["about"]): (f["answer"], f["level"])
+            for f in askable(page_of(spans=spans, blocks=[block], grid=[1, 2])) if f["kind"] == "line"}  # fmt: skip
+    assert told == {("first", "right"): ("tea 25", 400), ("last", "right"): ("milk", 64)}
+
+
+def test_a_sum_adds_the_two_values():
+    facts = [
+        {"kind": "field", "about": [word], "answer": value, "boxes": [], "level": 64}
+        for word, value in (("tea", "45"), ("milk", "58"), ("rice", "3.20"))
+    ]
+    told = {tuple(f["about"]): f["answer"] for f in askable(page_of(facts=facts)) if f["kind"] == "sum"}
+    assert told == {("tea", "milk"): "103", ("milk", "tea"): "103"}
+
+
+def test_what_is_absent_is_not_printed():
+    for seed in range(20):
+        _, page = draw_page(random.Random(seed), "train", (1, 2))
+        printed = {span[0] for span in page["spans"]}
+        for question in ask(random.Random(seed), page, 3, "eval", ["absent"]):
+            words = [w.strip("?,") for w in question.text.split()]
+            assert question.answer in words and question.answer not in printed
+            assert any(w in printed for w in words)
+
+
+def test_a_turned_box_holds_what_it_held():
+    from PIL import Image
+
+    picture = Image.new("RGB", (320, 160), "white")
+    picture.paste((255, 0, 0), (250, 20, 280, 30))
+    for seed in range(8):
+        askew, angle = skewed(random.Random(seed), picture, 3)
+        left, top, right, bottom = turned((250, 20, 280, 30), angle, picture.size)
+        red = np.argwhere(np.asarray(askew)[..., 1] < 100)
+        assert red[:, 0].min() >= top - 1 and red[:, 0].max() <= bottom and red[:, 1].min() >= left - 1
+        assert red[:, 1].max() <= right and (right - left) * (bottom - top) < 3 * 300

@@ -19,6 +19,8 @@ from ...pages.questions import WORDINGS, ask, entries, transcript
 from ...pages.tokenizer import ID
 
 IGNORE = -100
+FORMS = {"fill": ("field", "cell"), "paint": ("color", "on")}
+"""Forms to fill in, with the kinds of facts that they ask for."""
 Encode = Callable[[str], list[int]]
 
 
@@ -142,10 +144,11 @@ def fill(
 
     if reading and page["spans"]:
         add("read", rng.choice(WORDINGS["read"][wording]), transcript(page))
-    values = entries(rng, page)
-    values = rng.choices(values, k=min(16, len(values))) if values else []  # else the last one follows from the rest
-    if len(values) > 1 and rng.random() < filling:
-        add("fill", rng.choice(WORDINGS["fill"][wording]), *(text for pair in values for text in pair))
+    for form, sort in FORMS.items():
+        values = entries(rng, page, sort) if kinds is None or form == "fill" else []  # documents show no colours
+        values = rng.choices(values, k=min(16, len(values))) if values else []  # else the last follows from the rest
+        if len(values) > 1 and rng.random() < filling:
+            add(form, rng.choice(WORDINGS[form][wording]), *(text for pair in values for text in pair))
     for question in ask(rng, page, 24, wording, kinds):
         if not add(question.kind, question.text, question.answer):
             break

@@ -14,6 +14,7 @@ from allocator.storage import replace_file
 
 from ....asking.ask import answers, prepare
 from ...pages import generate
+from ...pages.questions import FINE
 from ..evaluate import fingerprint, wilson
 
 BUDGETS = (64, 128, 256, 400)
@@ -45,8 +46,12 @@ def judge(arr: Any, samples: Sequence[dict[str, Any]], allocation: str) -> list[
 
 
 def rows_of(sample: dict[str, Any]) -> Iterator[str]:
-    """Rows of the table that a sample counts in: all, its kind, and the size of its print."""
+    """Rows of the table that a sample counts in: all, fine or coarse, its kind, and the size of its print."""
     yield "all"
+    if sample["kind"] in FINE and sample["level"] == 400:
+        yield "fine"
+    elif sample["kind"] not in FINE and sample["level"] <= 128:
+        yield "coarse"
     yield sample["kind"]
     yield f"print for {sample['level']}"
 

@@ -12,7 +12,7 @@ from .batches import IGNORE, Batch
 from .run import Loss
 from .vision import attend, rotate
 
-DENSE = {"read": 1, "fill": 2, "pairs": 3}
+DENSE = {"read": 1, "fill": 2, "pairs": 3, "paint": 4}
 """Blocks of many targets, scored token by token."""
 
 
@@ -47,7 +47,7 @@ def norm(module: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def answer_loss(model: Qwen2_5_VLForConditionalGeneration, batch: Batch, vision: torch.Tensor | None = None) -> Loss:
-    """Cross entropy of transcripts, forms and answers, in equal parts, and exact answers by kind.
+    """Cross entropy of transcripts, forms, colours and answers, in equal parts, and exact answers by kind.
 
     ``vision`` ``[image tokens, width]`` replaces the embeddings of image tokens.
     """
@@ -62,7 +62,7 @@ def answer_loss(model: Qwen2_5_VLForConditionalGeneration, batch: Batch, vision:
     sorts = torch.tensor([[DENSE.get(k, 0) for k in kinds] for kinds in _even(batch.kinds)])
     row, _ = scored.nonzero(as_tuple=True)
     sort = sorts[row.cpu(), batch.block[scored].cpu() - 1].to(each.device)
-    loss = torch.stack([each[sort == s].mean() for s in range(4) if (sort == s).any()]).mean()
+    loss = torch.stack([each[sort == s].mean() for s in range(len(DENSE) + 1) if (sort == s).any()]).mean()
     metrics: dict[str, tuple[float, int]] = {}
     right = logits.argmax(-1) == labels
     for kind, s in DENSE.items():

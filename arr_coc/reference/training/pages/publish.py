@@ -27,7 +27,7 @@ ABOUT = {
     "align": "projector: cells to the language model's own embeddings of the words and digits that they show",
     "words": "the same, tower and projector",
     "short": "all but the tower: transcripts, forms, questions about one to four patches",
-    "questions": "all: larger pages, more questions",
+    "questions": "all: pages of up to nine patches, mostly at full detail, all kinds of question",
 }
 PICTURE_STAGES = ("short", "questions")
 
@@ -126,7 +126,7 @@ pipeline_tag: image-text-to-text
 
 {EARLY if early else ""}A stock `Qwen2_5_VLForConditionalGeneration` of
 {report["parameters"] / 1e6:.2f} million parameters with the stock processor, trained from random numbers on the
-world of pages (`arr_coc.reference.generate(world="pages")`): receipts, forms, tables, bar charts, signs over
+world of pages (`arr_coc.reference.generate(world="pages")`): receipts, forms, tables, bar and line charts, signs over
 photographs, app screens. Whole pictures are one entry with M-RoPE positions; a patch of 160 x 160 pixels is 20 x 20
 visual tokens.
 
@@ -137,7 +137,7 @@ There are no codes, no heads started as readers, no supervision of attention, an
 model (what is printed in a cell did, before any question). Pictures were whole pictures at one scale each, never of
 mixed scales; in four of ten batches a shrunken picture kept the places of the full one.
 
-| stage | what | steps | learning rate | wall time, one shared core |
+| stage | what | steps | learning rate | wall time on two shared cores |
 |---|---|---|---|---|
 {rows}
 
@@ -145,13 +145,17 @@ mixed scales; in four of ten batches a shrunken picture kept the places of the f
 
 Exact answers in %, 95 % Wilson intervals in brackets. One training seed. Allocations as the wrapped model gives them:
 `uniform` the same budget for every patch, `oracle` 400 tokens for the patches of the evidence and 64 elsewhere.
-"print for 400" is print meant to need 400 tokens a patch.
+"print for 400" is print meant to need 400 tokens a patch; "fine" are values, sums and lines in such print, "coarse"
+questions of other kinds about print for 64 or 128. Judged are faces, pieces of photographs and pages that training
+never had, a quarter askew and a quarter under a shadow.
 
 {measured or "Not measured yet."}
 
-The first run was steered while it ran: documents, lists and pairs joined `text` at steps 1100 to 1900, its rotary base
+The run was steered while it ran: documents, lists and pairs joined `text` at steps 1100 to 1900, its rotary base
 was 100 before step 1600 (and the stock layout before 400), and `align` held cells without print at zero, which cost
-colours. So the same command gives another, and presumably a better, model.
+colours: they are still at chance. All stages before `questions` saw five faces and no chart of matplotlib; its first
+100 steps drew from their pages, the rest from pages of its own with ten faces; counting, sums, lines by place and what
+is absent were asked from then on only. The same command gives another, and presumably a better, model.
 
 Continue or repeat: `python -m arr_coc.reference.training.pages train --out RUN`, then
 `python -m arr_coc.reference.training.pages publish --out RUN`.

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,10 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from ...pages.canvas import Canvas
 from ...pages.dense import crowded
 from ...pages.model import build_config, build_model
-from ...pages.page import draw_page
+from ...pages.page import SKEWED, draw_page, skewed
 from ...pages.tokenizer import ID, SIZE, build_backend
 from ..checkpoints import newest
 from .align import align_loss, token_tables
@@ -31,7 +33,7 @@ Stage = Callable[[Path, Accelerator, int | None, float | None], None]
 """What runs a stage: run folder, accelerator, and steps and learning rate where they are not the stage's own."""
 Grid = tuple[int, int, int]
 """Rows and columns of patches, and the finest print."""
-WRITTEN = ("field", "cell", "title", "present", "larger", "most")
+WRITTEN = ("field", "cell", "title", "present", "larger", "most", "absent")
 """Kinds of question that a document without a picture can answer."""
 MIXED = True
 """Whether matrix products run in bfloat16."""
@@ -43,10 +45,17 @@ def dense_pool(out: Path, n: int = 8000) -> Pool:
     return open_pool(out / "pool-dense")
 
 
-def page_pool(out: Path, rows: int, cols: int, n: int, finest: int = 400) -> Pool:
-    """Pages of one grid."""
-    name = f"{rows}x{cols}" + (f"-{finest}" if finest < 400 else "")
-    draw_pool(out / f"pool-{name}", n, (rows, cols), lambda rng: draw_page(rng, "train", (rows, cols), finest), name)
+def page_pool(out: Path, rows: int, cols: int, n: int, finest: int = 400, stage: str = "") -> Pool:
+    """Pages of one grid; a quarter of those of a named ``stage`` lie askew."""
+    name = f"{stage}{rows}x{cols}" + (f"-{finest}" if finest < 400 else "")
+
+    def draw(rng: random.Random) -> tuple[Canvas, Any]:
+        canvas, page = draw_page(rng, "train", (rows, cols), finest)
+        if stage and rng.random() < SKEWED:
+            canvas.image, _ = skewed(rng, canvas.image)
+        return canvas, page
+
+    draw_pool(out / f"pool-{name}", n, (rows, cols), draw, name)
     return open_pool(out / f"pool-{name}")
 
 
@@ -119,10 +128,20 @@ class Diet:
 
     pools: dict[Grid, float]
     unfit: float
-    tokens: int = 3200
+    work: int = 6000
     room: int = 150
     reading: float = 0.7
     documents: int = 0
+    own: int = 0
+    """Pages that the stage draws for itself, in these shares; 0: the pages of earlier stages."""
+
+
+def pictures_for(diet: Diet, length: int) -> int:
+    """Pictures in a batch of sequences of ``length``: as many as ``work`` allows, attention counted.
+
+    A token costs as much again for every 800 that it may attend to.
+    """
+    return max(1, round(diet.work / (length * (1 + length / 800))))
 
 
 def pages_in(key: Grid) -> int:
@@ -144,8 +163,9 @@ def picture_batch(
     (rows, cols, finest), pool = key, pools[key]
     side = rng.choice(BUDGETS) if rng.random() < diet.unfit else FIT[finest]
     grid = (rows * side[0], cols * side[1])
-    n = max(1, diet.tokens // (grid[0] * grid[1] + diet.room))
-    chosen = [rng.randrange(len(pool)) for _ in range(n)]
+    n = pictures_for(diet, grid[0] * grid[1] + diet.room)
+    stating = [i for i, page in enumerate(pool.facts) if page["facts"]]  # some pages say nothing at all
+    chosen = rng.choices(stating, k=n)
     pixels = distort(np.random.default_rng(rng.getrandbits(32)), pool.pixels[chosen].astype(np.float32) / 255)
     extent = (rows * 20, cols * 20) if rng.random() < 0.4 else grid
     prefix = page_prefix(grid, extent)
@@ -163,7 +183,12 @@ def pictures(stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps
     """A stage over the frozen tower: transcripts, questions and answers about pictures."""
 
     def run(out: Path, accelerator: Accelerator, own_steps: int | None, lr: float | None) -> None:
-        pools = {key: page_pool(out, *key[:2], pages_in(key), key[2]) for key in diet.pools}
+        pools = {
+            key: page_pool(
+                out, *key[:2], round(diet.own * share) or pages_in(key), key[2], f"{stage}-" if diet.own else ""
+            )
+            for key, share in diet.pools.items()
+        }
         documents = page_pool(out, 1, 1, 12000)
         model, backend = new_model(), build_backend()
         load_stage(model, out, before)
@@ -244,14 +269,14 @@ SHORT = Diet(
         (1, 1, 64): 0.15, (1, 1, 128): 0.2, (1, 1, 256): 0.2, (1, 1, 400): 0.2, (1, 2, 64): 0.1, (2, 1, 128): 0.1,
         (2, 2, 64): 0.05,
     },
-    unfit=0.12, documents=2, room=150, tokens=2800,
+    unfit=0.12, documents=2, room=150, work=3500,
 )  # fmt: skip
 QUESTIONS = Diet(
     {
-        (1, 1, 400): 0.2, (1, 1, 256): 0.1, (1, 2, 64): 0.1, (2, 1, 128): 0.1, (1, 2, 400): 0.2, (2, 2, 64): 0.1,
-        (2, 2, 256): 0.1, (2, 2, 400): 0.1,
+        (1, 1, 400): 0.08, (1, 2, 64): 0.06, (2, 2, 64): 0.05, (3, 3, 64): 0.05, (2, 2, 256): 0.08, (2, 3, 256): 0.04,
+        (1, 2, 400): 0.3, (2, 1, 400): 0.12, (2, 2, 400): 0.22,
     },
-    unfit=0.25, documents=8, room=240, reading=0.5,
+    unfit=0.15, documents=16, room=280, reading=0.5, own=8000,
 )  # fmt: skip
 STAGES: dict[str, Stage] = {
     "tower": tower,
