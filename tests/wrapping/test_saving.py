@@ -140,4 +140,5 @@ def test_a_saved_policy_keeps_the_prior_it_was_learned_with(model, tmp_path, mon
     monkeypatch.setattr(attending, "PRIOR_PRECISION", 7.0)
     with arr_coc.ArrCoc.from_pretrained(folder, model, tiny.tokenizer()) as again:
         assert again.planner.policy.config() == before.config()
-        assert torch.equal(again.planner.policy.posterior.mean, before.posterior.mean)
+        assert (again.planner.policy.prior_mean == before.prior_mean).all()
+        assert all(torch.equal(again.planner.policy.weights[name], w) for name, w in before.weights.items())
