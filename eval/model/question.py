@@ -92,7 +92,8 @@ class CachedQuestion:
         self, arr: ArrCoc, inputs: Mapping[str, Any], max_new_tokens: int, detail: SceneBuilder | None = None
     ) -> None:
         self.arr, self.max_new_tokens, self._detail = arr, max_new_tokens, detail
-        self.call = Call(arr.model, arr.family, with_mask(arr.model, inputs, True), arr.config.patch_side)
+        self._asked = with_mask(arr.model, inputs, True)
+        self.call = self._fresh_call()
         self.watch = Stopwatch(arr.model, arr.synchronize)
         self._needs: frozenset[str] | None = None
         self._observed: Observed
@@ -102,6 +103,9 @@ class CachedQuestion:
         entries = Counter(patch.entry for patch in self.call.patches)
         # Only a patch that is a whole image entry is encoded alike whatever becomes of the others.
         self._alone = [i for i, patch in enumerate(self.call.patches) if entries[patch.entry] == 1]
+
+    def _fresh_call(self) -> Call:
+        return Call(self.arr.model, self.arr.family, self._asked, self.arr.config.patch_side)
 
     def plan(self, planner: Planner) -> Plan:
         """Ask a planner; what it needs to see is looked at once for all planners, and known once for all policies."""
@@ -145,9 +149,10 @@ class CachedQuestion:
         arr = self.arr
         if self._full is None or (tower and self._full[1] is None):
             builder = self._detail or full_builder(arr)
+            call = self._fresh_call() if tower else self.call  # features that are known would run no tower to read
             reader = TowerReader(arr.model, arr.family) if tower else nullcontext()
             with reader as read, self.watch("encode"):
-                observed = builder.build(self.call, 0, None, _Asks(frozenset({"glance"})), False)
+                observed = builder.build(call, 0, None, _Asks(frozenset({"glance"})), False)
             assert observed.glance is not None
             self.call.adopt([observed.glance.call])
             self._full = observed, None if read is None else read.view(observed.glance.call.starts[-1])

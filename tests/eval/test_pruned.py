@@ -231,6 +231,14 @@ def test_methods_spend_their_share_and_all_of_it_is_the_whole_model(reference, n
     assert {"encode", "knowing", "splice", "prefill", "decode"} <= some[0].timings.keys()
 
 
+def test_the_tower_is_read_where_others_have_encoded_the_picture_before(reference):
+    arr, (sample, _) = reference
+    question, rng = Bench(arr, make_reward("vqa_accuracy"), max_new_tokens=3).cached(sample), np.random.default_rng(0)
+    first, seen = question.tokens(rng)[0], question.tokens(rng, tower=True)[0]
+    assert first.tower is None and seen.tower is not None
+    assert torch.equal(first.features, seen.features) and len(seen.tower.received) == len(seen.features)
+
+
 def test_fastv_keeps_what_the_last_token_attends_to():
     attention = torch.tensor([[[0.1, 0.5, 0.0, 0.2], [0.3, 0.1, 0.2, 0.0]]])
     asked = []
