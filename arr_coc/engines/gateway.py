@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ from ..wrapping.inputs import with_mask
 from ..wrapping.record import Allocation
 from ..wrapping.wrapper import ArrCoc
 
+LARGEST_REPLY = 1 << 22
+"""Bytes of a server's reply that are read."""
 
 @dataclass(frozen=True)
 class Reply:
@@ -166,13 +169,25 @@ def poster(url: str, key: str | None, timeout: float) -> Any:
     )  # fmt: skip
 
     def post(body: Mapping[str, Any]) -> dict[str, Any]:
+        said = b""
         try:
-            reply = client.post("/v1/chat/completions", json=dict(body))
+            with client.stream("POST", "/v1/chat/completions", json=dict(body)) as reply:
+                for part in reply.iter_bytes():
+                    said += part
+                    if len(said) > LARGEST_REPLY:
+                        raise ValueError(f"{url} sends more than {LARGEST_REPLY:,} bytes; is it a chat server?")
         except httpx.HTTPError as error:
             raise ConnectionError(f"{url} can't be reached ({error}); is the server up?") from error
+        text = said.decode(errors="replace")
         if reply.status_code != 200:
-            raise ValueError(f"{url} refuses the question ({reply.status_code}): {reply.text[:500]}")
-        found: dict[str, Any] = reply.json()
+            raise ValueError(f"{url} refuses the question ({reply.status_code}): {text[:500]}")
+        try:
+            found: dict[str, Any] = json.loads(text)
+            words = found["choices"][0]["message"]["content"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            words = 0
+        if not isinstance(words, str | None):
+            raise ValueError(f"{url} answers with what is no chat completion: {text[:200]!r}; check its address")
         return found
 
     return post

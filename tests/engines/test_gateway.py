@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -26,7 +27,7 @@ import arr_coc
 from arr_coc import reference
 from arr_coc.asking.ask import answers, prepare
 from arr_coc.engines.client import Client
-from arr_coc.engines.gateway import Gateway
+from arr_coc.engines.gateway import LARGEST_REPLY, Gateway, poster
 from eval.serving.server import VLLM
 from eval.serving.stand_ins import make_stand_in
 
@@ -224,3 +225,32 @@ def _with_pictures(body: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Image
     shown = iter(pictures(body))
     for part in body["messages"][0]["content"]:
         yield part, next(shown) if part["type"] == "image_url" else None
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        (b"<html>", "no chat completion"), (b"[1]", "no chat completion"), (b'{"choices": []}', "no chat completion"),
+        (b'{"choices": [{"message": {"content": 1}}]}', "no chat completion"), (b"[" * 100_000, "no chat completion"),
+        (b" " * (LARGEST_REPLY + 1), "more than 4,194,304 bytes"),
+    ],
+)  # fmt: skip
+def test_what_a_foreign_server_says_is_bounded_and_checked(said: bytes, problem: str) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(said)
+
+        def log_message(self, *_: Any) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(ValueError, match=problem):
+            poster(f"http://127.0.0.1:{server.server_port}", None, 10)({"messages": []})
+    finally:
+        server.shutdown()
+        server.server_close()
