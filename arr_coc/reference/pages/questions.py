@@ -121,8 +121,8 @@ def word(rng: random.Random, kind: str, about: Sequence[str], wording: str) -> s
 
 
 def ask(rng: random.Random, page: Mapping[str, Any], n: int, wording: str = "train",
-        kinds: Sequence[str] | None = None) -> list[Question]:  # fmt: skip
-    """``n`` questions, kinds in equal shares of what the page has; the same fact may be asked twice."""
+        kinds: Sequence[str] | None = None, weights: Mapping[str, float] = WEIGHTS) -> list[Question]:  # fmt: skip
+    """``n`` questions, kinds in shares of ``weights`` among what the page has; the same fact may be asked twice."""
     facts = askable(page)
     names = {f["about"][0]: f for f in page["facts"] if f["kind"] == "field"}
     if names:
@@ -135,8 +135,7 @@ def ask(rng: random.Random, page: Mapping[str, Any], n: int, wording: str = "tra
     asked: list[Question] = []
     if not by_kind:
         return asked
-    weights = [WEIGHTS.get(k, 1.0) for k in by_kind]
-    for kind in rng.choices(list(by_kind), weights, k=n):
+    for kind in rng.choices(list(by_kind), [weights.get(k, 1.0) for k in by_kind], k=n):
         one = rng.choice(by_kind[kind])
         about, answer, boxes, level = one["about"], one["answer"], one["boxes"], one["level"]
         if kind in ("present", "absent"):
