@@ -28,11 +28,12 @@ ABOUT = {
     "words": "the same, tower and projector",
     "short": "all but the tower: transcripts, forms, questions about one to four patches",
     "questions": "all: pages of up to nine patches, mostly at full detail, all kinds of question",
-    "scenes": "the same on fewer patches, colours asked for most; a linear head that is thrown away reads the mean "
-    "colour of every cell off its visual token",
+    "colors": "all: small pages of signs, tiles and bars, colours asked for most; a linear head that is thrown away "
+    "reads the mean colour of every cell off its visual token",
+    "scenes": "the same head, pages of up to nine patches, all kinds of question, what is hard asked for most",
     "task": "the same, every other batch other people's questions (task.yaml of the run)",
 }
-PICTURE_STAGES = ("short", "questions", "scenes", "task")
+PICTURE_STAGES = ("short", "questions", "colors", "scenes", "task")
 
 
 def latest(run: Path) -> tuple[str, Path]:

@@ -18,7 +18,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from ...pages.canvas import Canvas
 from ...pages.dense import crowded
 from ...pages.model import build_config, build_model
-from ...pages.page import SKEWED, draw_page, skewed
+from ...pages.page import SHARES, SKEWED, draw_page, skewed
 from ...pages.questions import WEIGHTS
 from ...pages.tokenizer import ID, SIZE, build_backend
 from ..checkpoints import newest
@@ -49,12 +49,14 @@ def dense_pool(out: Path, n: int = 8000) -> Pool:
     return open_pool(out / "pool-dense")
 
 
-def page_pool(out: Path, rows: int, cols: int, n: int, finest: int = 400, stage: str = "") -> Pool:
+def page_pool(
+    out: Path, rows: int, cols: int, n: int, finest: int = 400, stage: str = "", shares: Mapping[str, float] = SHARES
+) -> Pool:
     """Pages of one grid; a quarter of those of a named ``stage`` lie askew."""
     name = f"{stage}{rows}x{cols}" + (f"-{finest}" if finest < 400 else "")
 
     def draw(rng: random.Random) -> tuple[Canvas, Any]:
-        canvas, page = draw_page(rng, "train", (rows, cols), finest)
+        canvas, page = draw_page(rng, "train", (rows, cols), finest, shares)
         if stage and rng.random() < SKEWED:
             canvas.image, _ = skewed(rng, canvas.image)
         return canvas, page
@@ -140,6 +142,10 @@ class Diet:
     """Pages that a stage draws for itself, in these shares; 0: the pages of earlier stages."""
     drawn_for: str = ""
     """The stage whose own pages are shown; by default the stage itself."""
+    shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
+    """Of the kinds of blocks on its own pages."""
+    filling: float = 0.5
+    """How often questions come after a form to fill in."""
     weights: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
     """How often a kind of question is asked."""
     colors: float = 0.0
@@ -184,9 +190,10 @@ def picture_batch(
     prefix = page_prefix(grid, extent)
     legible = max(side) * 8 >= 0.8 * {64: 64, 128: 96, 256: 128, 400: 160}[finest]
     reading = rng.random() < diet.reading and legible
-    batch = collate(
-        [fill(rng, pool.facts[i], prefix, encode, diet.room, reading, weights=diet.weights) for i in chosen]
-    )
+    batch = collate([
+        fill(rng, pool.facts[i], prefix, encode, diet.room, reading, filling=diet.filling, weights=diet.weights)
+        for i in chosen
+    ])  # fmt: skip
     return batch, *see(model, pixels, grid, extent)
 
 
@@ -211,7 +218,7 @@ def pictures(
         pools = {
             key: page_pool(
                 out, *key[:2], round(diet.own * share) or pages_in(key), key[2],
-                f"{diet.drawn_for or stage}-" if diet.own else "",
+                f"{diet.drawn_for or stage}-" if diet.own else "", diet.shares,
             )
             for key, share in diet.pools.items()
         }
@@ -317,6 +324,12 @@ QUESTIONS = Diet(
     },
     unfit=0.15, documents=16, room=280, reading=0.5, own=8000,
 )  # fmt: skip
+COLORS = Diet(
+    {(1, 1, 64): 0.35, (1, 1, 128): 0.3, (1, 1, 256): 0.15, (1, 1, 400): 0.08, (1, 2, 64): 0.12},
+    unfit=0.15, documents=16, room=150, reading=0.2, own=8000, colors=1.0, work=4000, filling=0.9,
+    shares={"sign": 0.3, "tiles": 0.35, "bars": 0.2, "fields": 0.15},
+    weights={"color": 6, "on": 3, "says": 2, "count": 2, "field": 2},
+)  # fmt: skip
 SCENES = Diet(
     {
         (1, 1, 400): 0.25, (1, 2, 64): 0.06, (2, 2, 64): 0.05, (3, 3, 64): 0.04, (1, 2, 400): 0.28, (2, 1, 400): 0.12,
@@ -333,6 +346,7 @@ STAGES: dict[str, Stage] = {
     "words": aligned("words", "align", "visual", 700, 1e-3),
     "short": pictures("short", "words", SHORT, ("visual.blocks", "patch_embed"), 4000, 1e-3),
     "questions": pictures("questions", "short", QUESTIONS, (), 6000, 5e-4),
-    "scenes": pictures("scenes", "questions", SCENES, (), 3000, 8e-4),
+    "colors": pictures("colors", "questions", COLORS, (), 2000, 8e-4),
+    "scenes": pictures("scenes", "colors", SCENES, (), 2000, 6e-4),
     "task": pictures("task", "scenes", SCENES, (), 1500, 5e-4, task=True),
 }
