@@ -111,7 +111,7 @@ def test_a_folder_too_large_is_refused_and_the_old_one_kept(short_run, data, mon
 
 
 def test_missing_weights_are_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(reference, "path", lambda: tmp_path)
+    monkeypatch.setattr(reference, "path", lambda *_: tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no weights of the reference model"):
         reference.load()
 
