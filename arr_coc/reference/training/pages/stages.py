@@ -332,12 +332,12 @@ COLORS = Diet(
 )  # fmt: skip
 SCENES = Diet(
     {
-        (1, 1, 400): 0.25, (1, 2, 64): 0.06, (2, 2, 64): 0.05, (3, 3, 64): 0.04, (1, 2, 400): 0.28, (2, 1, 400): 0.12,
-        (2, 2, 400): 0.2,
+        (1, 1, 128): 0.08, (1, 1, 256): 0.08, (1, 1, 400): 0.14, (1, 2, 64): 0.05, (2, 2, 64): 0.05, (3, 3, 64): 0.05,
+        (1, 2, 400): 0.25, (2, 1, 400): 0.1, (2, 2, 400): 0.2,
     },
-    unfit=0.15, documents=16, room=280, reading=0.3, own=8000, drawn_for="questions", colors=1.0, work=4000,
-    weights={"field": 4, "cell": 4, "color": 4, "on": 2, "most": 1.5, "count": 1.5, "line": 1.5, "absent": 0.7,
-             "title": 0.7, "sum": 0.3},
+    unfit=0.15, documents=16, room=250, reading=0.25, own=8000, drawn_for="questions", colors=1.0, work=4500,
+    weights={"field": 4, "cell": 4, "color": 2.5, "on": 2, "most": 2.5, "count": 2.5, "larger": 2, "line": 1.5,
+             "absent": 1.5, "title": 0.7, "sum": 0.4},
 )  # fmt: skip
 STAGES: dict[str, Stage] = {
     "tower": tower,
