@@ -156,10 +156,12 @@ never had, a quarter askew and a quarter under a shadow.
 {measured or "Not measured yet."}
 
 The run was steered while it ran: documents, lists and pairs joined `text` at steps 1100 to 1900, its rotary base
-was 100 before step 1600 (and the stock layout before 400), and `align` held cells without print at zero, which cost
-colours: they are still at chance. All stages before `questions` saw five faces and no chart of matplotlib; its first
-100 steps drew from their pages, the rest from pages of its own with ten faces; counting, sums, lines by place and what
-is absent were asked from then on only. The same command gives another, and presumably a better, model.
+was 100 before step 1600 (and the stock layout before 400). `align` held cells without print at zero, and so lost
+colours: after `questions` the mean colour of a cell could not be read off its visual token by a linear map (R2 below
+.13). 900 steps of `scenes` as it was then brought colours back into the tokens, `colors` the words for them, and
+`scenes` began anew. All stages before `questions` saw five faces and no chart of matplotlib; its first 100 steps drew
+from their pages, the rest from pages of its own with ten faces; counting, sums, lines by place and what is absent were
+asked from then on only. The same command gives another, and presumably a better, model.
 
 Continue or repeat: `python -m arr_coc.reference.training.pages train --out RUN`, then
 `python -m arr_coc.reference.training.pages publish --out RUN`.
