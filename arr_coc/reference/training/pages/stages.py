@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +211,7 @@ def see(
 def pictures(
     stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps: int, peak: float, task: bool = False
 ) -> Stage:
-    """A stage over pictures: transcripts, questions and answers; with ``task``, every other batch is of that task."""
+    """A stage over pictures: transcripts, questions and answers; with ``task``, every third batch is of that task."""
 
     def run(out: Path, accelerator: Accelerator, own_steps: int | None, lr: float | None) -> None:
         foreign = read_questions(out / TASK) if task else None
@@ -239,7 +239,7 @@ def pictures(
             with torch.autocast("cpu", torch.bfloat16, enabled=MIXED):
                 if diet.documents and step % diet.documents == diet.documents - 1:
                     return answer_loss(model, document_batch(rng, documents, encode, 20))
-                if foreign is not None and step % 2:
+                if foreign is not None and step % 3 == 1:
                     side = rng.choice(BUDGETS)
                     batch, pixels, grid, places = foreign_batch(rng, foreign, side, diet.work, diet.room, encode)
                     states, shown = see(model, pixels, grid, places)
@@ -339,6 +339,9 @@ SCENES = Diet(
     weights={"field": 4, "cell": 4, "color": 2.5, "on": 2, "most": 2.5, "count": 2.5, "larger": 2, "line": 1.5,
              "absent": 1.5, "title": 0.7, "sum": 0.4},
 )  # fmt: skip
+LAST = replace(
+    SCENES, reading=0.35, weights={"field": 6, "cell": 4, "color": 1.5, "on": 2, "line": 2, "title": 0.7, "sum": 0.4}
+)
 STAGES: dict[str, Stage] = {
     "tower": tower,
     "text": text,
@@ -348,5 +351,5 @@ STAGES: dict[str, Stage] = {
     "questions": pictures("questions", "short", QUESTIONS, (), 6000, 5e-4),
     "colors": pictures("colors", "questions", COLORS, (), 2000, 8e-4),
     "scenes": pictures("scenes", "colors", SCENES, (), 2000, 6e-4),
-    "task": pictures("task", "scenes", SCENES, (), 1500, 5e-4, task=True),
+    "task": pictures("task", "scenes", LAST, (), 2000, 6e-4, task=True),
 }
