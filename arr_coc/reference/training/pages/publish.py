@@ -31,7 +31,7 @@ ABOUT = {
     "colors": "all: small pages of signs, tiles and bars, colours asked for most; a linear head that is thrown away "
     "reads the mean colour of every cell off its visual token",
     "scenes": "the same head, pages of up to nine patches, all kinds of question, what is hard asked for most",
-    "task": "the same, values in print asked for most; every third batch is other people's questions (easy-VQA in mosaics)",
+    "task": "the same, values in print asked for most; every third batch is other people's (easy-VQA in mosaics)",
 }
 PICTURE_STAGES = ("short", "questions", "colors", "scenes", "task")
 
