@@ -141,11 +141,12 @@ MORE: Mapping[str, Sequence[str]] = {
         "give the number of {0} .",
     ),
     "line": (
-        "which is the {0} line on the {1} ?", "please read the {0} line , {1} .", "on the {1} , what is the {0} line ?",
-        "what stands in the {0} line on the {1} ?", "give the {0} line of the {1} .",
+        "which is the {0} line on the {1} ?", "please read the {0} line , {1} .",
+        "on the {1} , what is the {0} line ?", "what stands in the {0} line on the {1} ?", "give the {0} line of the {1} .",
     ),
     "absent": (
-        "which of {0} and {1} is not there ?", "one is not on the page : {0} or {1} ?", "what is missing , {0} or {1} ?",
+        "which of {0} and {1} is not there ?", "one is not on the page : {0} or {1} ?",
+        "what is missing , {0} or {1} ?",
         "{0} or {1} : which one can you not find ?", "name the one that is not there , {0} or {1} .",
     ),
 }  # fmt: skip

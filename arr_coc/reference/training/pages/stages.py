@@ -340,8 +340,9 @@ SCENES = Diet(
              "absent": 1.5, "title": 0.7, "sum": 0.4},
 )  # fmt: skip
 LAST = replace(
-    SCENES, reading=0.3, drawn_for="", weights={"field": 5, "cell": 4, "color": 1.5, "on": 2, "line": 2, "count": 1.5, "title": 0.7, "sum": 0.4}
-)
+    SCENES, reading=0.3, drawn_for="",
+    weights={"field": 5, "cell": 4, "color": 1.5, "on": 2, "line": 2, "count": 1.5, "title": 0.7, "sum": 0.4},
+)  # fmt: skip
 STAGES: dict[str, Stage] = {
     "tower": tower,
     "text": text,
