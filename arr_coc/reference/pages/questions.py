@@ -142,7 +142,8 @@ MORE: Mapping[str, Sequence[str]] = {
     ),
     "line": (
         "which is the {0} line on the {1} ?", "please read the {0} line , {1} .",
-        "on the {1} , what is the {0} line ?", "what stands in the {0} line on the {1} ?", "give the {0} line of the {1} .",
+        "on the {1} , what is the {0} line ?", "what stands in the {0} line on the {1} ?",
+        "give the {0} line of the {1} .",
     ),
     "absent": (
         "which of {0} and {1} is not there ?", "one is not on the page : {0} or {1} ?",
