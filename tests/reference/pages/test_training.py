@@ -21,7 +21,7 @@ from arr_coc.reference.pages.tokenizer import ID, build_backend
 from arr_coc.reference.training.pages import stages
 from arr_coc.reference.training.pages.__main__ import app
 from arr_coc.reference.training.pages.batches import IGNORE
-from arr_coc.reference.training.pages.foreign import foreign_batch, read_questions
+from arr_coc.reference.training.pages.foreign import foreign_batch, read_questions, read_task
 from arr_coc.reference.training.pages.pool import Pool, draw_pool, open_pool
 from arr_coc.reference.training.pages.run import run_stage
 from arr_coc.reference.training.pages.tower import Heads, tower_batch, tower_loss
@@ -114,7 +114,7 @@ def easy(folder: Path) -> Path:
 
 
 def test_foreign_questions_are_grouped_by_picture_and_labelled_by_the_next_token(tmp_path: Path):
-    questions = read_questions(easy(tmp_path))
+    questions = read_questions(read_task(easy(tmp_path)))
     assert [picture.shape for picture in questions.pictures] == [(160, 320, 3), (80, 480, 3)]
     assert [[q for q, *_ in asked] for asked in questions.asked] == [["what color ?", "what shape ?"], ["is it red ?"]]
     seen = set()

@@ -11,7 +11,7 @@ import typer
 from accelerate import Accelerator
 
 from .evaluate import evaluate, markdown_table
-from .foreign import read_questions
+from .foreign import read_task
 from .publish import load_run, publish
 from .stages import STAGES, TASK
 
@@ -46,7 +46,7 @@ def train(
         shutil.copy(start / "model.safetensors", out / "start")
     out.mkdir(parents=True, exist_ok=True)
     if task is not None:
-        read_questions(task)  # refused now, not after hours
+        next(iter(read_task(task)))  # refused now, not after hours
         shutil.copy(task, out / TASK)
     if stage == "task" and not (out / TASK).is_file():
         raise typer.BadParameter("--stage task needs --with FILE, such as configs/tasks/easy-vqa.yaml")

@@ -5,13 +5,18 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+from tqdm.auto import tqdm
 
 from ...pages.canvas import PATCH
 from ...pages.tokenizer import ID
 from .batches import IGNORE, Batch, Encode, Sample, collate, page_prefix
+
+if TYPE_CHECKING:
+    from ....learning.tasks import Task
 
 CELL = 8
 """Pixels of a visual token at full detail."""
@@ -34,13 +39,8 @@ class Questions:
         return found
 
 
-def read_questions(file: Path) -> Questions:
-    """All questions of a task file, those about one picture together, each with its first answer.
-
-    Parameters
-    ----------
-    file
-        YAML with the section ``task``; others may stand beside it.
+def read_task(file: Path) -> Task:
+    """The task of a YAML file with the section ``task``; others may stand beside it.
 
     Raises
     ------
@@ -51,11 +51,18 @@ def read_questions(file: Path) -> Questions:
     from ....learning.tasks import Task, TaskConfig
 
     names = [field.name for field in fields(TaskConfig)]
-    settings = read_settings(file, {"task": names, "run": None, "model": None, "wrap": None})["task"]
+    return Task(TaskConfig(**read_settings(file, {"task": names, "run": None, "model": None, "wrap": None})["task"]))
+
+
+def read_questions(task: Task) -> Questions:
+    """All questions of a task, those about one picture together, each with its first answer.
+
+    Raises ValueError as iterating over `Task` does.
+    """
     at: dict[str, int] = {}
     pictures: list[np.ndarray] = []
     asked: list[list[tuple[str, str, str]]] = []
-    for sample in Task(TaskConfig(**settings)):
+    for sample in tqdm(task, total=task.count(), desc=f"reading {task.name}", unit="question", mininterval=5):
         name = sample["image_id"]
         if name not in at:
             at[name] = len(pictures)

@@ -24,7 +24,7 @@ from ...pages.tokenizer import ID, SIZE, build_backend
 from ..checkpoints import newest
 from .align import align_loss, token_tables
 from .batches import Batch, Encode, collate, fill, page_prefix, plain_prefix, repeated_pairs, text_prefix, word_list
-from .foreign import foreign_batch, read_questions
+from .foreign import foreign_batch, read_questions, read_task
 from .language import answer_loss
 from .pool import Pool, distort, draw_pool, open_pool
 from .run import Loss, run_stage
@@ -214,7 +214,7 @@ def pictures(
     """A stage over pictures: transcripts, questions and answers; with ``task``, every third batch is of that task."""
 
     def run(out: Path, accelerator: Accelerator, own_steps: int | None, lr: float | None) -> None:
-        foreign = read_questions(out / TASK) if task else None
+        foreign = read_questions(read_task(out / TASK)) if task else None
         pools = {
             key: page_pool(
                 out, *key[:2], round(diet.own * share) or pages_in(key), key[2],
