@@ -13,7 +13,7 @@ from typing import Any
 from arr_coc.asking.models import load_vlm
 from arr_coc.config import ArrCocConfig
 from arr_coc.learning.settings import check_types, read_settings
-from arr_coc.learning.task_config import TaskConfig, expanded
+from arr_coc.learning.task_config import TaskConfig
 
 
 @dataclass(kw_only=True)
@@ -134,7 +134,6 @@ def read_config(
         For a missing or malformed file, an unknown key (naming the nearest one) or a value out of its range.
     """
     run = tuple(item.name for item in dataclasses.fields(EvalConfig) if item.name not in _SECTIONS)
-    overrides = [one for given in overrides for one in expanded(given)]
     settings = read_settings(path, {**_SECTIONS, "run": run}, overrides, overlays)
     task = TaskConfig(**settings.pop("task"))
     return EvalConfig(task=task, **settings.pop("run"), **settings)

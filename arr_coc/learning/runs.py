@@ -79,10 +79,8 @@ def learn_run(
     from ..asking.models import REFERENCE, check_model
     from ..config import ArrCocConfig
     from .rewards import check_reward
-    from .task_config import expanded
     from .tasks import learning_task
 
-    overrides = [one for given in overrides for one in expanded(given)]
     settings = read_settings(config, learn_sections(), overrides, overlays)
     wrapping = ArrCocConfig.from_dict(settings["wrap"])
     check_reward(settings["learn"].get("reward"))

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from ..config import nearest
+from ..reference import MODELS
 
 
 def read_settings(
@@ -35,6 +36,7 @@ def read_settings(
         Files of the same form, laid over the first one key by key, in their order and before the overrides.
     overrides
         Texts like ``"learn.episodes=500"``; the value is read as YAML, so numbers, lists and null work.
+        ``"model=pages"`` names one of our models and its world.
 
     Returns
     -------
@@ -52,7 +54,7 @@ def read_settings(
     for file in [*([] if path is None else [path]), *overlays]:
         for section, values in _read_sections(Path(file), sections).items():
             settings[section] |= values
-    for override in overrides:
+    for override in (one for given in overrides for one in _expanded(given)):
         name, equals, text = override.partition("=")
         if name == "plugins" and equals:
             _load_plugins(_yaml(override, text))
@@ -63,6 +65,11 @@ def read_settings(
         _check_key(f"override {override!r}", section, key, sections)
         settings[section][key] = _yaml(override, text)
     return settings
+
+
+def _expanded(override: str) -> list[str]:
+    key, _, name = override.partition("=")
+    return [f"model.name={name}", f"task.source={name}"] if key == "model" and name in MODELS else [override]
 
 
 def _load_plugins(modules: Any) -> None:

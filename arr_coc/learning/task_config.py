@@ -110,8 +110,3 @@ class TaskConfig:
         if self.annotations is not None:
             return "vqa_json"
         return "jsonl" if self.path.endswith(".jsonl") else "dataset"
-
-def expanded(override: str) -> list[str]:
-    """``model=pages`` as the settings that it stands for."""
-    key, _, name = override.partition("=")
-    return [f"model.name={name}", f"task.source={name}"] if key == "model" and name in MODELS else [override]
