@@ -90,7 +90,7 @@ class Learner(Method):
             self._planner: Planner = bench.lessons["learner", self.label]
             return
         if self.checkpoints:
-            raise ValueError(f"method {self.label!r}: checkpoints are kept where learners share a stream (run.shared)")
+            raise ValueError(f"method {self.label!r}: checkpoints need run.shared and a plain reward")
         planner = self.fresh(bench)
         out = None if bench.folder is None else bench.folder / "learning" / self.label
         own, bench.arr.planner = bench.arr.planner, planner
@@ -146,16 +146,16 @@ class Learner(Method):
 def learn_side_by_side(bench: Bench, learners: Sequence[Learner], progress: bool = True, batch: int = 8) -> None:
     """Let all learners of a shared run learn, stream by stream; what they learned is kept in the run's folder.
 
-    As in `arr_coc.learn`, the questions of a batch share one posterior. A learner alone on its stream, or whose reward
-    needs more than the answer, learns by itself when its turn comes. All keep the checkpoints that one of them names,
-    and a broken run goes on from the last that all have.
+    As in `arr_coc.learn`, the questions of a batch share one posterior. A learner alone on its stream without
+    checkpoints, or whose reward needs more than the answer, learns by itself when its turn comes. All keep the
+    checkpoints that one of them names, and a broken run goes on from the last that all have.
     """
     streams: dict[tuple[Any, ...], list[Learner]] = {}
     for learner in learners:
         if ("learner", learner.label) not in bench.lessons and learner.reward not in ASK_AGAIN:
             streams.setdefault(learner.stream(bench), []).append(learner)
     for group in streams.values():
-        if len(group) > 1:
+        if len(group) > 1 or group[0].checkpoints:
             _learn_stream(bench, group, progress, batch)
 
 
