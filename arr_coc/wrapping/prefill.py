@@ -73,17 +73,23 @@ class Prefill:
     ----------
     call, realised, spliced
         The call, what its patches became, and the prompts that ``generate`` is given.
-    glances
-        Per sample what a glance has read of it, or ``None``.
+    known
+        Per sample what has been read of it or of much the same, by its glance or before, or ``None``.
+    keep
+        Whether what is read is kept, in `readings`.
     shared
-        Per sample the tokens whose keys and values were taken from its glance; filled by the first step.
+        Per sample the tokens whose keys and values were taken over; filled by the first step.
+    readings
+        Per sample the prompt as it was read, if that is kept; filled by the first step.
     """
 
     call: Call
     realised: Realised
     spliced: Spliced
-    glances: Sequence[Reading | None]
+    known: Sequence[Reading | None]
+    keep: bool = False
     shared: list[int] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
 
     @contextmanager
     def answering(self, model: PreTrainedModel) -> Iterator[None]:
@@ -127,19 +133,19 @@ class Prefill:
         prompts = [self._prompt(kwargs, sample, copies) for sample in range(batch)]
         shared = [
             0 if glance is None else shared_tokens(self.call, prompt, glance)
-            for prompt, glance in zip(prompts, self.glances, strict=True)
+            for prompt, glance in zip(prompts, self.known, strict=True)
         ]
         # Several prompts in one pass are padded to the longest, and masked: on a CPU one after another is faster.
-        if not any(shared) and (batch == 1 or ids.device.type != "cpu"):
+        if not any(shared) and not self.keep and (batch == 1 or ids.device.type != "cpu"):
             with sparing(model, self.call.family):
                 return forward(**kwargs)
-        readings = [self._read(model, kwargs, *each) for each in zip(prompts, self.glances, shared, strict=True)]
+        readings = [self._read(model, kwargs, *each) for each in zip(prompts, self.known, shared, strict=True)]
         caches = [output_cache(reading.output) for reading in readings]
         if not plain:
             target = caches[0]
         elif not fill_cache(target, caches, [reading.length for reading in readings], length, copies):
             return None
-        self.shared = shared
+        self.shared, self.readings = shared, readings if self.keep and plain else []
         logits = torch.cat([reading.output.logits[:, -1:] for reading in readings]).repeat_interleave(copies, 0)
         return type(readings[0].output)(logits=logits, **{cache_name(): target})
 

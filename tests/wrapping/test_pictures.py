@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from arr_coc.config import ArrCocConfig
+from arr_coc.wrapping.pictures import LOOKS
 from tests import tiny
 
 from .conftest import BUDGETS, Deep, built
@@ -15,6 +16,7 @@ from .test_exactness import TOLERANCE, families, generated
 from .test_prefill import Ran, close
 
 FLOOR, ROOM = BUDGETS[0], 10**8
+RAISED = (FLOOR, FLOOR, FLOOR, 64)
 PICTURES: list[Any] = [3, (16, 16), (13, 9)]
 
 
@@ -37,7 +39,10 @@ def test_a_second_question_reads_only_its_words(name, realizer, wrapped):
     for room in (ROOM, 0):
         arr.builder.pictures.limit = room
         arr.builder.pictures.clear()
-        for words, pattern in ((5, (FLOOR,)), (9, (FLOOR,)), (7, (FLOOR, FLOOR, FLOOR, 64)), (9, (FLOOR,))):
+        for words, pattern in (
+            (5, (FLOOR,)), (9, (FLOOR,)), (7, RAISED), (9, (FLOOR,)), (6, (FLOOR, 64)), (8, RAISED), (7, RAISED),
+            (9, (64,)), (9, (FLOOR,)),
+        ):  # fmt: skip
             arr.planner, ran = Deep(pattern), Ran(model.model)
             try:
                 answers.append(generated(model.model, about(model, words), steps=2))
@@ -47,6 +52,7 @@ def test_a_second_question_reads_only_its_words(name, realizer, wrapped):
             answers.append((scene.read_attention([0, 2]), scene.glance_answer()))
             if room and len(answers) > 2:
                 assert ran.lengths[0] <= words  # the pass over the glance
+                assert pattern is not RAISED or words == 7 or ran.lengths[1] <= words  # raised alike before
     half = len(answers) // 2
     for kept, fresh in zip(answers[:half], answers[half:], strict=True):
         if isinstance(kept, tuple):
@@ -67,6 +73,65 @@ def test_the_tower_does_not_run_again(wrapped):
     finally:
         handle.remove()
     assert len(ran) == 1
+
+
+@pytest.mark.parametrize(("realizer", "runs"), [("rescale", [1, 1, 0, 1, 0]), ("rescale-separate", [1, 1, 0, 1, 0])])
+def test_what_was_raised_before_is_not_encoded_again(realizer, runs, wrapped):
+    model = built("reference")
+    arr = wrapped(model, FLOOR, realizer=realizer, picture_cache=ROOM)
+    ran: list[int] = []
+    handle = model.model.base_model.visual.register_forward_hook(lambda *_: ran.append(1))
+    found = []
+    try:
+        for words, pattern in ((5, (FLOOR,)), (6, RAISED), (7, RAISED), (8, (64, FLOOR)), (9, RAISED)):
+            arr.planner = Deep(pattern)
+            generated(model.model, about(model, words), steps=1)
+            found.append(len(ran))
+            ran.clear()
+    finally:
+        handle.remove()
+    assert found == runs
+
+
+def test_a_batch_finds_each_of_its_pictures(wrapped):
+    """One picture of the batch is known, raised and at its floor, the other is not; both may be raised."""
+    model = built("reference")
+    arr = wrapped(model, FLOOR, picture_cache=ROOM)
+    samples = [[3, (16, 16), (13, 9), 6], [2, (9, 16), (16, 16), 9]]
+    alone, both = tiny.one(model.make(samples), 0), model.make(samples)
+    answers = []
+    for room in (ROOM, 0):
+        arr.builder.pictures.limit = room
+        arr.builder.pictures.clear()
+        arr.planner = Deep(RAISED)
+        generated(model.model, alone, steps=1)
+        for patterns in ((RAISED, (64, FLOOR)), ((FLOOR,), (64, FLOOR)), ((FLOOR, 64), RAISED)):
+            arr.planner = Deep(*patterns)
+            answers.append(generated(model.model, both, steps=2))
+    for kept, fresh in zip(answers[:3], answers[3:], strict=True):
+        close(kept, fresh)
+
+
+def test_looks_at_a_picture_are_bounded_and_give_way_to_the_latest(wrapped):
+    model = built("reference")
+    arr = wrapped(model, FLOOR, picture_cache=ROOM)
+    patterns = [tuple(64 if i == j else FLOOR for j in range(4)) for i in range(4)]
+    patterns += [tuple(36 if i == j else FLOOR for j in range(4)) for i in range(4)] + [(FLOOR,), (64,)]
+    sizes = []
+    for words, pattern in enumerate(patterns, 4):
+        arr.planner = Deep(pattern)
+        generated(model.model, about(model, words), steps=1)
+        (picture,) = (picture for _, picture in arr.builder.pictures._known.values())
+        assert len(picture.looks) <= LOOKS and arr.builder.pictures.size == picture.size
+        assert tuple(arr.builder.realizer.grid(arr.family, p, FLOOR) for p in arr.last[0].patches) in picture.looks
+        sizes.append(picture.size)
+    assert sizes[0] < sizes[1] < sizes[2]
+    for limit in (sizes[3], sizes[0], sizes[0] // 8):  # several looks, fewer, and no room for one
+        arr.builder.pictures.limit = limit
+        arr.planner = Deep(RAISED)
+        generated(model.model, about(model, 7), steps=1)
+        assert arr.builder.pictures.size <= limit
+        assert len(arr.builder.pictures) == (limit >= sizes[0])
 
 
 def test_what_was_worked_out_from_the_pixels_is_kept_and_counted(wrapped):
