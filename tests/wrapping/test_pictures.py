@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from arr_coc.config import ArrCocConfig
-from arr_coc.wrapping.pictures import LOOKS
+from arr_coc.families.compat import cache_name
+from arr_coc.realizing import Realised
+from arr_coc.wrapping.pictures import LOOKS, Picture
+from arr_coc.wrapping.prefill import Reading
 from tests import tiny
 
 from .conftest import BUDGETS, Deep, built
@@ -94,22 +99,41 @@ def test_what_was_raised_before_is_not_encoded_again(realizer, runs, wrapped):
 
 
 def test_a_batch_finds_each_of_its_pictures(wrapped):
-    """One picture of the batch is known, raised and at its floor, the other is not; both may be raised."""
+    """Two pictures of one size: the second is known, raised and at its floor, the first is not; then both are."""
     model = built("reference")
     arr = wrapped(model, FLOOR, picture_cache=ROOM)
-    samples = [[3, (16, 16), (13, 9), 6], [2, (9, 16), (16, 16), 9]]
-    alone, both = tiny.one(model.make(samples), 0), model.make(samples)
+    samples = [[3, (16, 16), 6], [2, (16, 16), 9]]
+    alone, both = tiny.one(model.make(samples), 1), model.make(samples)
+    patterns = (FLOOR, 64, FLOOR, FLOOR), RAISED
+    ran: list[int] = []
+    handle = model.model.base_model.visual.register_forward_hook(lambda *_: ran.append(1))
     answers = []
-    for room in (ROOM, 0):
-        arr.builder.pictures.limit = room
-        arr.builder.pictures.clear()
-        arr.planner = Deep(RAISED)
-        generated(model.model, alone, steps=1)
-        for patterns in ((RAISED, (64, FLOOR)), ((FLOOR,), (64, FLOOR)), ((FLOOR, 64), RAISED)):
-            arr.planner = Deep(*patterns)
-            answers.append(generated(model.model, both, steps=2))
-    for kept, fresh in zip(answers[:3], answers[3:], strict=True):
+    try:
+        for room in (ROOM, 0):
+            arr.builder.pictures.limit = room
+            arr.builder.pictures.clear()
+            arr.planner = Deep(RAISED)
+            generated(model.model, alone, steps=1)
+            for some in (patterns, ((FLOOR,), RAISED), patterns, patterns[::-1], patterns[::-1]):
+                arr.planner = Deep(*some)
+                ran.clear()
+                answers.append((generated(model.model, both, steps=2), len(ran)))
+    finally:
+        handle.remove()
+    for (kept, _), (fresh, _) in zip(answers[:5], answers[5:], strict=True):
         close(kept, fresh)
+    assert [runs for _, runs in answers[:5]] == [2, 0, 0, 1, 0]
+
+
+def test_only_a_cache_that_can_be_cropped_is_gone_on_from():
+    """One that generation has gone on with holds more than the prompt."""
+    for tokens, kept in ((3, True), (4, False)):
+        cache = DynamicCache()
+        cache.update(torch.zeros(1, 1, tokens, 2), torch.zeros(1, 1, tokens, 2), 0)
+        reading = Reading({"input_ids": torch.zeros(1, 3)}, (), SimpleNamespace(**{cache_name(): cache}))
+        picture = Picture(Realised(torch.zeros(1), (), None))
+        picture.add([(1, 1)], {}, reading)
+        assert (picture.nearest([(1, 1)]) is reading) is kept
 
 
 def test_looks_at_a_picture_are_bounded_and_give_way_to_the_latest(wrapped):
