@@ -120,8 +120,9 @@ class CachedQuestion:
             planner.contexts = partial(self._contexts, planner.contexts, planner.config)
         return self.arr.builder.plan(planner, self._observed.scene)
 
-    def _contexts(self, contexts: Any, config: ArrCocConfig, scene: Scene) -> Any:
-        """Context vectors depend on what is looked at and how, not on the policy that goes by them or on its terms."""
+    def _contexts(self, contexts: Any, config: ArrCocConfig, scene: Scene, reads: Any = None) -> Any:
+        """Context vectors depend on what is looked at and how, not on the policy that goes by them or on its terms; so
+        all of them are worked out, whatever one policy reads."""
         terms = replace(config, policy="heuristic", budget=None, price=0.0, limit=None, caution=0.0, tensions=())
         key = f"{terms} {getattr(contexts, 'corruption', None)}"
         if key not in self._known_contexts:
