@@ -88,11 +88,17 @@ class Glance:
         """Features of one patch at the floor."""
         return self.realised.of_patch(self.call, index, self.grids[index])
 
-    def nearest(self, grids: Sequence[Grid]) -> Reading | None:
-        """The prompt that was read about its pictures and agrees the longest with patches at these grids."""
+    def hand_over(self, grids: Sequence[Grid]) -> Reading | None:
+        """The prompt that was read about its pictures and agrees the longest with patches at these grids.
+
+        Unless it is to be kept, the glance's own is let go of, so that it lasts no longer than it is of use.
+        """
+        own = self.reading
+        if self.key is None:
+            self.reading = None
         if self.picture is None or list(grids) == self.grids:
-            return self.reading
-        return self.picture.nearest(grids) or self.reading
+            return own
+        return self.picture.nearest(grids) or own
 
     def attention(self, layers: Sequence[float]) -> torch.Tensor:
         """``[len(layers), heads, glance tokens]``: see :attr:`arr_coc.scene.Scene.read_attention`.

@@ -155,9 +155,7 @@ def _reading_twice(arr: ArrCoc) -> Iterator[None]:
 def _timed(arr: ArrCoc, inputs: Any, length: int, **extra: Any) -> tuple[float, str]:
     """Processor seconds to the first token, and the answer."""
     first = _First(time.process_time)
-    ids = arr.model.generate(
-        **inputs, do_sample=False, max_new_tokens=length, stopping_criteria=[first], **extra
-    )
+    ids = arr.model.generate(**inputs, do_sample=False, max_new_tokens=length, stopping_criteria=[first], **extra)
     return first.tick, answers(arr.processor, inputs["input_ids"], ids)[0]
 
 
