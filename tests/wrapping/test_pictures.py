@@ -36,7 +36,7 @@ def about(model: Any, words: int) -> dict[str, torch.Tensor]:
 
 
 @families
-@pytest.mark.parametrize("realizer", ["rescale", "pool"])
+@pytest.mark.parametrize("realizer", ["rescale", "rescale-separate", "pool"])
 def test_a_second_question_reads_only_its_words(name, realizer, wrapped):
     model = built(name)
     arr = wrapped(model, FLOOR, realizer=realizer, picture_cache=ROOM)
