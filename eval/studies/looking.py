@@ -13,7 +13,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +120,10 @@ def _memory(arr: ArrCoc, samples: Sequence[Any], length: int) -> dict[str, float
     shares = []
     for sample in samples:
         inputs = prepare(arr.processor, [sample["image"]], [sample["question"]])
-        call = partial(arr.model.generate, **inputs, do_sample=False, max_new_tokens=length)
+
+        def call(inputs: Any = inputs) -> None:
+            arr.model.generate(**inputs, do_sample=False, max_new_tokens=length)
+
         held = peak(call)
         arr.detach()
         shares.append(held / peak(call))
