@@ -185,6 +185,10 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
         way = ", direct" if one["way"] == "direct" else ""
         width, height = one["size"]
         lines.append(f"| {one['model']}, {width} x {height}{way} | {one['tokens']:,} | " + " | ".join(cells) + " |")
+    run = {(one["model"], *one["size"]) for one in found}
+    missing = [f"{name}, {size[0]} x {size[1]}" for name, size in ROWS if (name, *size) not in run]
+    if missing:
+        lines += ["", f"Not run: {'; '.join(missing)}."]
     return "\n".join(lines) + "\n"
 
 
