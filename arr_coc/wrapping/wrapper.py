@@ -407,7 +407,10 @@ class ArrCoc:
             record.newlines = kept - record.tokens
         self.last, self.kept = planned.records, spliced.kept
         grids = [[planned.grids[i] for i in call.patches_of(sample)] for sample in range(call.batch)]
-        known = [glance and glance.hand_over(each) for glance, each in zip(planned.glances, grids, strict=True)]
+        known = [
+            glance.hand_over(each) if glance is not None else None
+            for glance, each in zip(planned.glances, grids, strict=True)
+        ]
         # What is not kept for the next question ends here, so that it takes no room beside the answer.
         planned.glances = [glance if glance and glance.key is not None else None for glance in planned.glances]
         planned.known = {}

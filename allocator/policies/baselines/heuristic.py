@@ -39,7 +39,10 @@ class Heuristic(Policy):
     @property
     def reads(self) -> BoolArray | None:
         """``[d]``: the entries of a context that weigh anything."""
-        return None if self.prior_mean is None else (np.asarray(self.prior_mean) != 0).any(0)
+        if self.prior_mean is None:
+            return None
+        weighing: BoolArray = (np.asarray(self.prior_mean) != 0).any(0)
+        return weighing
 
     def _score(self, problem: Problem) -> FloatArray:
         if problem.values is not None:
