@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from .checks import Array, FloatArray, IntArray, count, floats, moderate
+from .checks import Array, BoolArray, FloatArray, IntArray, count, floats, moderate
 from .decision import Choice, Decision
 from .knapsack.solver import KnapsackSolution, solve, solve_many
 from .problem import Problem, pose
@@ -63,6 +63,11 @@ class Policy(Resumable):
                 raise ValueError(f"policy {self.name!r} needs {option}=; it learns a model of that size")
         count("covariates", self.covariates, low=0)
         self.generator = np.random.default_rng(count("seed", self.seed, low=0))
+
+    @property
+    def reads(self) -> BoolArray | None:
+        """``[d]``: the entries of a context that its choice can depend on; ``None`` says that all may count."""
+        return None
 
     # The four hooks.
 

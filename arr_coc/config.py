@@ -99,8 +99,9 @@ class ArrCocConfig:
         Whether a question is answered at full detail without a glance where looking can't pay: a picture of one patch,
         or one so small that glance and look would cost more than the untouched model, counted beforehand.
     picture_cache
-        Bytes in which ``generate`` keeps the last pictures (features, keys and values of their glance), so that
-        another question about the same pixels reads only its words; 0 keeps none, and nothing is kept in training.
+        Bytes in which ``generate`` keeps the last pictures (features, keys and values of their glance and of the last
+        looks at them), so that another question about the same pixels reads only its words; 0 keeps none, and nothing
+        is kept in training.
     price
         Reward units that a full-detail image costs: an allocation is charged ``price * tokens / full_tokens``.
     scorers

@@ -99,6 +99,7 @@ class StudyPlanner(PolicyPlanner):
         allowed: Collection[int] | None = None,
     ) -> None:
         super().__init__(planner.config, StudyContexts(planner.contexts, off), planner.policy)
+        self.thorough = True
         self.price, self.explore = 0.0 if "price" in off else planner.price, planner.explore
         self.allowed = [k for k, b in enumerate(self.config.budgets) if allowed is None or b in allowed]
         if not self.allowed:

@@ -286,6 +286,23 @@ def shares(
 
 @app.command()
 @clear_errors
+def scaled(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the record.")] = Path("runs/looking"),
+    rounds: Annotated[int, typer.Option("-n", min=1, help="Turns, of which the least counts.")] = 3,
+    models: Annotated[list[str] | None, typer.Option("--model", help="A model's name; again for each.")] = None,
+    debug: Debug = False,
+) -> None:
+    """What looking costs in time and memory on scaled shapes of published models, beside what is counted.
+
+    Example: `python -m eval scaled -n 2 --model Qwen3-VL-4B`
+    """
+    from .studies.scaled import MODELS, measure, write
+
+    typer.echo(write(measure(rounds, models or tuple(MODELS)), out))
+
+
+@app.command()
+@clear_errors
 def drift(
     logs: Annotated[list[Path], typer.Argument(help="log.jsonl of learners on one stream, see configs/drift.yaml.")],
     change: Annotated[int, typer.Option("--change", min=1, help="Episode of the first question of the new mix.")],

@@ -81,8 +81,8 @@ class Corrupted:
     contexts: Any
     corruption: Corruption
 
-    def __call__(self, scene: Scene) -> Any:
-        return self.contexts(self.corruption(scene))
+    def __call__(self, scene: Scene, reads: Any = None) -> Any:
+        return self.contexts(self.corruption(scene), reads)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "contexts":  # half-made, while it is copied

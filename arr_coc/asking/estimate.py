@@ -112,7 +112,7 @@ def estimate(
 
     built, images = _model(model), _processor(model, processor)
     arr = ArrCoc(built, None, config or ArrCocConfig(), _Nobody())
-    call = _call(arr, images, size, words)
+    call = made_up(arr, images, size, words)
     known, costs = arr.builder.forecast(call), arr.builder.costs(call.patches)
     limit = resolve_limit(arr.config.limit, costs) if arr.config.limit is not None else None
     direct = arr.builder.directly(call) if arr.config.direct else None
@@ -155,7 +155,7 @@ def _processor(model: Any, processor: Any) -> Any:
     return processor
 
 
-def _call(arr: Any, processor: Any, size: tuple[int, int], words: int) -> Any:
+def made_up(arr: Any, processor: Any, size: tuple[int, int], words: int) -> Any:
     """A call with a picture of noise of that size, and as many placeholders as it fills."""
     import numpy as np
     import torch

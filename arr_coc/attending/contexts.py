@@ -124,6 +124,8 @@ class Contexts:
         self.covariates = ["doubt", "other_mass", "doubt doubt", "other_mass other_mass", *questions]
         self.covariates += [f"doubt {q}" for q in questions]
         self.free = len(self.slots)
+        told = {f"relevance_doubt {name}" for name in self.factors}
+        self._by_relevance = [name not in told for name in self.slots]
         lost = self.reduced[0]
         more = [name for reader in self.relevance.readers for name in reader.more_readings]
         self._shares = ["relevance", *more, "words", f"relevance {lost}", "irrelevance", *self.factors, lost]
@@ -133,6 +135,7 @@ class Contexts:
             self.slots += [f"share {name} doubt" for name in ("relevance", "words", "even")]
             self.slots += [f"share {name} {q}" for name in ("relevance", "even") for q in questions]
             self.covariates += ["log_odds", "flatness", "agreement", f"{self.reduced[0]} of the first"]
+            self._by_relevance += [False] * (len(self.slots) - self.free)
 
     def prior_mean(self) -> np.ndarray:
         """``[K-1, d]``: arm k is worth relevance times doubt times the detail it restores, ``ru (d_0 - d_k)``."""
@@ -180,12 +183,22 @@ class Contexts:
         projection = torch.randn(QUESTION_WIDTH, mean.numel(), generator=generator)
         return projection.to(mean.device) @ mean / 2
 
-    def __call__(self, scene: Scene) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Contexts ``[N, d]``, covariates ``[m]`` and the scores by name."""
+    def __call__(self, scene: Scene, reads: np.ndarray | None = None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Contexts ``[N, d]``, covariates ``[m]`` and the scores by name.
+
+        Parameters
+        ----------
+        scene
+            One question.
+        reads
+            ``[d]`` bool, the entries that will be read (all by default). Where these are multiples of relevance alone,
+            other scores are not worked out, the detail lost only where there is something to gain, and other entries
+            and the covariates are zero.
+        """
+        if reads is not None and not (reads & ~np.array(self._by_relevance)).any():
+            return self._by_relevance_alone(scene)
         # The full-depth pass goes first: attention is then read off the same pass.
-        u, e = self.doubt(scene)
-        if self.knots is not None:
-            u = float(np.interp(u, *self.knots))
+        u, e = self._believed(scene)
         scores = {scorer.name: self._score(scorer, scene) for scorer in self.scorers}
         relevance = self.floor + (1 - self.floor) * _relative(self.relevance.join(scores))
         readers = {reader.name for reader in self.relevance.readers}
@@ -193,9 +206,7 @@ class Contexts:
         worth = u * relevance if self.kind == "gated" else torch.full_like(relevance, u)
         looked, everywhere = self.losses(scene, worth, scores)
         question = self.question_code(scene.question_embeddings).cpu()
-        asked = torch.cat([question.new_tensor([1.0, u]), question]).expand(len(relevance), -1)
-        known = torch.cat([asked[:, :2], looked, asked[:, 2:], *(score[:, None] for score in others)], 1)
-        contexts = u * relevance[:, None] * known
+        contexts = self._gated(u, relevance, looked, question, others)
         covariates = torch.cat([question.new_tensor([u, e, u * u, e * e]), question, u * question])
         if self.kind == "gated":
             return contexts, covariates, scores
@@ -211,6 +222,30 @@ class Contexts:
         agreement, of_first = float((where * words).sum()), float(lost[int(where.argmax()), 0])
         trust = question.new_tensor([odds, flatness(where[:, 0]), agreement, of_first])
         return torch.cat([contexts, *free], 1), torch.cat([covariates, trust]), scores
+
+    def _by_relevance_alone(self, scene: Scene) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """As the call, where nothing is read but what is a multiple of relevance."""
+        u, _ = self._believed(scene)
+        scores = {scorer.name: self._score(scorer, scene) for scorer in self.relevance.voices}
+        relevance = self.floor + (1 - self.floor) * _relative(self.relevance.join(scores))
+        # A patch that shows much may be raised at a tenth of that worth; everywhere else no price is low enough.
+        looked, _ = self.losses(scene, 10 * u * relevance, scores)
+        question = self.question_code(scene.question_embeddings).cpu()
+        gated = self._gated(u, relevance, looked, question, [torch.zeros_like(relevance)] * len(self.factors))
+        rest = gated.new_zeros(len(gated), len(self.slots) - self.free)
+        return torch.cat([gated, rest], 1), gated.new_zeros(len(self.covariates)), scores
+
+    def _believed(self, scene: Scene) -> tuple[float, float]:
+        """Doubt, as far as a calibration says that it is to be believed, and the probability of all other answers."""
+        u, e = self.doubt(scene)
+        return (u if self.knots is None else float(np.interp(u, *self.knots))), e
+
+    @staticmethod
+    def _gated(u: float, relevance: Tensor, looked: Tensor, question: Tensor, others: Sequence[Tensor]) -> Tensor:
+        """``[N, free]``: the entries that are multiples of relevance times doubt."""
+        asked = torch.cat([question.new_tensor([1.0, u]), question]).expand(len(relevance), -1)
+        known = torch.cat([asked[:, :2], looked, asked[:, 2:], *(score[:, None] for score in others)], 1)
+        return u * relevance[:, None] * known
 
     @staticmethod
     def _score(scorer: Scorer, scene: Scene) -> Tensor:
@@ -263,22 +298,32 @@ class Contexts:
         rows = [i for i in range(len(looked)) if worth is None or worth[i] >= WORTHLESS]
         if scene.pixels is None or not self.measured or not rows:
             return looked, everywhere
-        part = dataclasses.replace(
-            scene,
-            patches=[scene.patches[i] for i in rows],
-            pixels=[scene.pixels[i] for i in rows],
-            costs=scene.costs[rows],
-            glance_grids=[scene.glance_grids[i] for i in rows],
-        )
-        shared = scene.kept if scene.kept is not None and len(rows) == len(looked) else {}
-        loss = DetailLoss(*shared["detail"]) if "detail" in shared else scene_detail_loss(part)
-        shared["detail"] = loss.per_patch, loss.per_cell
+        loss = self._detail_loss(scene, rows)
         found = loss.per_patch
         if self.relevance.readers:
             cells = self.relevance.cell_map(scene, scores)
             found = loss.attended([cells[i] / cells[i].sum().clamp_min(1e-9) for i in rows])
         looked[rows], everywhere[rows] = found[:, :-1].cpu(), loss.per_patch[:, :-1].cpu()
         return looked, everywhere
+
+    @staticmethod
+    def _detail_loss(scene: Scene, rows: Sequence[int]) -> DetailLoss:
+        """Of some patches; where pictures are kept, that of all is worked out once and kept."""
+        if scene.kept is not None:
+            if "detail" not in scene.kept:
+                whole = scene_detail_loss(scene)
+                scene.kept["detail"] = whole.per_patch, whole.per_cell
+            return DetailLoss(*(values[rows] for values in scene.kept["detail"]))
+        assert scene.pixels is not None
+        return scene_detail_loss(
+            dataclasses.replace(
+                scene,
+                patches=[scene.patches[i] for i in rows],
+                pixels=[scene.pixels[i] for i in rows],
+                costs=scene.costs[rows],
+                glance_grids=[scene.glance_grids[i] for i in rows],
+            )
+        )
 
 
 def _relative(score: Tensor) -> Tensor:

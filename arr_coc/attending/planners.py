@@ -54,6 +54,9 @@ class PolicyPlanner:
         Reward units that a full-detail image costs.
     explore
         Whether the policy explores; learning sets it.
+    thorough
+        Whether all scores and contexts are worked out, as for someone to look at, where the policy goes by relevance
+        alone. Where it explores, or tensions act, all are anyway.
     """
 
     needs = frozenset({"pixels", "glance"})
@@ -61,7 +64,7 @@ class PolicyPlanner:
     def __init__(self, config: ArrCocConfig, contexts: Contexts, policy: Policy):
         self.config, self.contexts, self.policy = config, contexts, policy
         self.balancer = Balancer(balance_config(config.tensions), contexts.relevance.join)
-        self.price, self.explore = config.price, False
+        self.price, self.explore, self.thorough = config.price, False, False
 
     @property
     def direct(self) -> bool:
@@ -71,7 +74,8 @@ class PolicyPlanner:
     def plan(self, scene: Scene) -> Plan:
         """Score the patches, set the terms, let the policy choose."""
         began = time.perf_counter()
-        contexts, covariates, scores = self.contexts(scene)
+        lean = not (self.explore or self.thorough or self.config.tensions)
+        contexts, covariates, scores = self.contexts(scene, self.policy.reads if lean else None)
         known = time.perf_counter()
         balance = self.balancer(scene, scores, self.price)
         balanced = time.perf_counter()

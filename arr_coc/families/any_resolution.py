@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..scene.patches import Patch
-from .base import Entry, Family, View, unnormalised
+from .base import Entry, Family, View, picked, unnormalised
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,10 +46,9 @@ class AnyResolution(Family):
         return entries
 
     def take(self, model: PreTrainedModel, inputs: Mapping[str, Any], entries: Sequence[int]) -> dict[str, Any]:
-        chosen = list(entries)
-        taken = {"pixel_values": inputs["pixel_values"][chosen], "image_sizes": inputs["image_sizes"][chosen]}
+        taken = {name: picked(inputs[name], entries) for name in ("pixel_values", "image_sizes")}
         if inputs.get("batch_num_images") is not None:
-            taken["batch_num_images"] = torch.tensor([len(chosen)])
+            taken["batch_num_images"] = torch.tensor([len(entries)])
         return taken
 
     def pixels(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Streams = tuple[torch.Tensor, ...]
+_TOWER = {"last_hidden_state", "hidden_states", "attentions"}
 
 PLAIN_ATTENTION = frozenset(
     f"modeling_{name}"
@@ -83,6 +84,13 @@ class Features:
 
     streams: Streams
     output: Any
+
+
+def picked(values: Any, entries: Sequence[int]) -> Any:
+    """Some rows of a tensor, in order: a view where they follow one another, as the images of a question do."""
+    chosen = list(entries)
+    whole = range(chosen[0], chosen[-1] + 1) if chosen else ()
+    return values[chosen[0] : chosen[-1] + 1] if chosen and chosen == list(whole) else values[chosen]
 
 
 class Family(ABC):
@@ -201,8 +209,14 @@ class Family(ABC):
         finally:
             if hook is not None:
                 hook.post_forward(base, None)
+        output = self._slim(output)
         levels = getattr(output, "deepstack_features", None) or ()
         return Features(tuple(_flat(rows) for rows in (output.pooler_output, *levels)), output)
+
+    def _slim(self, output: Any) -> Any:
+        """A feature call's output without the tower's own tokens, which would be held for as long as the features."""
+        known = {field.name: getattr(output, field.name) for field in fields(output)}
+        return type(output)(**known | dict.fromkeys(_TOWER & known.keys() - set(self.passed_on)))
 
     def encode_videos(self, model: PreTrainedModel, inputs: dict[str, Any]) -> dict[str, Any]:
         """Videos pass through untouched; ``forward`` takes them only encoded where images are encoded."""
@@ -399,4 +413,5 @@ def _flat(rows: Any) -> torch.Tensor:
     """Features as the families return them (a tensor, or one tensor per entry) as ``[rows, D]``."""
     if isinstance(rows, torch.Tensor):
         return rows.reshape(-1, rows.shape[-1])
-    return torch.cat([part.reshape(-1, part.shape[-1]) for part in rows])
+    parts = [part.reshape(-1, part.shape[-1]) for part in rows]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

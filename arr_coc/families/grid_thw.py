@@ -6,7 +6,7 @@ either way an image can be put together again, cut, resized and taken apart on t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ..scene.patches import Patch
-from .base import Entry, Features, RescalingFamily, Segment, View, crop, resize, unnormalised
+from .base import Entry, Features, RescalingFamily, Segment, View, picked, resize, unnormalised
 from .compat import position_taps
 
 if TYPE_CHECKING:
@@ -111,11 +111,17 @@ class GridThw(RescalingFamily):
         return entries
 
     def take(self, model: PreTrainedModel, inputs: Mapping[str, Any], entries: Sequence[int]) -> dict[str, Any]:
-        grid, chosen = inputs["image_grid_thw"], list(entries)
-        parts = inputs["pixel_values"].split(grid.prod(-1).tolist())
-        taken = {"pixel_values": torch.cat([parts[e] for e in chosen]), "image_grid_thw": grid[chosen]}
+        grid, pixels = inputs["image_grid_thw"], inputs["pixel_values"]
+        counts, first, last = grid.prod(-1).tolist(), entries[0], entries[-1] + 1
+        if list(entries) == list(range(first, last)):
+            start = sum(counts[:first])
+            pixels = pixels[start : start + sum(counts[first:last])]  # a view: pixels are large
+        else:
+            parts = pixels.split(counts)
+            pixels = torch.cat([parts[e] for e in entries])
+        taken = {"pixel_values": pixels, "image_grid_thw": picked(grid, entries)}
         if inputs.get("image_merge_sizes") is not None:
-            taken["image_merge_sizes"] = inputs["image_merge_sizes"][chosen]
+            taken["image_merge_sizes"] = picked(inputs["image_merge_sizes"], entries)
         return taken
 
     def tower_tokens(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
@@ -137,9 +143,18 @@ class GridThw(RescalingFamily):
     def encode_resized(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], segments: Sequence[Segment]
     ) -> Features:
+        call = self._resized(model, inputs, segments)
+        joint = any(s.patches and not s.own for s in segments)
+        extra = self._places(model, inputs, segments, call["pixel_values"].device) if joint else {}
+        return self.encode(model, call, **extra)
+
+    def _resized(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], segments: Sequence[Segment]
+    ) -> dict[str, torch.Tensor]:
+        """The image inputs of a call with resized patches; what they are made from lasts no longer than this."""
         grid, pixels = inputs["image_grid_thw"], inputs["pixel_values"]
         parts = pixels.split(grid.prod(-1).tolist())
-        crops = iter(self._crops(model, inputs, [patch for segment in segments for patch in segment.patches]))
+        crops = self._crops(model, inputs, [patch for segment in segments for patch in segment.patches])
         rows, sizes, merges = [], [], []
         for segment in segments:
             geometry = self.geometry(model, inputs, segment.entry)
@@ -155,26 +170,22 @@ class GridThw(RescalingFamily):
         call = {"pixel_values": torch.cat(rows), "image_grid_thw": torch.tensor(sizes, device=grid.device)}
         if inputs.get("image_merge_sizes") is not None:
             call["image_merge_sizes"] = torch.tensor(merges, device=grid.device)
-        joint = any(s.patches and not s.own for s in segments)
-        extra = self._places(model, inputs, segments, call["pixel_values"].device) if joint else {}
-        return self.encode(model, call, **extra)
+        return call
 
     def _crops(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], patches: Sequence[Patch]
-    ) -> list[torch.Tensor]:
-        """The normalised pixels ``[C * frames, H, W]`` of each patch."""
+    ) -> Iterator[torch.Tensor]:
+        """The normalised pixels ``[C * frames, H, W]`` of each patch, put together when its turn comes."""
         grid = inputs["image_grid_thw"]
         parts = inputs["pixel_values"].split(grid.prod(-1).tolist())
-        images: dict[tuple[int, int], torch.Tensor] = {}
-        crops = []
         for patch in patches:
-            key, geometry = (patch.entry, patch.view), self.geometry(model, inputs, patch.entry)
-            if key not in images:
-                t, h, w = grid[patch.entry].tolist()
-                view = parts[patch.entry].reshape(t, h * w, -1)[patch.view]
-                images[key] = geometry.image(view, h // geometry.merge, w // geometry.merge)
-            crops.append(crop(images[key], patch, geometry.side))
-        return crops
+            geometry = self.geometry(model, inputs, patch.entry)
+            t, h, w = grid[patch.entry].tolist()
+            step = geometry.merge if geometry.raster else 1  # ViT patches, or all those of a token, stand side by side
+            rows, columns = h * step // geometry.merge, w * step // geometry.merge
+            view = parts[patch.entry].reshape(t, rows, columns, -1)[patch.view]
+            part = view[patch.top * step : patch.bottom * step, patch.left * step : patch.right * step]
+            yield geometry.image(part, patch.height, patch.width)
 
     def _places(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], segments: Sequence[Segment], device: torch.device

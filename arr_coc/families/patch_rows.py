@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .base import picked
 from .pictures import Pictures
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class PatchRows(Pictures):
     def take(self, model: PreTrainedModel, inputs: Mapping[str, Any], entries: Sequence[int]) -> dict[str, Any]:
         # With its padding, so that the tower adds up the same numbers in the same order.
         names = self.feature_inputs(model)
-        return {name: inputs[name][list(entries)] for name in names if inputs.get(name) is not None}
+        return {name: picked(inputs[name], entries) for name in names if inputs.get(name) is not None}
 
 
 class SpatialShapes(PatchRows):

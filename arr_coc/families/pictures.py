@@ -68,7 +68,9 @@ class Pictures(RescalingFamily):
         return [Entry(rows * columns, (View(0, rows, columns),)) for rows, columns in sizes]
 
     def take(self, model: PreTrainedModel, inputs: Mapping[str, Any], entries: Sequence[int]) -> dict[str, Any]:
-        pictures = self.pictures(model, inputs)
+        pictures, values = self.pictures(model, inputs), inputs["pixel_values"]
+        if len(entries) == len(pictures) and sum(picture.numel() for picture in pictures) == values.numel():
+            return {name: inputs[name] for name in self.feature_inputs(model) if inputs.get(name) is not None}
         return self.image_inputs(inputs, [pictures[entry] for entry in entries])
 
     def pixels(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .base import picked
 from .pictures import Pictures
 
 if TYPE_CHECKING:
@@ -43,4 +44,4 @@ class SquareGrid(Pictures):
 
     def take(self, model: PreTrainedModel, inputs: Mapping[str, Any], entries: Sequence[int]) -> dict[str, Any]:
         taken = super().take(model, inputs, entries)
-        return taken | {name: inputs[name][list(entries)] for name in self.companions}
+        return taken | {name: picked(inputs[name], entries) for name in self.companions}

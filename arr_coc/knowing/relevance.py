@@ -32,6 +32,8 @@ class Relevance(Scorer):
         Those that read the question.
     blind
         The others.
+    voices
+        Those that are joined: the readers, or else the others.
 
     Raises
     ------
@@ -49,9 +51,9 @@ class Relevance(Scorer):
             raise ValueError(f"scorers={names!r} have a name twice; give each a `name` of its own.")
         self.readers = [scorer for scorer in scorers if scorer.reads_question]
         self.blind = [scorer for scorer in scorers if not scorer.reads_question]
-        self._voices = self.readers or self.blind
+        self.voices = self.readers or self.blind
         self.name = self.readers[0].name if len(self.readers) == 1 else "relevance"
-        self.needs = frozenset().union(*(scorer.needs for scorer in self._voices))
+        self.needs = frozenset().union(*(scorer.needs for scorer in self.voices))
 
     def join(self, scores: Mapping[str, Tensor]) -> Tensor:
         """``[N]`` relevance from the scores ``[N]`` by name; only those that count are read."""
@@ -59,12 +61,12 @@ class Relevance(Scorer):
         return found[0] if len(found) == 1 else torch.stack(found).mean(0)
 
     def _weighed(self, scores: Mapping[str, Tensor]) -> list[Tensor]:
-        found = [scores[scorer.name].float().cpu() for scorer in self._voices]
+        found = [scores[scorer.name].float().cpu() for scorer in self.voices]
         return [score / score.max().clamp_min(1e-6) for score in found] if len(self.readers) > 1 else found
 
     def score(self, scene: Scene) -> Tensor:
         """``[N]`` scores; see the class."""
-        return self.join({scorer.name: scorer(scene) for scorer in self._voices})
+        return self.join({scorer.name: scorer(scene) for scorer in self.voices})
 
     @torch.no_grad()
     def cell_map(self, scene: Scene, scores: Mapping[str, Tensor] | None = None) -> list[Tensor]:
@@ -74,10 +76,10 @@ class Relevance(Scorer):
         they are known, spare a scorer without a map of its own a second call.
         """
         if scores is None:
-            scores = {scorer.name: scorer(scene) for scorer in self._voices}
+            scores = {scorer.name: scorer(scene) for scorer in self.voices}
         maps = [
             spread(scores[scorer.name], scene) if type(scorer).cell_map is Scorer.cell_map else scorer.cell_map(scene)
-            for scorer in self._voices
+            for scorer in self.voices
         ]
         if len(maps) == 1:
             return maps[0]

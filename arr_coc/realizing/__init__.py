@@ -1,6 +1,6 @@
 """Realizing: the answer is given from exactly the tokens that were allocated."""
 
-from .base import Realised, Realizer, make_realizer, register_realizer
+from .base import Encoded, Realised, Realizer, make_realizer, register_realizer
 from .call import SEQUENCE_KEYS, Call, Grid
 from .pool import Pool, Select
 from .rescale import Rescale, RescaleSeparate
@@ -9,6 +9,7 @@ from .splice import Spliced, gather, splice
 __all__ = [
     "SEQUENCE_KEYS",
     "Call",
+    "Encoded",
     "Grid",
     "Pool",
     "Realised",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,9 @@ from ..config import nearest
 from ..families import Family, Features, Streams
 from ..scene.patches import Patch, budget_grid
 from .call import Call, Grid
+
+Encoded = dict[tuple[tuple[int, Grid], ...], Features]
+"""What a tower made of patches that saw each other: by the index and the grid of each, the rows of all, in order."""
 
 
 @dataclass
@@ -33,6 +36,9 @@ class Realised:
         The model's own output where nothing was reduced; handed over as it is.
     compact
         Per entry: whether its tokens take the positions of the smaller image rather than keep their own.
+    encoded
+        What was encoded before the tower's end for patches alone or together; it may be used again wherever the same
+        patches see each other at the same grids.
     """
 
     keep: torch.Tensor
@@ -40,6 +46,7 @@ class Realised:
     like: Any
     output: Any = None
     compact: list[bool] = field(default_factory=list)
+    encoded: Encoded = field(default_factory=dict)
 
     def of_patch(self, call: Call, index: int, grid: Grid) -> Features:
         """The features of one patch, ``[rows * columns, D]`` per stream."""
@@ -80,7 +87,7 @@ class Realizer(ABC):
         """The largest grid of at most so many tokens."""
         return budget_grid(patch.height, patch.width, tokens)
 
-    def realize(self, call: Call, grids: Sequence[Grid], known: Mapping[int, Features] | None = None) -> Realised:
+    def realize(self, call: Call, grids: Sequence[Grid], known: Encoded | None = None) -> Realised:
         """Bring every patch to its grid.
 
         Where nothing is to be reduced, the untouched model's own call is made, so full detail is exact to the bit.
@@ -92,8 +99,7 @@ class Realizer(ABC):
         grids
             One (rows, columns) per patch of the call.
         known
-            Patches, by index, whose features at exactly this grid a glance of the same question has already brought,
-            all others at their own. They may be reused where nothing that they see has changed.
+            What has been encoded of the same pictures already; it is used again where nothing that it saw has changed.
         """
         if all(call.native(index, grid) for index, grid in enumerate(grids)):
             full = call.full
@@ -102,7 +108,7 @@ class Realizer(ABC):
         return self.reduce(call, grids, known or {})
 
     @abstractmethod
-    def reduce(self, call: Call, grids: Sequence[Grid], known: Mapping[int, Features]) -> Realised:
+    def reduce(self, call: Call, grids: Sequence[Grid], known: Encoded) -> Realised:
         """:meth:`realize` where at least one patch is reduced."""
 
 

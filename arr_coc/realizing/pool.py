@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
-from ..families import Features
-from .base import Realised, Realizer, register_realizer
+from .base import Encoded, Realised, Realizer, register_realizer
 from .call import Call, Grid
 
 
@@ -18,7 +17,7 @@ class Select(Realizer):
 
     name = "select"
 
-    def reduce(self, call: Call, grids: Sequence[Grid], known: Mapping[int, Features]) -> Realised:
+    def reduce(self, call: Call, grids: Sequence[Grid], known: Encoded) -> Realised:
         full = call.borrowed or call.full
         keep = torch.ones(call.starts[-1], dtype=torch.bool)
         streams = list(full.streams)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import cast
 
@@ -10,7 +10,7 @@ import torch
 
 from ..families import Family, Features, RescalingFamily, Segment
 from ..scene.patches import Patch
-from .base import Realised, Realizer, register_realizer
+from .base import Encoded, Realised, Realizer, register_realizer
 from .call import Call, Grid
 
 
@@ -38,39 +38,53 @@ class Rescale(Realizer):
     def bought(self, family: Family, patch: Patch, tokens: int) -> Grid:
         return cast(RescalingFamily, family).resized_grid(patch.height, patch.width, tokens)
 
-    def reduce(self, call: Call, grids: Sequence[Grid], known: Mapping[int, Features]) -> Realised:
+    def reduce(self, call: Call, grids: Sequence[Grid], known: Encoded) -> Realised:
         parts: list[tuple[torch.Tensor, Features]] = []  # feature rows of the call, and what fills them
-        segments, rows = [], []
+        segments: list[Segment] = []
+        rows: list[torch.Tensor] = []
+        keys: list[tuple[tuple[int, Grid], ...]] = []
+
+        def fill(members: list[int], places: torch.Tensor, segment: Segment) -> None:
+            key = tuple((i, grids[i]) for i in members)
+            if key in known:
+                parts.append((places, known[key]))
+            else:
+                keys.append(key)
+                rows.append(places)
+                segments.append(segment)
+
         joint = self.joint and call.family.can_join
         compact = [False] * len(call.entries)
         for entry, members in groupby(range(len(call.patches)), key=lambda i: call.patches[i].entry):
             group = list(members)
             if all(call.native(i, grids[i]) for i in group):
-                segments.append(Segment((), (), False, entry))
-                rows.append(torch.arange(call.starts[entry], call.starts[entry + 1]))
+                fill(group, torch.arange(call.starts[entry], call.starts[entry + 1]), Segment((), (), False, entry))
                 continue
             compact[entry] = len(group) == 1
             for segment in self._segments(call, group, joint):
                 own = len(segment) == 1 and (not joint or len(group) == 1)
                 patches, chosen = tuple(call.patches[i] for i in segment), tuple(grids[i] for i in segment)
                 anchors = torch.cat([call.anchors(p, g) for p, g in zip(patches, chosen, strict=True)])
-                if all(i in known for i in segment):
-                    parts += [(call.anchors(p, g), known[i]) for i, p, g in zip(segment, patches, chosen, strict=True)]
-                else:
-                    segments.append(Segment(patches, chosen, own, entry))
-                    rows.append(anchors)
+                fill(segment, anchors, Segment(patches, chosen, own, entry))
+        encoded: Encoded = {}
         if segments:
             features = cast(RescalingFamily, call.family).encode_resized(call.model, call.inputs, segments)
-            parts.append((torch.cat(rows), features))
+            sizes = [len(places) for places in rows]
+            split = zip(*(stream.split(sizes) for stream in features.streams), strict=True)
+            encoded = {key: Features(one, features.output) for key, one in zip(keys, split, strict=True)}
+            parts += zip(rows, encoded.values(), strict=True)
         where = torch.cat([filled for filled, _ in parts])
-        order = where.argsort()
-        streams = tuple(
-            torch.cat(same)[order.to(same[0].device)]
-            for same in zip(*(features.streams for _, features in parts), strict=True)
-        )
+        if len(parts) > len(keys) or bool((where[1:] < where[:-1]).any()):
+            order = where.argsort()
+            streams = tuple(
+                torch.cat(same)[order.to(same[0].device)]
+                for same in zip(*(features.streams for _, features in parts), strict=True)
+            )
+        else:  # all was encoded just now, in order
+            streams = features.streams
         keep = torch.zeros(call.starts[-1], dtype=torch.bool)
         keep[where] = True
-        return Realised(keep, streams, parts[-1][1].output, None, compact)
+        return Realised(keep, streams, parts[-1][1].output, None, compact, encoded)
 
     def _segments(self, call: Call, group: list[int], joint: bool) -> list[list[int]]:
         """Which patches of an entry share an attention segment: those of one view, or each its own."""

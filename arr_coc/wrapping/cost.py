@@ -15,6 +15,7 @@ from torch import nn
 
 from ..realizing.base import Realizer
 from ..realizing.call import Call, Grid
+from .prefill import WORTHWHILE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,6 +44,9 @@ class Operations:
         Of the tower's windowed layers for each token.
     merger
         Of what turns tower tokens into visual tokens, for each visual token.
+    last_token, last_pair, last_sliding
+        What a pass of which only the last token's end is read leaves out in the last layer (see
+        `arr_coc.wrapping.passes`): a part of ``token``, ``pair`` and ``sliding``.
     """
 
     token: float
@@ -53,6 +57,9 @@ class Operations:
     tower_pair: float
     tower_local: float
     merger: float
+    last_token: float = 0.0
+    last_pair: float = 0.0
+    last_sliding: float = 0.0
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Operations:
@@ -77,6 +84,9 @@ class Operations:
             if not inside & set(child.modules()) and not name.startswith(_ELSEWHERE)
         )
         own = _products(layers)
+        # Pixels are cut into the tower's tokens by a convolution whose steps are as long as it is wide.
+        cuts = {m for part in others for m in part.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)}
+        cut = sum(_products(m) for m in cuts - set(layers.modules()) if m.kernel_size == m.stride)
         channels = _first(vision, ("hidden_size", "embed_dim", "d_model")) if vision is not None else 0
         channels = getattr(vision, "embed_dim", None) or channels  # qwen2_vl calls its output hidden_size
         whole = getattr(vision, "fullatt_block_indexes", None)
@@ -87,16 +97,24 @@ class Operations:
             pair=width * full,
             sliding=width * sliding,
             window=int(getattr(text, "sliding_window", None) or 0),
-            tower=own,
+            tower=own + cut,
             tower_pair=4.0 * channels * (len(layers) - windowed),
             tower_local=4.0 * channels * windowed * area,
-            merger=outside - own,
+            merger=outside - own - cut,
+            **_left_out(decoder, kinds[-1], active, width),
         )
 
-    def read(self, new: float, past: float = 0) -> float:
-        """Reading ``new`` tokens of a prompt after ``past`` that have been read."""
-        seen = past + new / 2
-        return new * (self.token + self.pair * seen + self.sliding * min(seen, self.window or seen))
+    def read(self, new: float, past: float = 0, whole: bool = True) -> float:
+        """Reading ``new`` tokens of a prompt after ``past`` that have been read; all that the last layer makes of them
+        or, where not ``whole``, what the last token needs."""
+        seen, part = past + new / 2, 0.0 if whole else 1.0
+        token, pair, sliding = (
+            made - part * left
+            for made, left in (
+                (self.token, self.last_token), (self.pair, self.last_pair), (self.sliding, self.last_sliding)
+            )
+        )  # fmt: skip
+        return new * (token + pair * seen + sliding * min(seen, self.window or seen))
 
     def encode(self, segments: Sequence[float], visual: float) -> float:
         """Running the tower on segments of so many of its tokens, which become ``visual`` tokens."""
@@ -118,10 +136,16 @@ class Forecast:
         Operations of tower and prefill in the model as it is.
     glance
         Those of the glance; no more are needed where nothing is raised.
-    raised
-        Those of glance and look where one patch is raised to full detail: the mean over patches.
+    looks
+        Per patch those of glance and look where it is raised to full detail.
+    tower
+        The share of the tower in the untouched model's.
     given
         Those of the same tokens if nobody had to look: every patch at its floor, and one patch raised.
+    reading
+        Those of the language model in the glance.
+    taken_over
+        Those that a look is spared by what the glance has read: the mean over patches.
     """
 
     patches: int
@@ -130,8 +154,16 @@ class Forecast:
     words: int
     untouched: float
     glance: float
-    raised: float
+    looks: tuple[float, ...]
+    tower: float
     given: tuple[float, float]
+    reading: float
+    taken_over: float
+
+    @property
+    def raised(self) -> float:
+        """Those of glance and look where one patch is raised to full detail: the mean over patches."""
+        return _mean(self.looks)
 
     @property
     def pays(self) -> bool:
@@ -164,12 +196,13 @@ def forecast(call: Call, realizer: Realizer, floors: Sequence[Grid], operations:
     spare, words = int(kept.sum()) - sum(low), int((~image).sum())
     ratio = call.family.tower_tokens(call.model, call.inputs) / max(call.starts[-1], 1)
     tower = [ratio * entry.count for entry in call.entries]
-    untouched = operations.encode(tower, call.starts[-1]) + operations.read(words + call.starts[-1])
+    encoding = operations.encode(tower, call.starts[-1])
+    untouched = encoding + operations.read(words + call.starts[-1])
 
     def encoded(raised: int | None, known: bool) -> float:
         """The tower's work with one patch raised, or none; ``known`` after a glance."""
         if not realizer.before_tower:
-            return 0.0 if known else operations.encode(tower, call.starts[-1])
+            return 0.0 if known else encoding
         joint = realizer.joint and call.family.can_join
         segments: dict[Any, list[int]] = {}
         for index, patch in enumerate(call.patches):
@@ -181,21 +214,35 @@ def forecast(call: Call, realizer: Realizer, floors: Sequence[Grid], operations:
         ]
         return operations.encode([ratio * size for size in sizes], sum(sizes))
 
-    glance = encoded(None, False) + operations.read(words + sum(low) + spare)
+    reading = operations.read(words + sum(low) + spare, whole=False)
+    glance = encoded(None, False) + reading
     places = image.nonzero().squeeze(1)
     before = kept.cumsum(0) - kept.long()
-    looks, given = [], []
+    looks, given, spared = [], [], []
     for index, patch in enumerate(call.patches):
         total = words + spare + sum(low) - low[index] + full[index]
         row = int(call.rows(patch)[0, 0])
         if realizer.before_tower and realizer.joint and call.family.can_join:
             row = call.starts[patch.entry] + call.entries[patch.entry].views[patch.view].first
         shared = int((~image[: int(places[row])]).sum()) + int(before[row]) if call.family.causal else 0
-        looks.append(glance + encoded(index, True) + operations.read(total - shared, shared))
-        given.append(encoded(index, False) + operations.read(total))
-    mean = sum(looks) / max(len(looks), 1)
+        shared = shared if shared >= WORTHWHILE * total else 0
+        unread, whole = (operations.read(total - n, n, whole=False) for n in (shared, 0))
+        looks.append(glance + encoded(index, True) + unread)
+        given.append(encoded(index, False) + whole)
+        spared.append(whole - unread)
+    alone = glance, _mean(given)
     return Forecast(
-        len(full), sum(full), sum(low), words, untouched, glance, mean, (glance, sum(given) / max(len(given), 1))
+        len(full),
+        sum(full),
+        sum(low),
+        words,
+        untouched,
+        glance,
+        tuple(looks),
+        encoding / untouched,
+        alone,
+        reading,
+        _mean(spared),
     )
 
 
@@ -205,6 +252,24 @@ def _glue(call: Call) -> torch.Tensor:
     for patch in call.patches:
         glue[call.rows(patch).reshape(-1)] = False
     return glue
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / max(len(values), 1)
+
+
+def _left_out(decoder: nn.Module, kind: str, active: float, width: float) -> dict[str, float]:
+    """What is left out of the last layer, of a kind of attention: all but the last token's attention and what follows
+    it, save its projections."""
+    layers: Any = decoder.layers
+    mlp = getattr(layers[-1], "mlp", None)
+    if getattr(layers[-1], "self_attn", None) is None or not isinstance(mlp, nn.Module):
+        return {}
+    sliding = "sliding" in kind
+    return {
+        "last_token": _products(mlp, active), "last_pair": 0.0 if sliding else width,
+        "last_sliding": width if sliding else 0.0,
+    }  # fmt: skip
 
 
 def _products(module: nn.Module, active: float = 1.0) -> float:

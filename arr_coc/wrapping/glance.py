@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..families import Features
-from ..families.compat import output_cache, plain_cache, whole_cache
 from ..realizing.base import Realizer
 from ..realizing.call import Call, Grid
 from ..realizing.splice import splice
@@ -48,10 +47,14 @@ class Glance:
     ----------
     reading
         The glance prompt as the whole model read it; ``None`` if it has not, or nothing is kept.
+    encoded
+        What was encoded of its pictures, by this glance or by earlier looks.
     kept
         What was worked out from its pictures alone; see :attr:`arr_coc.scene.Scene.kept`.
     key
         By which its pictures are kept for the next question, if they are.
+    picture
+        What is kept of them.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class Glance:
         self.call, self.grids, self.positions, self.deep, self.keep = call, list(grids), positions, deep, keep
         self.reading: Reading | None = None
         self.key: bytes | None = None
-        self.before = known.reading if known is not None else None
+        self.picture = known
         self.kept: dict[Any, Any] = known.kept if known is not None else {}
         if known is not None:
             self.realised = known.realised
@@ -76,6 +79,7 @@ class Glance:
         else:
             with torch.no_grad(), _evaluating(call.model):
                 self.realised = realizer.realize(call, self.grids)
+        self.encoded = self.realised.encoded if known is None else known.encoded
         self._prompt = torch.empty(0, dtype=torch.long)
         self._read: Weights = {}
         self._attention: dict[int, torch.Tensor] = {}
@@ -83,6 +87,18 @@ class Glance:
     def patch(self, index: int) -> Features:
         """Features of one patch at the floor."""
         return self.realised.of_patch(self.call, index, self.grids[index])
+
+    def hand_over(self, grids: Sequence[Grid]) -> Reading | None:
+        """The prompt that was read about its pictures and agrees the longest with patches at these grids.
+
+        Unless it is to be kept, the glance's own is let go of, so that it lasts no longer than it is of use.
+        """
+        own = self.reading
+        if self.key is None:
+            self.reading = None
+        if self.picture is None or list(grids) == self.grids:
+            return own
+        return self.picture.nearest(grids) or own
 
     def attention(self, layers: Sequence[float]) -> torch.Tensor:
         """``[len(layers), heads, glance tokens]``: see :attr:`arr_coc.scene.Scene.read_attention`.
@@ -131,7 +147,8 @@ class Glance:
         try:
             with torch.no_grad(), _evaluating(model), sparing(model, self.call.family, self._read, last):
                 prompt = Reading({k: v for k, v in inputs.items() if k in SEQUENCES}, self.realised.streams, None)
-                asked = self._unread(prompt) if last is None and self.before is not None else None
+                before = self.picture.nearest(self.grids) if last is None and self.picture is not None else None
+                asked = self._unread(prompt, before) if before is not None else None
                 output = model(**(asked or inputs), use_cache=self.keep and last is None, logits_to_keep=1)
                 if self.keep:
                     self.reading = replace(prompt, output=output)
@@ -139,16 +156,13 @@ class Glance:
         except Enough:
             return None
 
-    def _unread(self, prompt: Reading) -> dict[str, Any] | None:
+    def _unread(self, prompt: Reading, before: Reading) -> dict[str, Any] | None:
         """What an earlier question about the pictures leaves to read of this one; ``None`` if that is all of it."""
-        family, model, before = self.call.family, self.call.model, self.before
-        if before is None or not family.causal or self.realised.output is not None:
+        family, model = self.call.family, self.call.model
+        if not family.causal or self.realised.output is not None:
             return None
         if model.config.get_text_config()._attn_implementation not in ("sdpa", "eager"):
             return None  # attention is then read from the inputs of a layer, and these would be a part only
-        cache = output_cache(before.output)
-        if not plain_cache(cache) or not whole_cache(cache, before.length):
-            return None
         shared = min(shared_tokens(self.call, prompt, before), prompt.length - 1)
         return rest_of(self.call, self.realised.like, prompt, before, shared) if shared else None
 

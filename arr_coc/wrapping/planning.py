@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,13 @@ import torch
 
 from ..config import ArrCocConfig, below_floors, resolve_limit
 from ..families import Family, Features
-from ..realizing import Call, Grid, Realizer
+from ..realizing import Call, Encoded, Grid, Realizer
 from ..scene.contract import Plan, Planner, Scene
 from ..scene.patches import Patch, full_tokens, realised_costs
 from .cost import Forecast, Operations, forecast
 from .glance import Glance, layer_number
 from .pictures import Picture, PictureCache
+from .prefill import Prefill
 from .question import check_question, find_question
 from .record import Allocation
 from .timing import Stopwatch
@@ -80,7 +81,7 @@ class Planned:
     grids
         Per patch of the call (rows, columns).
     known
-        Patches, by index, whose features a glance has brought already.
+        What glances have encoded of the pictures already.
     records
         One per sample.
     glances
@@ -88,7 +89,7 @@ class Planned:
     """
 
     grids: list[Grid]
-    known: dict[int, Features] = field(default_factory=dict)
+    known: Encoded = field(default_factory=dict)
     records: list[Allocation] = field(default_factory=list)
     glances: list[Glance | None] = field(default_factory=list)
 
@@ -231,15 +232,16 @@ class SceneBuilder:
                     why = f"limit={self.config.limit} is below the floors, so the floors are the limit"
             else:
                 plan = Plan(list(allocation[sample]) if allocation is not None else [])
-            for place, (index, budget) in enumerate(zip(members, plan.budgets, strict=True)):
+            for index, budget in zip(members, plan.budgets, strict=True):
                 planned.grids[index] = self.realizer.grid(self.family, call.patches[index], budget)
-                if observed.glance is not None and planned.grids[index] == observed.glance.grids[place]:
-                    planned.known[index] = observed.glance.patch(place)
+            if observed.glance is not None:
+                first = members[0]  # a sample's patches follow one another
+                known = observed.glance.encoded.items()
+                planned.known |= {tuple((i + first, grid) for i, grid in key): one for key, one in known}
             grids = [planned.grids[i] for i in members]
             way = "glance" if observed.glance is not None and grids == observed.glance.grids else way
             planned.records.append(observed.record(plan, [call.patches[i] for i in members], grids, way, why))
             planned.glances.append(observed.glance)
-            self._remember(observed.glance)
         return planned
 
     def _glance(self, alone: Call, grids: list[Grid], deep: bool, keep: bool) -> Glance:
@@ -252,12 +254,30 @@ class SceneBuilder:
         glance.key = key
         return glance
 
-    def _remember(self, glance: Glance | None) -> None:
-        """Keep what a glance has brought for the next question about its pictures."""
-        if glance is None or glance.key is None:
-            return
-        full = vars(glance.call).get("full")
-        self.pictures.put(glance.key, Picture(glance.realised, full, glance.reading or glance.before, glance.kept))
+    def remember(self, planned: Planned, prefill: Prefill) -> None:
+        """Keep what glances have brought, and what was answered from, for the next questions about their pictures."""
+        for sample, glance in enumerate(planned.glances):
+            if glance is None or glance.key is None:
+                continue
+            picture = glance.picture
+            if picture is None:
+                realised = glance.realised
+                if realised.output is None:  # nothing but features is needed of the tower's output
+                    slim = self.family.hand_over(realised.like, realised.streams, [len(realised.streams[0])])
+                    realised = replace(realised, like=slim, encoded={})
+                picture = Picture(realised, kept=glance.kept)
+            picture.full, like = vars(glance.call).get("full"), picture.realised.like
+            encoded = {key: Features(one.streams, like) for key, one in glance.realised.encoded.items()}
+            picture.add(glance.grids, encoded, glance.reading)
+            members = prefill.call.patches_of(sample)
+            raised = {
+                tuple((i - members[0], grid) for i, grid in key): Features(tuple(s.clone() for s in one.streams), like)
+                for key, one in prefill.realised.encoded.items()
+                if key[0][0] in members
+            }
+            grids = [planned.grids[i] for i in members]
+            picture.add(grids, raised, prefill.readings[sample] if prefill.readings else None)
+            self.pictures.put(glance.key, picture)
 
     def forecast(self, call: Call) -> Forecast:
         """What glance and look will cost on a call of one question; nothing is run."""

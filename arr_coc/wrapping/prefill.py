@@ -9,7 +9,7 @@ Nothing is guessed: the two prompts are compared.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -73,17 +73,24 @@ class Prefill:
     ----------
     call, realised, spliced
         The call, what its patches became, and the prompts that ``generate`` is given.
-    glances
-        Per sample what a glance has read of it, or ``None``.
+    known
+        Per sample what has been read of it or of much the same, by its glance or before, or ``None``; let go of as
+        soon as what it shares with the prompt is copied.
+    keep
+        Whether what is read is kept, in `readings`.
     shared
-        Per sample the tokens whose keys and values were taken from its glance; filled by the first step.
+        Per sample the tokens whose keys and values were taken over; filled by the first step.
+    readings
+        Per sample the prompt as it was read, if that is kept; filled by the first step.
     """
 
     call: Call
     realised: Realised
     spliced: Spliced
-    glances: Sequence[Reading | None]
+    known: list[Reading | None]
+    keep: bool = False
     shared: list[int] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
 
     @contextmanager
     def answering(self, model: PreTrainedModel) -> Iterator[None]:
@@ -100,6 +107,7 @@ class Prefill:
         def first(*args: Any, **kwargs: Any) -> Any:
             restore()
             output = None if args else self._first(model, forward, kwargs)
+            self.known = []
             return forward(*args, **kwargs) if output is None else output
 
         model.forward = first
@@ -127,19 +135,20 @@ class Prefill:
         prompts = [self._prompt(kwargs, sample, copies) for sample in range(batch)]
         shared = [
             0 if glance is None else shared_tokens(self.call, prompt, glance)
-            for prompt, glance in zip(prompts, self.glances, strict=True)
+            for prompt, glance in zip(prompts, self.known, strict=True)
         ]
         # Several prompts in one pass are padded to the longest, and masked: on a CPU one after another is faster.
-        if not any(shared) and (batch == 1 or ids.device.type != "cpu"):
+        if not any(shared) and not self.keep and (batch == 1 or ids.device.type != "cpu"):
+            self.known = []
             with sparing(model, self.call.family):
                 return forward(**kwargs)
-        readings = [self._read(model, kwargs, *each) for each in zip(prompts, self.glances, shared, strict=True)]
+        readings = [self._read(model, kwargs, i, prompt, shared[i]) for i, prompt in enumerate(prompts)]
         caches = [output_cache(reading.output) for reading in readings]
         if not plain:
             target = caches[0]
         elif not fill_cache(target, caches, [reading.length for reading in readings], length, copies):
             return None
-        self.shared = shared
+        self.shared, self.readings = shared, readings if self.keep and plain else []
         logits = torch.cat([reading.output.logits[:, -1:] for reading in readings]).repeat_interleave(copies, 0)
         return type(readings[0].output)(logits=logits, **{cache_name(): target})
 
@@ -164,13 +173,15 @@ class Prefill:
         return Reading(inputs, tuple(stream[rows] for stream in self.realised.streams), None)
 
     def _read(
-        self, model: PreTrainedModel, kwargs: dict[str, Any], prompt: Reading, glance: Reading | None, shared: int
+        self, model: PreTrainedModel, kwargs: dict[str, Any], sample: int, prompt: Reading, shared: int
     ) -> Reading:
-        """Read a prompt from where its glance ends; nothing runs where that is the end."""
-        if glance is not None and shared == prompt.length:
-            return glance
+        """Read a prompt from where what is known of it ends; nothing runs where that is the end."""
+        known, self.known[sample] = self.known[sample], None
+        if known is not None and shared == prompt.length:
+            return known
         inputs = {name: value for name, value in kwargs.items() if name not in _OWN}
-        inputs |= rest_of(self.call, self.realised.like, prompt, glance, shared)
+        inputs |= rest_of(self.call, self.realised.like, prompt, known, shared)
+        del known  # its keys and values were copied, as far as they are of use
         with sparing(model, self.call.family):
             return Reading(prompt.inputs, prompt.features, model(**inputs))
 

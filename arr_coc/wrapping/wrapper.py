@@ -30,7 +30,7 @@ from .inputs import (
     with_mask,
     with_mask_for_gaps,
 )
-from .planning import SceneBuilder
+from .planning import Planned, SceneBuilder
 from .prefill import Prefill
 from .record import Allocation
 from .timing import Stopwatch
@@ -306,11 +306,12 @@ class ArrCoc:
             refuse_chunked_prefill()
         watch = Stopwatch(self.model, self.synchronize)
         with torch.no_grad():
-            prefill = self._prepare(kwargs, allocation, question, True, watch)
+            prefill, planned = self._prepare(kwargs, allocation, question, True, watch)
         with watch("generate"), prefill.answering(self.model) if self.look_once else nullcontext():
             output, copies = self._answer(inputs, generation_config, args, kwargs, prefill.spliced.inputs)
         for record, shared in zip(self.last, prefill.shared, strict=False):
             record.shared = shared
+        self.builder.remember(planned, prefill)
         watch.seconds["total"] = watch.since_start()
         self._record(watch)
         cache = output_cache(output) or cache
@@ -362,7 +363,7 @@ class ArrCoc:
             check_no_images(self.family.image_token(self.model), kwargs, allocation)
             return (), with_mask_for_gaps(kwargs)
         watch = Stopwatch(self.model, self.synchronize)
-        prefill = self._prepare(kwargs, allocation, question, False, watch)
+        prefill, _ = self._prepare(kwargs, allocation, question, False, watch)
         self._record(watch)
         return (), self.family.encode_videos(self.model, prefill.spliced.inputs)
 
@@ -383,7 +384,7 @@ class ArrCoc:
         question: str | Sequence[str] | None,
         for_generate: bool,
         watch: Stopwatch,
-    ) -> Prefill:
+    ) -> tuple[Prefill, Planned]:
         self.last, self.kept = [], []
         check_inputs(kwargs)
         inputs = with_mask(self.model, kwargs, for_generate)
@@ -405,8 +406,16 @@ class ArrCoc:
         for record, kept in zip(planned.records, call.per_sample(realised.keep), strict=True):
             record.newlines = kept - record.tokens
         self.last, self.kept = planned.records, spliced.kept
-        readings = [glance.reading if glance is not None else None for glance in planned.glances]
-        return Prefill(call, realised, spliced, readings)
+        grids = [[planned.grids[i] for i in call.patches_of(sample)] for sample in range(call.batch)]
+        known = [
+            glance.hand_over(each) if glance is not None else None
+            for glance, each in zip(planned.glances, grids, strict=True)
+        ]
+        # What is not kept for the next question ends here, so that it takes no room beside the answer.
+        planned.glances = [glance if glance and glance.key is not None else None for glance in planned.glances]
+        planned.known = {}
+        keep = any(planned.glances)
+        return Prefill(call, realised, spliced, known, keep), planned
 
     def _record(self, watch: Stopwatch) -> None:
         for allocation in self.last:

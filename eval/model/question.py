@@ -7,7 +7,6 @@ which all methods share what was already seen, encoded or answered.
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -20,9 +19,7 @@ import torch
 from arr_coc.asking.ask import answers
 from arr_coc.attending.planners import PolicyPlanner
 from arr_coc.config import ArrCocConfig
-from arr_coc.families import Features
-from arr_coc.realizing import Call, Realised, splice
-from arr_coc.realizing.call import Grid
+from arr_coc.realizing import Call, Encoded, Realised, splice
 from arr_coc.scene.contract import Plan, Planner, Scene
 from arr_coc.wrapping.inputs import with_mask
 from arr_coc.wrapping.planning import Observed, SceneBuilder
@@ -66,6 +63,11 @@ class _Asks:
         raise NotImplementedError
 
 
+def alone(encoded: Encoded) -> Encoded:
+    """What was encoded of patches that saw no other: it is the same whatever becomes of the others."""
+    return {key: features for key, features in encoded.items() if len(key) == 1}
+
+
 def full_builder(arr: ArrCoc) -> SceneBuilder:
     """A builder whose glance is full detail."""
     side = arr.config.patch_side
@@ -98,11 +100,8 @@ class CachedQuestion:
         self._needs: frozenset[str] | None = None
         self._observed: Observed
         self._full: tuple[Observed, TowerView | None] | None = None
-        self._known: dict[tuple[int, Grid], Features] = {}
+        self._known: Encoded = {}
         self._known_contexts: dict[str, Any] = {}
-        entries = Counter(patch.entry for patch in self.call.patches)
-        # Only a patch that is a whole image entry is encoded alike whatever becomes of the others.
-        self._alone = [i for i, patch in enumerate(self.call.patches) if entries[patch.entry] == 1]
 
     def _fresh_call(self) -> Call:
         return Call(self.arr.model, self.arr.family, self._asked, self.arr.config.patch_side)
@@ -114,15 +113,16 @@ class CachedQuestion:
             self._observed, self._needs = self.arr.builder.build(self.call, 0, None, _Asks(needs), False), needs
             glance = self._observed.glance
             if glance is not None:
-                self._known |= {(i, glance.grids[i]): glance.patch(i) for i in self._alone}
+                self._known |= alone(glance.encoded)
         assert self._observed.scene is not None
         if isinstance(planner, PolicyPlanner):
             planner = copy.copy(planner)
             planner.contexts = partial(self._contexts, planner.contexts, planner.config)
         return self.arr.builder.plan(planner, self._observed.scene)
 
-    def _contexts(self, contexts: Any, config: ArrCocConfig, scene: Scene) -> Any:
-        """Context vectors depend on what is looked at and how, not on the policy that goes by them or on its terms."""
+    def _contexts(self, contexts: Any, config: ArrCocConfig, scene: Scene, reads: Any = None) -> Any:
+        """Context vectors depend on what is looked at and how, not on the policy that goes by them or on its terms; so
+        all of them are worked out, whatever one policy reads."""
         terms = replace(config, policy="heuristic", budget=None, price=0.0, limit=None, caution=0.0, tensions=())
         key = f"{terms} {getattr(contexts, 'corruption', None)}"
         if key not in self._known_contexts:
@@ -133,12 +133,9 @@ class CachedQuestion:
         """What an allocation makes of the image, and the tokens of each patch; encoded patches are used again."""
         arr, call = self.arr, self.call
         grids = [arr.realizer.grid(arr.family, p, b) for p, b in zip(call.patches, budgets, strict=True)]
-        known = {i: self._known[i, g] for i, g in enumerate(grids) if (i, g) in self._known}
         with torch.no_grad():
-            realised = arr.realizer.realize(call, grids, known)
-        for i in self._alone:
-            if (i, grids[i]) not in self._known:
-                self._known[i, grids[i]] = realised.of_patch(call, i, grids[i])
+            realised = arr.realizer.realize(call, grids, self._known)
+        self._known |= alone(realised.encoded)
         return realised, [rows * columns for rows, columns in grids]
 
     def tokens(self, rng: np.random.Generator, tower: bool = False) -> tuple[Tokens, Call, torch.Tensor]:

@@ -1,8 +1,10 @@
 """What looking costs in time: the same questions, the same tokens, side by side in one run.
 
 Each question is answered by the untouched model, by glance and look as they are (`once`), by glance and look where
-everything is read again (`twice`), and by the allocation that `once` chose if nobody had to look (`given`), in turns.
-Seconds of processor time of one thread, because other jobs on the machine do not count in them.
+everything is read again (`twice`), by the allocation that `once` chose if nobody had to look (`given`), by the default
+policy, which reads all scores (`default`), and by the heuristic where doubt is not known, so that the glance need not
+be read to its end (`undoubting`), in turns. Seconds of processor time of one thread, because other jobs on the machine
+do not count in them.
 """
 
 from __future__ import annotations
@@ -19,12 +21,15 @@ import torch
 
 import arr_coc
 from arr_coc.asking.ask import answers, prepare
+from arr_coc.attending.planners import make_planner
 from arr_coc.config import ArrCocConfig
+
+from .scaled import peak
 
 if TYPE_CHECKING:
     from arr_coc.wrapping.wrapper import ArrCoc
 
-WAYS = ("untouched", "once", "twice", "given")
+WAYS = ("untouched", "once", "twice", "given", "default", "undoubting")
 ROOM = 256 * 2**20
 
 
@@ -39,7 +44,7 @@ class _First:
         return torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
 
 
-def measure(questions: int = 40, seeds: Sequence[int] = (0, 1, 2), pictures: int = 3, max_new_tokens: int = 4) -> Any:
+def measure(questions: int = 40, seeds: Sequence[int] = (0, 1, 2), pictures: int = 6, max_new_tokens: int = 4) -> Any:
     """Time the reference model.
 
     Parameters
@@ -56,44 +61,81 @@ def measure(questions: int = 40, seeds: Sequence[int] = (0, 1, 2), pictures: int
     model, processor = arr_coc.reference.load()
     samples = [s for seed in seeds for s in arr_coc.reference.generate(questions, seed=seed, split="eval")]
     arr = arr_coc.wrap(model, processor, ArrCocConfig(policy="heuristic"))
+    planner = arr.planner
+    others = {
+        "default": make_planner(ArrCocConfig(), model, processor),
+        "undoubting": make_planner(ArrCocConfig(policy="heuristic", confidence=False), model, processor),
+    }
     timed: dict[str, list[float]] = {way: [] for way in WAYS}
+    right: dict[str, list[bool]] = {way: [] for way in WAYS}
+    spent: dict[str, list[float]] = {way: [] for way in WAYS}
     ways: list[str] = []
-    shares, different = [], 0
-    for sample in [samples[0], *samples]:  # the first one warms up
+    different = 0
+    for turn, sample in enumerate([samples[0], *samples]):  # the first one warms up
         inputs = prepare(processor, [sample["image"]], [sample["question"]])
-        once, answer = _timed(arr, inputs, max_new_tokens)
+        said: dict[str, str] = {}
+
+        def ask(way: str, inputs: Any = inputs, said: dict[str, str] = said, **extra: Any) -> float:
+            seconds, said[way] = _timed(arr, inputs, max_new_tokens, **extra)
+            spent[way].append(1.0 if way == "untouched" else arr.last[0].tokens / arr.last[0].full_tokens)
+            return seconds
+
+        seconds = {"once": ask("once")}
         record = arr.last[0]
         with _reading_twice(arr):
-            twice, again = _timed(arr, inputs, max_new_tokens)
-        given, _ = _timed(arr, inputs, max_new_tokens, allocation=[record.budgets])
+            seconds["twice"] = ask("twice")
+        seconds["given"] = ask("given", allocation=[record.budgets])
+        for way, other in others.items():
+            arr.planner = other
+            seconds[way] = ask(way)
+        arr.planner = planner
         arr.detach()
-        untouched, _ = _timed(arr, inputs, max_new_tokens)
+        seconds["untouched"] = ask("untouched")
         arr.attach()
-        for way, seconds in zip(WAYS, (untouched, once, twice, given), strict=True):
-            timed[way].append(seconds)
+        for way in WAYS:
+            timed[way].append(seconds[way])
+            right[way].append(said[way].strip() in sample["answers"])
         ways.append(record.way)
-        shares.append(record.tokens / record.full_tokens)
-        different += answer != again
+        different += turn > 0 and said["once"] != said["twice"]
     found = {
         "questions": len(samples),
         "seeds": list(seeds),
         "answers that differ between once and twice": different,
         "answered by the glance": float(np.mean([way == "glance" for way in ways[1:]])),
-        "mean share of tokens": float(np.mean(shares[1:])),
+        "mean share of tokens": float(np.mean(spent["once"][1:])),
         "first token": {way: _ratio(timed[way][1:], timed["untouched"][1:]) for way in WAYS},
         "once over given": _ratio(timed["once"][1:], timed["given"][1:]),
         "median seconds": {way: float(np.median(timed[way][1:])) for way in WAYS},
+        "right": {way: float(np.mean(right[way][1:])) for way in WAYS},
+        "tokens": {way: float(np.mean(spent[way][1:])) for way in WAYS},
     }
+    found["memory"] = _memory(arr, samples[:: max(1, len(samples) // 12)], max_new_tokens)
     found["ten questions about one picture"] = _ten(arr, samples, pictures, max_new_tokens)
     found["batches of 8"] = _batches(arr, samples, max_new_tokens)
     return found
+
+
+def _memory(arr: ArrCoc, samples: Sequence[Any], length: int) -> dict[str, float]:
+    """The most that is held at once beyond the weights, over the untouched model's."""
+    shares = []
+    for sample in samples:
+        inputs = prepare(arr.processor, [sample["image"]], [sample["question"]])
+
+        def call(inputs: Any = inputs) -> None:
+            arr.model.generate(**inputs, do_sample=False, max_new_tokens=length)
+
+        held = peak(call)
+        arr.detach()
+        shares.append(held / peak(call))
+        arr.attach()
+    return {"questions": len(shares), "median": float(np.median(shares)), "largest": max(shares)}
 
 
 def _ten(arr: ArrCoc, samples: Sequence[Any], pictures: int, length: int) -> dict[str, Any]:
     """Ten questions about each of some pictures, with their cache and without."""
     questions = [sample["question"] for sample in samples[:10]]
     kept, single, least = [], [], []
-    for sample in samples[:pictures]:
+    for sample in samples[:: max(1, len(samples) // pictures)][:pictures]:
         made = [prepare(arr.processor, [sample["image"]], [question]) for question in questions]
         seconds = []
         for room in (0, ROOM):
@@ -113,9 +155,9 @@ def _ten(arr: ArrCoc, samples: Sequence[Any], pictures: int, length: int) -> dic
         least.append(time.process_time() - began)
         arr.attach()
     return {
-        "over ten single ones": sum(kept) / sum(single),
-        "over ten of the untouched model": sum(kept) / sum(least),
-        "pictures": pictures,
+        "over ten single ones": _ratio(kept, single, np.sum),
+        "over ten of the untouched model": _ratio(kept, least, np.sum),
+        "pictures": len(kept),
     }
 
 
@@ -155,23 +197,24 @@ def _reading_twice(arr: ArrCoc) -> Iterator[None]:
 def _timed(arr: ArrCoc, inputs: Any, length: int, **extra: Any) -> tuple[float, str]:
     """Processor seconds to the first token, and the answer."""
     first = _First(time.process_time)
-    ids = arr.model.generate(
-        **inputs, do_sample=False, max_new_tokens=length, stopping_criteria=[first], **extra
-    )
+    ids = arr.model.generate(**inputs, do_sample=False, max_new_tokens=length, stopping_criteria=[first], **extra)
     return first.tick, answers(arr.processor, inputs["input_ids"], ids)[0]
 
 
-def _ratio(above: Sequence[float], below: Sequence[float], resamples: int = 2000) -> list[float]:
-    """Ratio of medians, with a 95 % interval over questions (bootstrap, paired)."""
+def _ratio(
+    above: Sequence[float], below: Sequence[float], of: Callable[..., Any] = np.median, resamples: int = 2000
+) -> list[float]:
+    """Ratio of medians (or sums), with a 95 % interval over questions or pictures (bootstrap, paired)."""
     a, b = np.array(above), np.array(below)
     chosen = np.random.default_rng(0).integers(len(a), size=(resamples, len(a)))
-    drawn = np.median(a[chosen], 1) / np.median(b[chosen], 1)
-    return [float(np.median(a) / np.median(b)), *(float(q) for q in np.quantile(drawn, [0.025, 0.975]))]
+    drawn = of(a[chosen], axis=1) / of(b[chosen], axis=1)
+    return [float(of(a) / of(b)), *(float(q) for q in np.quantile(drawn, [0.025, 0.975]))]
 
 
 def markdown(found: dict[str, Any]) -> str:
     """The figures in words and a table."""
     first, ten, batches = found["first token"], found["ten questions about one picture"], found["batches of 8"]
+    memory = found["memory"]
     lines = [
         "# What looking costs in time", "",
         f"Written by `python -m eval looking`: the reference model, {found['questions']} questions (seeds "
@@ -180,12 +223,21 @@ def markdown(found: dict[str, Any]) -> str:
         f"{found['mean share of tokens']:.0%} of the visual tokens; {found['answered by the glance']:.0%} of the "
         f"questions were answered by the glance; {found['answers that differ between once and twice']} answers differ "
         "between once and twice.", "",
-        "| way | median seconds to the first token | share of the untouched model's |", "|---|---:|---:|",
-        *(f"| {way} | {found['median seconds'][way]:.4f} | {_shown(first[way])} |" for way in WAYS), "",
+        "| way | median seconds to the first token | share of the untouched model's | right | tokens |",
+        "|---|---:|---:|---:|---:|",
+        *(
+            f"| {way} | {found['median seconds'][way]:.4f} | {_shown(first[way])} | {found['right'][way]:.0%} | "
+            f"{found['tokens'][way]:.0%} |"
+            for way in WAYS
+        ), "",
+        "`once`, `twice`, `given`: the heuristic; `default`: the default policy, which reads all scores; "
+        "`undoubting`: the heuristic without doubt.", "",
         f"Once over given: {_shown(found['once over given'])}.", "",
-        f"Ten questions about one picture, with the cache of pictures: {ten['over ten single ones']:.2f} of the time "
-        f"of ten single ones, {ten['over ten of the untouched model']:.2f} of the untouched model's "
+        f"Ten questions about one picture, with the cache of pictures: {_shown(ten['over ten single ones'])} of the "
+        f"time of ten single ones, {_shown(ten['over ten of the untouched model'])} of the untouched model's "
         f"({ten['pictures']} pictures).", "",
+        f"The most that is held at once beyond the weights is {memory['median']:.2f} of the untouched model's in the "
+        f"median of {memory['questions']} questions, at most {memory['largest']:.2f}.", "",
         f"Batches of 8: {batches['each prompt alone']:.3f} s per answer where each prompt is read alone, "
         f"{batches['padded']:.3f} padded, {batches['single']:.3f} one question at a time: "
         f"{batches['answers per second, over padded']:.2f} times the answers per second of the padded way.",

@@ -74,6 +74,7 @@ def study(
         raise ValueError(
             f"policy {arr.config.policy!r} looks at nothing; wrap the model with 'heuristic' or 'thompson'"
         )
+    arr.planner.thorough = True
     rows = []
     for i, sample in enumerate(tqdm(samples, desc="knowing", unit="question", disable=not progress)):
         asked = ask(arr, sample["image"], sample["question"], 4)

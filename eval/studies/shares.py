@@ -15,6 +15,7 @@ import transformers as hf
 
 from arr_coc.asking.estimate import Estimate, estimate
 from arr_coc.config import ArrCocConfig
+from arr_coc.knowing.reading import BAND
 
 _QWEN2_7B = {
     "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
@@ -133,12 +134,26 @@ def rows() -> list[dict[str, Any]]:
             )
             default = estimate(config, size, images, ArrCocConfig(realizer=realizer))
             found.append({"model": name, "size": list(size), "fixed": fixed.to_dict(), "own": own.to_dict(),
-                          "default": default.to_dict(), "given": _given(own)})  # fmt: skip
+                          "default": default.to_dict(), "given": _given(own),
+                          "doubt pays from": _doubt_pays_from(own, config)})  # fmt: skip
     return found
 
 
 def _given(known: Estimate) -> float:
     return known.forecast.given[1] / known.forecast.untouched
+
+
+def _doubt_pays_from(known: Estimate, config: Any) -> float:
+    """How often a glance must be the answer for its doubt to cost less than it saves.
+
+    Doubt needs the layers behind the last one whose attention is read; without it every question is looked at, and as
+    the glance was not read to its end, all of the prompt is read for that. Where this is below nought, doubt costs
+    less even if no glance ever answers.
+    """
+    depth = config.get_text_config().num_hidden_layers
+    behind = 1 - max(int(BAND[1] * depth), int(BAND[0] * depth) + 1) / depth
+    cost = known.forecast
+    return (behind * cost.reading - cost.taken_over) / (cost.raised - cost.glance)
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -148,10 +163,12 @@ def table(found: list[dict[str, Any]]) -> str:
         "Written by `python -m eval shares`: operations of tower and prefill (2 x parameters x tokens, and "
         "attention), 40 words of text, as shares of the untouched model's; counted from configurations, nothing was "
         "run. `a / b`: every patch at its floor / one patch raised to full detail (mean over patches). `given`: the "
-        "second allocation if nobody had to look. `by default`: what `arr_coc.wrap` does without a limit.", "",
+        "second allocation if nobody had to look. `by default`: what `arr_coc.wrap` does without a limit. `doubt pays "
+        "from`: the share of questions that the glance must answer for knowing its doubt (a pass to its end instead "
+        f"of to {BAND[1]:.0%} of the depth) to cost less than it saves.", "",
         f"| model and picture | realizer | tokens | patches | budgets | floor | with {FIXED} | with its own budgets "
-        "| given | by default |",
-        "|---|---|---:|---:|---|---:|---:|---:|---:|---|",
+        "| given | by default | doubt pays from |",
+        "|---|---|---:|---:|---|---:|---:|---:|---:|---|---:|",
     ]  # fmt: skip
     for row in found:
         own, fixed, width, height = row["own"], row["fixed"], *row["size"]
@@ -159,7 +176,7 @@ def table(found: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {row['model']}, {width} x {height} | {own['realizer']} | {own['tokens']:,} | {own['patches']} | "
             f"{', '.join(map(str, own['budgets']))} | {own['floor']:.0%} | {_pair(fixed)} | {_pair(own)} | "
-            f"{row['given']:.0%} | {default} |"
+            f"{row['given']:.0%} | {default} | {max(row['doubt pays from'], 0):.0%} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 
@@ -113,6 +114,51 @@ def test_detail_is_measured_only_where_it_could_be_worth_something(scenes):
     vectors = contexts(scenes[0])[0]
     at = [contexts.slots.index(f"relevance_doubt loss_{b}") for b in (64, 128, 256)]
     assert torch.allclose(vectors[:, at], vectors[:, :1] * contexts.typical)
+
+
+def test_a_policy_that_goes_by_relevance_alone_has_nothing_else_worked_out(scenes):
+    planner = make_planner(ArrCocConfig(policy="heuristic"))
+    blind = [scorer for scorer in planner.contexts.scorers if not scorer.reads_question]
+    assert len(blind) == 2
+    called: list[str] = []
+    for scorer in blind:
+        score = scorer.score
+        scorer.score = lambda scene, score=score, name=scorer.name: called.append(name) or score(scene)
+    for scene in scenes:
+        lean = planner.plan(scene)
+        assert not called and set(lean.scores) == {"participatory"}
+        planner.thorough = True
+        thorough = planner.plan(scene)
+        planner.thorough = False
+        assert called == ["propositional", "perspectival"] and set(thorough.scores) == set(ArrCocConfig().scorers)
+        called.clear()
+        assert lean.budgets == thorough.budgets
+        assert torch.equal(lean.scores["participatory"], thorough.scores["participatory"])
+        reads = planner.policy.reads
+        worth = thorough.decision.contexts[:, 0] >= 0.001
+        assert 0 < reads.sum() < len(reads) and worth.any()
+        assert np.array_equal(lean.decision.contexts[worth][:, reads], thorough.decision.contexts[worth][:, reads])
+        assert np.allclose(lean.decision.values, thorough.decision.values, atol=0.001)
+    # Whoever explores, lets tensions act or learns sees all.
+    for change in ({"explore": True}, {"config": ArrCocConfig(policy="heuristic", tensions=("temperature",))}):
+        changed = copy.copy(planner)
+        vars(changed).update(change)
+        changed.config = changed.config.resolved()
+        assert set(changed.plan(scenes[0]).scores) == set(ArrCocConfig().scorers)
+    assert make_planner(ArrCocConfig()).policy.reads is None
+    assert set(make_planner(ArrCocConfig()).plan(scenes[0]).scores) == set(ArrCocConfig().scorers)
+
+
+def test_what_is_kept_of_a_picture_changes_no_plan(scenes):
+    """Detail that is kept is that of all patches, used only where there is something to gain."""
+    planner = make_planner(ArrCocConfig(policy="heuristic"))
+    for scene in scenes:
+        fresh = planner.plan(scene)
+        kept: dict = {}
+        for _ in range(2):
+            again = planner.plan(dataclasses.replace(scene, kept=kept))
+            assert np.allclose(again.decision.contexts, fresh.decision.contexts, atol=1e-6)
+        assert len(kept["detail"][0]) == len(scene.patches)
 
 
 def test_scorers_can_be_named_with_options(scenes):

@@ -40,7 +40,7 @@ def test_operations_are_those_of_the_published_shapes():
     layer = 2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944
     assert found.token == 2 * 28 * layer and found.pair == 4 * 28 * 3584
     block = 4 * 1280 * 1280 + 3 * 1280 * 3420
-    assert found.tower == 2 * 32 * block and found.tower_pair == 4 * 4 * 1280
+    assert found.tower == 2 * (32 * block + 2 * 3 * 14 * 14 * 1280) and found.tower_pair == 4 * 4 * 1280
     assert found.tower_local == 4 * 28 * 1280 * 64
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from arr_coc.config import ArrCocConfig
+from arr_coc.families.compat import cache_name
+from arr_coc.realizing import Realised
+from arr_coc.wrapping.pictures import LOOKS, Picture
+from arr_coc.wrapping.prefill import Reading
 from tests import tiny
 
 from .conftest import BUDGETS, Deep, built
@@ -15,6 +21,7 @@ from .test_exactness import TOLERANCE, families, generated
 from .test_prefill import Ran, close
 
 FLOOR, ROOM = BUDGETS[0], 10**8
+RAISED = (FLOOR, FLOOR, FLOOR, 64)
 PICTURES: list[Any] = [3, (16, 16), (13, 9)]
 
 
@@ -29,7 +36,7 @@ def about(model: Any, words: int) -> dict[str, torch.Tensor]:
 
 
 @families
-@pytest.mark.parametrize("realizer", ["rescale", "pool"])
+@pytest.mark.parametrize("realizer", ["rescale", "rescale-separate", "pool"])
 def test_a_second_question_reads_only_its_words(name, realizer, wrapped):
     model = built(name)
     arr = wrapped(model, FLOOR, realizer=realizer, picture_cache=ROOM)
@@ -37,7 +44,10 @@ def test_a_second_question_reads_only_its_words(name, realizer, wrapped):
     for room in (ROOM, 0):
         arr.builder.pictures.limit = room
         arr.builder.pictures.clear()
-        for words, pattern in ((5, (FLOOR,)), (9, (FLOOR,)), (7, (FLOOR, FLOOR, FLOOR, 64)), (9, (FLOOR,))):
+        for words, pattern in (
+            (5, (FLOOR,)), (9, (FLOOR,)), (7, RAISED), (9, (FLOOR,)), (6, (FLOOR, 64)), (8, RAISED), (7, RAISED),
+            (9, (64,)), (9, (FLOOR,)),
+        ):  # fmt: skip
             arr.planner, ran = Deep(pattern), Ran(model.model)
             try:
                 answers.append(generated(model.model, about(model, words), steps=2))
@@ -47,6 +57,7 @@ def test_a_second_question_reads_only_its_words(name, realizer, wrapped):
             answers.append((scene.read_attention([0, 2]), scene.glance_answer()))
             if room and len(answers) > 2:
                 assert ran.lengths[0] <= words  # the pass over the glance
+                assert pattern is not RAISED or words == 7 or ran.lengths[1] <= words  # raised alike before
     half = len(answers) // 2
     for kept, fresh in zip(answers[:half], answers[half:], strict=True):
         if isinstance(kept, tuple):
@@ -67,6 +78,84 @@ def test_the_tower_does_not_run_again(wrapped):
     finally:
         handle.remove()
     assert len(ran) == 1
+
+
+@pytest.mark.parametrize(("realizer", "runs"), [("rescale", [1, 1, 0, 1, 0]), ("rescale-separate", [1, 1, 0, 1, 0])])
+def test_what_was_raised_before_is_not_encoded_again(realizer, runs, wrapped):
+    model = built("reference")
+    arr = wrapped(model, FLOOR, realizer=realizer, picture_cache=ROOM)
+    ran: list[int] = []
+    handle = model.model.base_model.visual.register_forward_hook(lambda *_: ran.append(1))
+    found = []
+    try:
+        for words, pattern in ((5, (FLOOR,)), (6, RAISED), (7, RAISED), (8, (64, FLOOR)), (9, RAISED)):
+            arr.planner = Deep(pattern)
+            generated(model.model, about(model, words), steps=1)
+            found.append(len(ran))
+            ran.clear()
+    finally:
+        handle.remove()
+    assert found == runs
+
+
+def test_a_batch_finds_each_of_its_pictures(wrapped):
+    """Two pictures of one size: the second is known, raised and at its floor, the first is not; then both are."""
+    model = built("reference")
+    arr = wrapped(model, FLOOR, picture_cache=ROOM)
+    samples = [[3, (16, 16), 6], [2, (16, 16), 9]]
+    alone, both = tiny.one(model.make(samples), 1), model.make(samples)
+    patterns = (FLOOR, 64, FLOOR, FLOOR), RAISED
+    ran: list[int] = []
+    handle = model.model.base_model.visual.register_forward_hook(lambda *_: ran.append(1))
+    answers = []
+    try:
+        for room in (ROOM, 0):
+            arr.builder.pictures.limit = room
+            arr.builder.pictures.clear()
+            arr.planner = Deep(RAISED)
+            generated(model.model, alone, steps=1)
+            for some in (patterns, ((FLOOR,), RAISED), patterns, patterns[::-1], patterns[::-1]):
+                arr.planner = Deep(*some)
+                ran.clear()
+                answers.append((generated(model.model, both, steps=2), len(ran)))
+    finally:
+        handle.remove()
+    for (kept, _), (fresh, _) in zip(answers[:5], answers[5:], strict=True):
+        close(kept, fresh)
+    assert [runs for _, runs in answers[:5]] == [2, 0, 0, 1, 0]
+
+
+def test_only_a_cache_that_can_be_cropped_is_gone_on_from():
+    """One that generation has gone on with holds more than the prompt."""
+    for tokens, kept in ((3, True), (4, False)):
+        cache = DynamicCache()
+        cache.update(torch.zeros(1, 1, tokens, 2), torch.zeros(1, 1, tokens, 2), 0)
+        reading = Reading({"input_ids": torch.zeros(1, 3)}, (), SimpleNamespace(**{cache_name(): cache}))
+        picture = Picture(Realised(torch.zeros(1), (), None))
+        picture.add([(1, 1)], {}, reading)
+        assert (picture.nearest([(1, 1)]) is reading) is kept
+
+
+def test_looks_at_a_picture_are_bounded_and_give_way_to_the_latest(wrapped):
+    model = built("reference")
+    arr = wrapped(model, FLOOR, picture_cache=ROOM)
+    patterns = [tuple(64 if i == j else FLOOR for j in range(4)) for i in range(4)]
+    patterns += [tuple(36 if i == j else FLOOR for j in range(4)) for i in range(4)] + [(FLOOR,), (64,)]
+    sizes = []
+    for words, pattern in enumerate(patterns, 4):
+        arr.planner = Deep(pattern)
+        generated(model.model, about(model, words), steps=1)
+        (picture,) = (picture for _, picture in arr.builder.pictures._known.values())
+        assert len(picture.looks) <= LOOKS and arr.builder.pictures.size == picture.size
+        assert tuple(arr.builder.realizer.grid(arr.family, p, FLOOR) for p in arr.last[0].patches) in picture.looks
+        sizes.append(picture.size)
+    assert sizes[0] < sizes[1] < sizes[2]
+    for limit in (sizes[3], sizes[0], sizes[0] // 8):  # several looks, fewer, and no room for one
+        arr.builder.pictures.limit = limit
+        arr.planner = Deep(RAISED)
+        generated(model.model, about(model, 7), steps=1)
+        assert arr.builder.pictures.size <= limit
+        assert len(arr.builder.pictures) == (limit >= sizes[0])
 
 
 def test_what_was_worked_out_from_the_pixels_is_kept_and_counted(wrapped):

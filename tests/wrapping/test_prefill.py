@@ -61,7 +61,10 @@ def close(once: Any, twice: Any) -> None:
 
 
 @families
-@pytest.mark.parametrize(("realizer", "positions"), [("rescale", "auto"), ("pool", "keep"), ("pool", "compact")])
+@pytest.mark.parametrize(
+    ("realizer", "positions"),
+    [("rescale", "auto"), ("rescale-separate", "keep"), ("pool", "keep"), ("pool", "compact")],
+)
 def test_read_once_is_read_twice(name, realizer, positions, wrapped, monkeypatch, seen):
     """Alone and in a batch of unequal prefixes: nothing changed, something changed, no image."""
     model = built(name)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...checks import FloatArray, floats
+from ...checks import BoolArray, FloatArray, floats
 from ...policy import Policy
 from ...problem import Problem
 from ...registry import register_policy
@@ -35,6 +35,14 @@ class Heuristic(Policy):
             arms = None if self.arms is None else self.arms - 1
             self.prior_mean = floats("prior_mean", self.prior_mean, (arms, self.dim))
             self.arms, self.dim = len(self.prior_mean) + 1, self.prior_mean.shape[1]
+
+    @property
+    def reads(self) -> BoolArray | None:
+        """``[d]``: the entries of a context that weigh anything."""
+        if self.prior_mean is None:
+            return None
+        weighing: BoolArray = (np.asarray(self.prior_mean) != 0).any(0)
+        return weighing
 
     def _score(self, problem: Problem) -> FloatArray:
         if problem.values is not None:
