@@ -1,4 +1,4 @@
-"""A server upstream that is somebody else's: replies without end, trickling, compressed, redirected, of another kind."""
+"""A server upstream that is somebody else's: replies without end, trickling, compressed, redirected."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_redirection_is_not_followed(status: str) -> None:
         b"", b"null", b"true", b"{}", b"[]", b'"choices"', b"\xff\xfe", b"[" * 200_000, b'{"a":' * 200_000,
         b'{"choices": {"0": 1}, "usage": {}}', b'{"choices": [null], "usage": {"prompt_tokens": 1}}',
         completion(), completion("yes", prompt_tokens=None), completion("yes", prompt_tokens="7"),
-        completion("yes", prompt_tokens=True), completion("yes", prompt_tokens=[]), completion(["yes"], prompt_tokens=1),
+        completion("yes", prompt_tokens=True), completion("yes", prompt_tokens=[]), completion([], prompt_tokens=1),
         completion({"text": "yes"}, prompt_tokens=1), completion(float("nan"), prompt_tokens=1),
         b'{"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": ' + b"9" * 9999 + b"}}",
         b'{"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": Infinity}}',
