@@ -137,7 +137,6 @@ def _dataset(config: TaskConfig) -> Iterator[Row]:
     """A Hugging Face dataset: hub name, folder of files or saved dataset, or one CSV, JSON or Parquet file."""
     try:
         import datasets
-        import huggingface_hub.constants
     except ImportError as error:
         raise ImportError("task.source=dataset needs the package datasets: pip install 'arr-coc[eval]'") from error
     path, split = Path(str(config.path)), config.split or "train"
@@ -162,10 +161,10 @@ def _dataset(config: TaskConfig) -> Iterator[Row]:
     else:
         data = _raw(data, column)
     folder = Path(config.images or (path.parent if path.is_file() else path))
-    # What the library has downloaded and unpacked lies in its own folders.
-    own = [Path(str(datasets.config.HF_DATASETS_CACHE)), Path(huggingface_hub.constants.HF_HUB_CACHE)]
+    # The files of the library's own pictures lie where it has put them; a name in a text column is somebody's.
+    within = () if pictures or (data.features and isinstance(data.features[column], datasets.Image)) else (folder,)
     for number, row in enumerate(data):
-        yield f"row {number}", partial(_from_row, row, config, number, folder, pictures, (folder, *own))
+        yield f"row {number}", partial(_from_row, row, config, number, folder, pictures, within)
 
 
 def _load(config: TaskConfig, subset: str | None, split: str, streaming: bool) -> Any:

@@ -64,6 +64,12 @@ def test_rows_name_no_file_outside_of_their_folder(data: Path) -> None:
     assert len(list(lines(data, [private], images="/"))) == 1  # said so, it is read
 
 
+def test_a_table_names_none_either(data: Path) -> None:
+    pytest.importorskip("datasets")
+    (data / "rows.csv").write_text("image,question,answer\n../private.png,what ?,a\npictures/own.png,what ?,a\n")
+    assert len(reasons(Task.of(data / "rows.csv", max_unreadable=1.0))) == 1
+
+
 def test_the_official_pair_names_none_either(data: Path) -> None:
     (data / "q.json").write_text(json.dumps({"questions": [
         {"question_id": n, "image_id": name, "question": "what ?"} for n, name in enumerate(["../private", "own"])

@@ -106,8 +106,8 @@ def load_parameters(model: torch.nn.Module, file: Path) -> None:
     )
     if wrong:
         raise ValueError(
-            f"{file} is not a checkpoint of this model: {', '.join(wrong[:3])[:200]} missing, unexpected, of another "
-            "shape or not finite; name a folder that this training wrote"
+            f"{file} is not a checkpoint of such a model: {', '.join(wrong[:3])[:200]} missing, unexpected, of "
+            "another shape or not finite; name a folder that this training wrote"
         )
     model.load_state_dict(weights, strict=False)  # lm_head is tied, so it is named in the model and not in the file
 
