@@ -27,9 +27,10 @@ from arr_coc.wrapping.saving import POLICY
 from eval.serving.pictures import mutated, sound
 
 from .histories import Poison, mutate_line, serve, write
-from .test_mutations import COUNT, WEAK, WHOLE, believing, make_store, mutate_bytes, mutate_json, mutate_tensors
+from .test_mutations import WEAK, WHOLE, believing, make_store, mutate_bytes, mutate_json, mutate_tensors
 
 RUN = CliRunner()
+COUNT = 500 if WHOLE else 40
 
 
 def told(arguments: list[str]) -> bool:
