@@ -87,5 +87,5 @@ def test_a_client_gives_its_picture_no_name() -> None:
     content = [part, {"type": "text", "text": "?"}]
     messages = [{"role": "system", "content": "words"}, {"role": "user", "content": content}]
     request = SimpleNamespace(messages=messages, vllm_xargs=None, mm_processor_kwargs=None, stream=False)
-    asyncio.run(BudgetedChat(chat, None, lambda: None).create_chat_completion(request))  # type: ignore[arg-type]
+    asyncio.run(BudgetedChat(chat, None, lambda: None).create_chat_completion(request))
     assert chat.rendered and "uuid" not in str(chat.rendered)

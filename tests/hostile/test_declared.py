@@ -260,7 +260,7 @@ def test_mutated_checkpoints_are_read_or_refused(tmp_path: Path) -> None:
     rng, seen = np.random.default_rng(5), Counter[str]()
     model, optimizer = small()
     state: dict[str, Any] = {"step": 3, "seconds": 1.0, "config": {"seed": 0}, "running": {}}
-    checkpoints.save_checkpoint(tmp_path / "whole", model, optimizer, state)  # type: ignore[arg-type]
+    checkpoints.save_checkpoint(tmp_path / "whole", model, optimizer, state)
     files = ("model.safetensors", "optimizer.safetensors", "state.json")
     for n in range(500 if WHOLE else 150):
         folder = tmp_path / "stage"
@@ -273,7 +273,7 @@ def test_mutated_checkpoints_are_read_or_refused(tmp_path: Path) -> None:
         before = [p.clone() for p in model.parameters()]
         try:
             checkpoints.read_state(folder)
-            checkpoints.load_parameters(model, folder / files[0])  # type: ignore[arg-type]
+            checkpoints.load_parameters(model, folder / files[0])
             checkpoints.load_optimizer(optimizer, folder / files[1])
             assert all(torch.isfinite(p).all() for p in model.parameters())
             model(torch.ones(1, 3)).sum().backward()
@@ -298,7 +298,7 @@ def test_mutated_checkpoints_are_read_or_refused(tmp_path: Path) -> None:
 def test_moments_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, torch.Tensor]) -> None:
     """They were loaded, and a training failed in its next step or went on from nonsense."""
     model, optimizer = small()
-    checkpoints.save_checkpoint(tmp_path / "stage", model, optimizer, {})  # type: ignore[arg-type]
+    checkpoints.save_checkpoint(tmp_path / "stage", model, optimizer, {})
     file = tmp_path / "stage" / "optimizer.safetensors"
     checkpoints.load_optimizer(small()[1], file)
     save_file({**load_file(file), **change}, file)
@@ -310,7 +310,7 @@ def test_a_header_of_any_size_takes_no_memory(tmp_path: Path) -> None:
     for data in (struct.pack("<Q", 2**62) + b"{}", struct.pack("<Q", 10**8) + b"{}", b"", b"PK\x03\x04" + b"a" * 99):
         (tmp_path / "model.safetensors").write_bytes(data)
         with pytest.raises(ValueError, match="cannot be read"):
-            checkpoints.load_parameters(small()[0], tmp_path / "model.safetensors")  # type: ignore[arg-type]
+            checkpoints.load_parameters(small()[0], tmp_path / "model.safetensors")
 
 
 # ---------------------------------------------------------------- kept pictures

@@ -154,5 +154,5 @@ def test_addresses_that_are_none(url: str) -> None:
 
 def test_what_breaks_off_is_said() -> None:
     for said in (b"", b"HTTP/1.1", b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nabc", b"\0" * 1000, b"a" * 200_000):
-        with upstream(lambda client, said=said: client.sendall(said)) as (url, _), pytest.raises(ConnectionError):  # type: ignore[misc]
+        with upstream(lambda client, said=said: client.sendall(said)) as (url, _), pytest.raises(ConnectionError):
             poster(url, None, 60)({})
