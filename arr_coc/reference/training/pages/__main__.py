@@ -11,8 +11,9 @@ import typer
 from accelerate import Accelerator
 
 from .evaluate import evaluate, markdown_table
+from .foreign import read_task
 from .publish import load_run, publish
-from .stages import STAGES
+from .stages import STAGES, TASK
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Out = Annotated[Path, typer.Option(help="run folder: checkpoints, log.jsonl and the pictures that were drawn")]
@@ -26,6 +27,9 @@ def train(
     lr: Annotated[float | None, typer.Option(help="its peak learning rate")] = None,
     start: Annotated[
         Path | None, typer.Option(help="folder of a published model to go on from, for a stage in a new run folder")
+    ] = None,
+    task: Annotated[
+        Path | None, typer.Option("--with", help="file with a section task: what stage task learns")
     ] = None,
 ) -> None:
     """Train, or go on with a run that was broken off, or with a model that was published.
@@ -41,8 +45,13 @@ def train(
         (out / "start").mkdir(parents=True, exist_ok=True)
         shutil.copy(start / "model.safetensors", out / "start")
     out.mkdir(parents=True, exist_ok=True)
+    if task is not None:
+        next(iter(read_task(task)))  # refused now, not after hours
+        shutil.copy(task, out / TASK)
+    if stage == "task" and not (out / TASK).is_file():
+        raise typer.BadParameter("--stage task needs --with FILE, such as configs/tasks/easy-vqa.yaml")
     for name, run in STAGES.items():
-        if stage in (None, name):
+        if stage in (None, name) and (name != "task" or (out / TASK).is_file()):
             run(out, Accelerator(), steps, lr)
 
 
