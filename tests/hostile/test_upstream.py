@@ -35,6 +35,9 @@ def upstream(say: Said) -> Iterator[tuple[str, list[bytes]]]:
         with contextlib.suppress(OSError), client:
             heads.append(client.recv(2**16))
             say(client)
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(2**16):  # who closes on unread bytes takes back what was not read yet
+                pass
 
     threading.Thread(target=serve, daemon=True).start()
     try:
