@@ -55,32 +55,36 @@ def train(
             run(out, Accelerator(), steps, lr)
 
 
-Grid = Annotated[str | None, typer.Option(help="rows x columns of patches, such as 1x2; by default all sizes")]
+Grids = Annotated[
+    list[str] | None,
+    typer.Option("--grid", help="rows x columns of patches, such as 1x2; repeatable; by default all sizes at once"),
+]
 
 
-def _measure(out: Path, n: int, seeds: list[int], grid: str | None) -> list[Path]:
+def _measure(out: Path, n: int, seeds: list[int], grids: list[str]) -> list[Path]:
     from ...pages.processor import build_processor
 
     model, processor, files = load_run(out), build_processor(), []
-    rows, _, columns = (grid or "").partition("x")
-    if grid and not (rows.isdigit() and columns.isdigit()):
-        raise typer.BadParameter(f"grid {grid!r} must be rows x columns, such as 1x2")
-    size_of = (int(rows), int(columns)) if grid else None
-    for seed in seeds:
-        for wording in ("eval", "train"):
-            files.append(out / f"accuracy-{wording}-{seed}.json")
-            size = n if wording == "eval" else n // 2
-            print(markdown_table(evaluate(model, processor, size, seed, "eval", wording, size_of, files[-1])))
+    for grid in grids or [""]:
+        rows, _, columns = grid.partition("x")
+        if grid and not (rows.isdigit() and columns.isdigit()):
+            raise typer.BadParameter(f"grid {grid!r} must be rows x columns, such as 1x2")
+        size_of = (int(rows), int(columns)) if grid else None
+        for seed in seeds:
+            for wording in ("eval", "train"):
+                files.append(out / f"accuracy-{grid or 'any'}-{wording}-{seed}.json")
+                size = n if wording == "eval" else n // 2
+                print(markdown_table(evaluate(model, processor, size, seed, "eval", wording, size_of, files[-1])))
     return files
 
 
 @app.command("eval")
 def measure(
-    out: Out, n: int = 300, seed: Annotated[list[int] | None, typer.Option()] = None, grid: Grid = None
+    out: Out, n: int = 300, seed: Annotated[list[int] | None, typer.Option()] = None, grid: Grids = None
 ) -> None:
     """Measure the accuracy table of the newest checkpoint, in held-out wordings and in those of training."""
     torch.set_num_threads(1)
-    _measure(out, n, seed or [0], grid)
+    _measure(out, n, seed or [0], grid or [])
 
 
 @app.command("publish")
@@ -89,11 +93,11 @@ def publish_run(
     data: Annotated[Path | None, typer.Option(help="folder to write; by default the package's own")] = None,
     n: Annotated[int, typer.Option(help="questions to measure first; 0 publishes without a table")] = 300,
     seed: Annotated[list[int] | None, typer.Option(help="of the questions; may be given several times")] = None,
-    grid: Grid = None,
+    grid: Grids = None,
 ) -> None:
     """Measure the newest checkpoint and put it into the package."""
     torch.set_num_threads(1)
-    print(publish(out, _measure(out, n, seed or [0], grid) if n else [], data))
+    print(publish(out, _measure(out, n, seed or [0], grid or []) if n else [], data))
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def publish(run: str | Path, tables: Sequence[str | Path], data: str | Path | No
 def model_card(report: dict[str, Any]) -> str:
     """What the model is, how it was trained and what it reads, from the published report."""
     stages = report["stages"]
-    early = any(s["steps"] < s["planned"] for s in stages) or "questions" not in {s["stage"] for s in stages}
+    early = stages[-1]["stage"] not in ("scenes", "task") or stages[-1]["steps"] < stages[-1]["planned"]
     rows = "\n".join(
         f"| {s['stage']} | {ABOUT[s['stage']]} | {s['steps']} of {s['planned']} | {s['lr']:g} | "
         f"{s['seconds'] / 60:.0f} min |"
