@@ -69,7 +69,7 @@ test-engine: .venv-engine/.ready  ## the engine's tests in a real vLLM, on this 
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-engine/bin/python -m pytest tests/engines
 
 hostile: $(READY)  ## attack everything: pictures, policies, logs, stores, poisoned histories; then a server: fuzzing, hostile requests, a stopwatch on its event loop, 50 times kill -9
-	ARR_COC_HOSTILE=all OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/hostile
+	ARR_COC_HOSTILE=all OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/hostile tests/demo/test_uploads.py
 	$(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off 'schemathesis>=4,<5'
 	$(BIN)/python -m eval serving fuzz
 	$(BIN)/python -m eval serving hostile

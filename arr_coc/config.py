@@ -188,8 +188,7 @@ class ArrCocConfig:
             raise ValueError(f"positions={self.positions!r} is unknown. {nearest(self.positions, POSITIONS)}")
         if self.slots not in SLOTS:
             raise ValueError(f"slots={self.slots!r} is unknown. {nearest(self.slots, SLOTS)}")
-        if self.trust is not None and not set(self.trust) <= {"relevance_floor", "doubt"}:
-            raise ValueError(f"trust={self.trust!r} may hold relevance_floor and doubt; take it from a calibration.")
+        check_trust(self.trust)
         if not _is_real(self.caution) or not math.isfinite(self.caution) or self.caution < 0:
             raise ValueError(f"caution={self.caution!r} must be a finite number >= 0 (standard deviations).")
         if not _is_real(self.price) or not math.isfinite(self.price) or self.price < 0:
@@ -270,6 +269,37 @@ def check_limit(limit: float | None) -> None:
         raise ValueError(
             f"limit={limit} must be a share of full detail in (0, 1]; write an int, without a point, for tokens."
         )
+
+
+def check_trust(trust: object) -> None:
+    """Refuse what no calibration says of relevance and doubt.
+
+    Raises
+    ------
+    ValueError
+        If it is neither None nor a mapping of ``relevance_floor``, a number in [0, 1], and ``doubt``, None or two
+        rising lists of as many numbers in [0, 1].
+    """
+    if trust is None:
+        return
+    if not isinstance(trust, Mapping) or not set(trust) <= {"relevance_floor", "doubt"}:
+        raise ValueError(f"trust={trust!r} may hold relevance_floor and doubt; take it from a calibration.")
+    floor, knots = trust.get("relevance_floor"), trust.get("doubt")
+    if floor is not None and not (_is_real(floor) and 0 <= floor <= 1):
+        raise ValueError(f"relevance_floor={floor!r} must be a number in [0, 1]; take it from a calibration.")
+    if knots is None:
+        return
+    fits = isinstance(knots, list | tuple) and len(knots) == 2 and all(isinstance(k, list | tuple) for k in knots)
+    if not fits or not 1 <= len(knots[0]) == len(knots[1]) or not all(_rising(numbers) for numbers in knots):
+        raise ValueError(
+            f"doubt={str(knots)[:80]} must be two lists of as many numbers that rise in [0, 1]; take them from a "
+            "calibration."
+        )
+
+
+def _rising(numbers: Iterable[object]) -> bool:
+    known = [number for number in numbers if isinstance(number, int | float) and _is_real(number) and 0 <= number <= 1]
+    return known == list(numbers) == sorted(known)
 
 
 def resolve_limit(limit: float | None, costs: torch.Tensor) -> int:

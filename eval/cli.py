@@ -127,12 +127,14 @@ def quickstart(
 @clear_errors
 def report(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")], debug: Debug = False) -> None:
     """Print a finished run's table and draw its report again."""
-    from .records import read_run
+    from .records import read_run, understood
     from .reporting.page import rewrite, terminal_table
 
     metrics, records, config = read_run(run)
-    rewrite(run, metrics, records, config)
-    Console().print(terminal_table(metrics, f"{metrics['questions']:,} questions on {metrics['images']:,} images"))
+    with understood(run):
+        rewrite(run, metrics, records, config)
+        table = terminal_table(metrics, f"{metrics['questions']:,} questions on {metrics['images']:,} images")
+    Console().print(table)
     typer.echo(f"report: {run / 'report.md'}")
 
 
@@ -149,9 +151,11 @@ def compare(
     """
     from allocator.storage import replace_file
 
+    from .records import understood
     from .reporting.compare import compare as side_by_side
 
-    text = side_by_side(runs, None if out is None else out.with_suffix(".png"))
+    with understood(Path(", ".join(map(str, runs)))):
+        text = side_by_side(runs, None if out is None else out.with_suffix(".png"))
     if out is None:
         typer.echo(text)
     else:

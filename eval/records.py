@@ -22,6 +22,9 @@ from allocator.storage import replace_file
 
 PACKAGES = ("torch", "torchvision", "transformers", "tokenizers", "numpy", "scipy", "pillow", "datasets", "timm")
 
+LARGEST = 2**30
+"""Bytes of question records that are unpacked."""
+
 Record = dict[str, Any]
 
 
@@ -102,9 +105,10 @@ def read_run(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Record]
     """
     folder = Path(path)
     metrics = read_metrics(folder)
-    lines = _questions(folder).splitlines()
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    return metrics, [json.loads(line) for line in lines], config
+    with understood(folder):
+        lines = _questions(folder).splitlines()
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        return metrics, [json.loads(line) for line in lines], config
 
 
 def read_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -119,8 +123,22 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not (folder / "metrics.json").is_file():
         state = "an unfinished run; start it again to finish it" if (folder / "config.yaml").exists() else "no run"
         raise ValueError(f"{folder} holds {state}: there is no metrics.json")
-    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    with understood(folder):
+        metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return metrics
+
+
+@contextlib.contextmanager
+def understood(folder: Path) -> Iterator[None]:
+    """Whatever the files of a run make fail is a ValueError that names it: they may be damaged, or somebody else's."""
+    try:
+        yield
+    except (OSError, ImportError):
+        raise
+    except Exception as error:
+        if type(error) is ValueError:
+            raise
+        raise ValueError(f"{folder} holds no run that can be read ({type(error).__name__}: {error})") from error
 
 
 def has_questions(path: str | os.PathLike[str]) -> bool:
@@ -132,7 +150,11 @@ def _questions(folder: Path) -> str:
     """The question records; kept for good, they may be packed."""
     packed = folder / "questions.jsonl.gz"
     if packed.is_file():
-        return gzip.decompress(packed.read_bytes()).decode("utf-8")
+        with gzip.open(packed) as file:
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise ValueError(f"{packed} unpacks to more than {LARGEST:,} bytes")
+        return text.decode("utf-8")
     return (folder / "questions.jsonl").read_text(encoding="utf-8")
 
 

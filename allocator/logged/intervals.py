@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..checks import Array, FloatArray, count, floats, number
+from ..checks import Array, FloatArray, IntArray, count, floats, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +148,28 @@ def without_one(terms: FloatArray, low: float, clients: Sequence[str | None], fe
     if fewest is None:
         return low
     width, total = float(terms.mean()) - low, len(terms)
-    _, rows = np.unique([client or "" for client in clients], return_inverse=True)
-    known = np.bincount(rows, [client is not None for client in clients]) > 0
-    sums, counts = np.bincount(rows, terms), np.bincount(rows)
-    rest = total - counts
-    out = known & (rest >= max(fewest, 1))
-    left = (terms.sum() - sums[out]) / rest[out] - width * np.sqrt(total / rest[out])
+    rows, out = may_go(clients, fewest)
+    rest = total - np.bincount(rows)[out]
+    left = (terms.sum() - np.bincount(rows, terms)[out]) / rest - width * np.sqrt(total / rest)
     return float(min([low, *left]))
+
+
+def may_go(clients: Sequence[str | None], fewest: int, least: float = 1) -> tuple[IntArray, IntArray]:
+    """Who may be left out: who is known, gave at least ``least`` rounds, and without whom ``fewest`` remain.
+
+    Parameters
+    ----------
+    clients, fewest
+        As of `without_one`.
+    least
+        Rounds.
+
+    Returns
+    -------
+    tuple
+        The number of each round's client, ``[T]``, and the numbers of those who may go.
+    """
+    _, rows = np.unique([client or "" for client in clients], return_inverse=True)
+    counts = np.bincount(rows)
+    known = np.bincount(rows, [client is not None for client in clients]) > 0
+    return rows, np.flatnonzero(known & (counts >= least) & (len(rows) - counts >= max(fewest, 1)))

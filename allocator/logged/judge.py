@@ -43,7 +43,7 @@ from ..policies.valued import Valued
 from ..registry import make_policy
 from . import estimators as ope
 from .estimators import Estimate
-from .intervals import without_one
+from .intervals import may_go, without_one
 from .rounds import Round
 
 LARGEST_WEIGHT = 1000.0
@@ -235,10 +235,10 @@ def by_model(
         return float(mean @ theta - charge[rows].mean()), quantile * noise * spread
 
     value, width = compare(slice(None))
-    low, clients = value - width, np.array([r.client or "" for r in rounds])
-    for client, count in zip(*np.unique(clients, return_counts=True), strict=True):
-        if client and fewest is not None and 1000 * count >= len(rounds) and len(rounds) - count >= fewest:
-            low = min(low, float(np.subtract(*compare(clients != client))))
+    low = value - width
+    if fewest is not None:
+        numbers, out = may_go([r.client for r in rounds], fewest, len(rounds) / 1000)
+        low = min([low, *(float(np.subtract(*compare(numbers != client))) for client in out)])
     return Estimate(
         method="model", value=value, low=low, high=value + width, interval="posterior",
         ess=float(len(rounds)), rounds=len(rounds),

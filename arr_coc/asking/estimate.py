@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import ArrCocConfig, below_floors, resolve_limit
 from ..wrapping.cost import Forecast
+from .images import MAX_PIXELS
+from .sizes import check_config, check_pictures
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -104,10 +106,26 @@ def estimate(
     Raises
     ------
     ValueError
-        For an unsupported model, a size that is not positive, or an ``int`` limit that does not fit the picture.
+        For an unsupported model, a configuration that can't be built, a size that is not positive or above
+        `MAX_PIXELS`, or an ``int`` limit that does not fit the picture.
     """
     if len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size):
         raise ValueError(f"size={size!r} must be (width, height) in pixels, two ints of at least 1.")
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"size={size!r} is above {MAX_PIXELS:,} pixels, the largest picture that is read.")
+    try:
+        return _estimate(model, size, processor, config, words)
+    except (ValueError, TypeError, OSError, ImportError, NotImplementedError):
+        raise
+    except Exception as error:  # whatever a foreign configuration provokes
+        if not isinstance(model, str):
+            raise
+        raise ValueError(
+            f"the configuration of {model} can't be used ({type(error).__name__}: {str(error)[:200]}); check its files"
+        ) from error
+
+
+def _estimate(model: Any, size: tuple[int, int], processor: Any, config: ArrCocConfig | None, words: int) -> Estimate:
     from ..wrapping.wrapper import ArrCoc
 
     built, images = _model(model), _processor(model, processor)
@@ -141,6 +159,7 @@ def _model(model: Any) -> PreTrainedModel:
     if isinstance(model, torch.nn.Module):
         return model
     config = AutoConfig.from_pretrained(model, trust_remote_code=False) if isinstance(model, str) else model
+    check_config(str(model) if isinstance(model, str) else config.model_type, config.to_dict())
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(config)
 
@@ -152,6 +171,7 @@ def _processor(model: Any, processor: Any) -> Any:
         if not isinstance(model, str):
             raise ValueError("Pass processor= too: a configuration does not say how pictures are cut and resized.")
         processor = AutoProcessor.from_pretrained(model, trust_remote_code=False)
+    check_pictures(str(model) if isinstance(model, str) else type(processor).__name__, processor)
     return processor
 
 

@@ -24,6 +24,8 @@ from .decode import ANIMATED, DONE, EXHAUSTED, REPLY, REQUEST, Refused, decode, 
 
 _PROGRAM = Path(__file__).with_name("decode.py")
 _PATIENCE = 5.0  # wall seconds allowed for each CPU second: the machine may be busy
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT", "LANG", "LC_ALL")
+"""What a decoder is told of the environment, which may hold tokens."""
 
 
 _Reply = tuple[int, int, int, bytes]
@@ -55,6 +57,9 @@ class Decoders:
         """
         process = self._idle.get()
         try:
+            if process is not None and not process.alive:  # it died while nobody asked: no picture is at fault
+                process.close()
+                process = None
             fresh = process is None
             process = process or _Process()
             reply = process.ask(data, max_pixels)
@@ -88,7 +93,8 @@ class _Process:
     """One decoding process."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         environment["OPENBLAS_NUM_THREADS"] = "1"  # its threads' stacks would count as memory
         self._popen = subprocess.Popen(
             [sys.executable, "-P", "-S", str(_PROGRAM)], env=environment,
@@ -103,8 +109,14 @@ class _Process:
         self._late = False
         weakref.finalize(self, _end, self._popen)
 
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._popen.poll() is None
+
     def ask(self, data: bytes, max_pixels: int) -> _Reply | None:
-        """The reply, or None if the process has died."""
+        """The reply, or None if the process has died, or says what no decoder says: what it decodes may have taken
+        it over."""
         assert self._popen.stdin is not None and self._popen.stdout is not None
         self._late = False
         timer = threading.Timer(_PATIENCE * seconds(max_pixels), self._give_up)
@@ -118,7 +130,8 @@ class _Process:
             if len(head) < REPLY.size:
                 return None
             status, width, height, size = REPLY.unpack(head)
-            if size > max(3 * max_pixels, 65536):
+            picture = status in (DONE, ANIMATED)
+            if size > 65536 if not picture else size != 3 * width * height or not 0 < width * height <= max_pixels:
                 return None
             body = self._popen.stdout.read(size)
             return (status, width, height, body) if len(body) == size else None

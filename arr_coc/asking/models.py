@@ -74,9 +74,12 @@ def _load_named(name: str, dtype: str, here: Mapping[str, Any]) -> tuple[Any, An
 
     from ..config import nearest
     from ..families import known_families
+    from .sizes import check_config, check_pictures
 
     try:
-        model_type = AutoConfig.from_pretrained(name, **here).model_type
+        config = AutoConfig.from_pretrained(name, **here)
+        model_type = config.model_type
+        check_config(name, config.to_dict())
     except Exception as error:  # whatever a foreign config.json provokes
         raise _unloadable(name, error) from error
     if model_type not in known_families():
@@ -86,6 +89,7 @@ def _load_named(name: str, dtype: str, here: Mapping[str, Any]) -> tuple[Any, An
         )
     try:
         processor = (_own_processor(name) or AutoProcessor).from_pretrained(name, **here)
+        check_pictures(name, processor)
         model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **here)
     except Exception as error:  # missing, truncated or foreign files surface as many types
         raise _unloadable(name, error) from error

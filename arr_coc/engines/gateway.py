@@ -15,7 +15,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ from ..wrapping.wrapper import ArrCoc
 
 LARGEST_REPLY = 1 << 22
 """Bytes of a server's reply that are read."""
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -94,7 +96,10 @@ class Gateway:
         Raises
         ------
         ValueError
-            If the picture's patches can't be sent one by one, or the server refuses.
+            If the picture's patches can't be sent one by one, or the server refuses or answers with anything else
+            than a chat completion of bounded size.
+        ConnectionError
+            If it can't be reached, or has not answered in time.
         """
         arr, model = self.arr, self.arr.model
         inputs = prepare(arr.processor, [image], [question]).to(model.device)
@@ -117,12 +122,11 @@ class Gateway:
             parts = self._parts(call, rows, planned.grids)
         else:
             parts = [self._image(rows, planned.grids[0]), {"type": "text", "text": question}]
-        reply = self.post({
+        text, prompt_tokens = self.post({
             "model": self.model, "messages": [{"role": "user", "content": parts}], "temperature": 0,
             "max_tokens": max_tokens,
         })  # fmt: skip
-        text = (reply["choices"][0]["message"]["content"] or "").strip()
-        return Reply(text, planned.records[0], reply["usage"]["prompt_tokens"])
+        return Reply(text, planned.records[0], prompt_tokens)
 
     def _parts(self, call: Call, rows: torch.Tensor, grids: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
         """The prompt in words, with the features of each entry in its place."""
@@ -159,35 +163,59 @@ def packed(tensor: torch.Tensor) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def poster(url: str, key: str | None, timeout: float) -> Any:
-    """A function that posts a chat completion and returns the reply; ValueError says what the server refuses."""
+def poster(url: str, key: str | None, timeout: float) -> Callable[[Mapping[str, Any]], tuple[str, int]]:
+    """A function that posts a chat completion and returns the words, and the tokens of the prompt.
+
+    What the server says is a stranger's: its size and time are bounded, redirections are not followed, nothing is
+    decompressed. ValueError says what it refuses, or that it is no chat server; ConnectionError that it is not there.
+    """
     import httpx
 
-    client = httpx.Client(
-        base_url=url.rstrip("/").removesuffix("/v1"), timeout=timeout,
-        headers={} if key is None else {"authorization": f"Bearer {key}"},
-    )  # fmt: skip
+    verify, headers = httpx.create_ssl_context(), {"accept-encoding": "identity"}
+    headers |= {} if key is None else {"authorization": f"Bearer {key}"}
+    try:
+        base = httpx.URL(url.rstrip("/").removesuffix("/v1"))
+    except httpx.InvalidURL as error:
+        raise ValueError(f"{url!r} is no address of a server ({error}); write http://HOST:PORT") from error
 
-    def post(body: Mapping[str, Any]) -> dict[str, Any]:
+    def read(body: Mapping[str, Any]) -> tuple[int, bytes]:
         said = b""
-        try:
-            with client.stream("POST", "/v1/chat/completions", json=dict(body)) as reply:
-                for part in reply.iter_bytes():
-                    said += part
-                    if len(said) > LARGEST_REPLY:
-                        raise ValueError(f"{url} sends more than {LARGEST_REPLY:,} bytes; is it a chat server?")
-        except httpx.HTTPError as error:
-            raise ConnectionError(f"{url} can't be reached ({error}); is the server up?") from error
+        with httpx.Client(verify=verify, base_url=base, timeout=timeout, headers=headers) as client:
+            # httpx bounds each read: bytes that trickle, and heads without end, would take for ever.
+            late = threading.Timer(timeout, client.close)
+            late.daemon = True
+            late.start()
+            try:
+                with client.stream("POST", "/v1/chat/completions", json=dict(body)) as reply:
+                    for part in reply.iter_raw():
+                        said += part
+                        if len(said) > LARGEST_REPLY:
+                            raise ValueError(f"{url} sends more than {LARGEST_REPLY:,} bytes; is it a chat server?")
+                return reply.status_code, said
+            except (httpx.HTTPError, RuntimeError, OSError) as error:
+                why = f"no answer within {timeout:g} s" if client.is_closed else str(error)
+                raise ConnectionError(f"{url} can't be reached ({why}); is the server up?") from error
+            finally:
+                late.cancel()
+
+    def post(body: Mapping[str, Any]) -> tuple[str, int]:
+        status, said = read(body)
         text = said.decode(errors="replace")
-        if reply.status_code != 200:
-            raise ValueError(f"{url} refuses the question ({reply.status_code}): {text[:500]}")
+        if status != 200:
+            raise ValueError(f"{url} refuses the question ({status}): {_shown(text[:500])}")
         try:
-            found: dict[str, Any] = json.loads(text)
-            words = found["choices"][0]["message"]["content"]
+            found = json.loads(text)
+            words, tokens = found["choices"][0]["message"]["content"], found["usage"]["prompt_tokens"]
         except (ValueError, LookupError, TypeError, RecursionError):
-            words = 0
-        if not isinstance(words, str | None):
-            raise ValueError(f"{url} answers with what is no chat completion: {text[:200]!r}; check its address")
-        return found
+            words = tokens = None
+        if not isinstance(words, str | None) or not isinstance(tokens, int) or isinstance(tokens, bool):
+            raise ValueError(f"{url} answers with what is no chat completion: {_shown(text[:200])}; check its address")
+        # Half a pair of surrogates can be written in JSON, and not printed or logged.
+        return (words or "").encode(errors="replace").decode().strip(), tokens
 
     return post
+
+
+def _shown(text: str) -> str:
+    """A server's words on a terminal, which they must not steer."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config import ArrCocConfig
+from ..config import ArrCocConfig, check_trust
+from .base import make_scorer
 
 FORMAT = 1
 
@@ -52,6 +53,18 @@ class Calibration:
     doubt: list[list[float]] | None = None
     report: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        # A file of somebody else's is data: it says where to look, and names nothing to load.
+        if not isinstance(self.made_for, dict) or not isinstance(self.report, dict):
+            raise ValueError("made_for and report must be mappings")
+        if not isinstance(self.reading, dict) or not self.reading.keys() <= {"layers", "weights", "prior"}:
+            raise ValueError(f"reading={self.reading!r} may hold layers, weights and prior alone")
+        layers = self.reading.get("layers", [0])
+        if not isinstance(layers, list) or not all(type(layer) is int and 0 <= layer < 10_000 for layer in layers):
+            raise ValueError(f"layers={str(layers)[:80]} must be numbers of layers")
+        make_scorer({"name": "participatory", **self.reading})
+        check_trust({"relevance_floor": self.relevance_floor, "doubt": self.doubt})
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the file, atomically."""
         from allocator.storage import replace_file
@@ -75,7 +88,7 @@ class Calibration:
             if values.pop("format") != FORMAT:
                 raise ValueError("another format")
             return cls(**values)
-        except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path} holds no calibration ({error}); make one with arr-coc calibrate") from error
 
     def apply(self, config: ArrCocConfig, model: Any, processor: Any) -> ArrCocConfig:

@@ -100,6 +100,17 @@ def attention_map(attention: Tensor, sizes: Sequence[int], sharp: bool, peak: bo
     return joined / total if total > 0 else torch.full_like(joined, 1 / joined.numel())
 
 
+def _tensor(name: str, numbers: Any) -> Tensor | None:
+    try:
+        return None if numbers is None else torch.tensor(numbers, dtype=torch.float32)
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+        raise ValueError(f"{name}={str(numbers)[:80]} must be numbers ({error})") from error
+
+
+def _finite(numbers: Tensor, least: float) -> bool:
+    return bool(((numbers >= least) & numbers.isfinite()).all())
+
+
 class Participatory(Scorer):
     """Coupling of question and patch.
 
@@ -160,16 +171,15 @@ class Participatory(Scorer):
         if not self.layers:
             raise ValueError(f"layers={layers!r}, heads={heads!r} name no layer to read; give at least one.")
         self.variant, self.sharp = variant, heads == "sharp"
-        self.weights = None if weights is None else torch.tensor(list(weights), dtype=torch.float32)
-        self.prior = None if prior is None else torch.tensor(prior, dtype=torch.float32)
+        self.weights, self.prior = _tensor("weights", weights), _tensor("prior", prior)
         if self.weights is not None and (
-            heads != "mean" or self.weights.shape != (len(self.layers),) or not bool((self.weights >= 0).all())
+            heads != "mean" or self.weights.shape != (len(self.layers),) or not _finite(self.weights, 0)
         ):
             raise ValueError(
-                f"weights={weights!r} must be one number >= 0 for each of layers={layers!r}, heads='mean'."
+                f"weights={weights!r} must be one finite number >= 0 for each of layers={layers!r}, heads='mean'."
             )
-        if self.prior is not None and (self.prior.shape != (len(PLACES), 64) or not bool((self.prior > 0).all())):
-            raise ValueError(f"prior must hold {len(PLACES)} x 64 positive numbers; take it from arr_coc.calibrate.")
+        if self.prior is not None and (self.prior.shape != (len(PLACES), 64) or not _finite(self.prior, 1e-9)):
+            raise ValueError(f"prior must hold {len(PLACES)} x 64 positive finite numbers; see arr_coc.calibrate.")
         self.more_readings = ("peak",) if variant == "attention" else ()
         self.needs = frozenset({"pixels"} if paired else {"glance"})
         if paired:

@@ -16,7 +16,6 @@ The signal is this model's agreement with itself: it says what the model can see
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,10 +30,12 @@ from tqdm.auto import tqdm
 from allocator.locks import FolderLock
 
 from ..asking.ask import answers, prepare
+from ..asking.models import model_identity
 from ..knowing.calibration import Calibration, fingerprint
 from ..knowing.participatory import PLACES, place_of
 from ..knowing.reading import BAND
 from ..scene.contract import Plan, Scene
+from .gathered import Gathered
 from .rewards import normalize_answer
 
 if TYPE_CHECKING:
@@ -117,8 +118,8 @@ def calibrate(
     Raises
     ------
     ValueError
-        For a policy that does not look, ``n`` or ``raises`` below 1, fewer than 20 questions, or where another
-        process writes ``out``.
+        For a policy that does not look, ``n`` or ``raises`` below 1, fewer than 20 questions, where another process
+        writes ``out``, or what lies beside it is damaged, of another model or of other questions.
     """
     from ..attending.planners import PolicyPlanner
 
@@ -146,15 +147,8 @@ def calibrate(
 def _gather(
     arr: ArrCoc, questions: Iterable[Mapping[str, Any]], n: int, raises: int, depth: int, out: Path | None, show: bool
 ) -> list[dict[str, Any]]:
-    journal = None if out is None else out.with_name(out.name + ".answers.jsonl")
-    maps = None if out is None else out.with_name(out.name + ".maps")
-    rows: list[dict[str, Any]] = []
-    if journal is not None and maps is not None:
-        maps.mkdir(parents=True, exist_ok=True)
-        if journal.exists():
-            for line in journal.read_text(encoding="utf-8").splitlines():
-                row = json.loads(line)
-                rows.append({**row, "cells": np.load(maps / f"{len(rows)}.npy")})
+    gathered = Gathered(out, model_identity(arr.model), depth)
+    rows = gathered.rows
     own: Any = arr.planner
     watcher: Any = Watcher(arr.config.budgets, own.contexts, depth)
     bar = tqdm(total=n, initial=min(len(rows), n), desc="calibrating", unit="question", disable=not show)
@@ -163,14 +157,10 @@ def _gather(
             if number >= n:
                 break
             if number < len(rows):
+                gathered.compare(number, sample)
                 continue
             row = _ask(arr, watcher, sample, raises)
-            row["picture"] = str(sample.get("image_id", number))
-            rows.append(row)
-            if journal is not None and maps is not None:
-                np.save(maps / f"{number}.npy", row["cells"])
-                with journal.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({k: v for k, v in row.items() if k != "cells"}) + "\n")
+            gathered.append(sample, {**row, "picture": str(sample.get("image_id", number))})
             bar.update()
             bar.set_postfix(changed=f"{np.mean([r['changed'] for r in rows]):.0%}")
     finally:

@@ -277,10 +277,13 @@ class _Store:
             state = json.loads(self.state.read_text())
             lines = self.log.read_text().splitlines()[: state["episodes"]]
             records = [json.loads(line) for line in lines]
-            policy = type(planner.policy).load(self.folder / state["policy"])
-        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            policy = type(planner.policy).load(self.folder / Path(state["policy"]).name)
+            tracked, price = state["tracker"], float(state["price"])
+            if not all(isinstance(record, dict) for record in records) or not 0 <= price < math.inf:
+                raise ValueError("its log holds other lines, or its price is none")
+        except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{self.folder} holds no readable checkpoint ({error}); choose another folder") from error
-        if len(records) < state["episodes"] or (tracker is None) != (state["tracker"] is None):
+        if len(records) < state["episodes"] or (tracker is None) != (tracked is None):
             raise ValueError(f"{self.state} does not fit its log or this run's target; choose another folder")
         generators = state.get("generators") or [policy.generator.bit_generator.state]
         if len(generators) != self.workers.size:
@@ -288,11 +291,14 @@ class _Store:
                 f"{self.folder} was learned by {len(generators)} processes, not {self.workers.size}; "
                 "go on with as many, or choose another folder"
             )
-        planner.policy.load_state_dict(policy.state_dict())
-        planner.policy.generator.bit_generator.state = generators[self.workers.rank]
-        if tracker is not None:
-            tracker.load_state_dict(state["tracker"])
-        planner.price = state["price"]
+        try:
+            policy.generator.bit_generator.state = generators[self.workers.rank]
+            if tracker is not None:
+                tracker.load_state_dict(tracked)
+            planner.policy.load_state_dict(policy.state_dict())
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise ValueError(f"{self.state} does not fit this run ({error}); choose another folder") from error
+        planner.price = price
         if self.workers.first:
             replace_file(self.log, "".join(line + "\n" for line in lines))
         self.workers.wait()

@@ -42,6 +42,8 @@ class Limits:
     others
         Bytes of a body on all other paths, whose token and places are the application's own affair; it has as much
         longer to arrive. None leaves them alone.
+    together
+        Bytes of all bodies on other paths that are inside at once; beyond it, 429.
     """
 
     def __init__(
@@ -55,9 +57,11 @@ class Limits:
         small: Collection[str] = (),
         only: Collection[str] = (),
         others: int | None = None,
+        together: int | None = None,
     ) -> None:
         self.app, self.limit, self.seconds, self.places, self.count = app, limit, seconds, places, count
         self.small, self.only, self.others, self.inside = frozenset(small), frozenset(only), others, 0
+        self.together, self.held = together, 0
         self.token = None if token is None else f"Bearer {token}".encode()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -113,10 +117,15 @@ class Limits:
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(408, f"the body did not arrive within {seconds:g} s") from None
-            arrived += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            arrived += size
             complete = not message.get("more_body", False)
             if arrived > limit:
                 raise HTTPException(413, too_large)
+            if not guarded:
+                self.held += size
+                if self.together is not None and self.held > self.together:
+                    raise HTTPException(429, "too many bodies are inside; try again in 1 s", {"retry-after": "1"})
             return message
 
         self.inside += posts
@@ -124,6 +133,7 @@ class Limits:
             await self.app(scope, bounded, watched)
         finally:
             self.inside -= posts
+            self.held -= 0 if guarded else arrived
 
     async def _drain(self, receive: Any, deadline: float) -> None:
         """Throw away the body of a request that is refused, within reason.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from itertools import takewhile
 from operator import eq
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..families import Features
@@ -133,6 +135,28 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(part)
 
 
+def _add(digest: Any, value: Any) -> None:
+    """All of a value, to the bit: what is printed of arrays and tensors are their corners."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist() if value.dtype == object else torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, torch.Tensor):
+        digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    elif isinstance(value, Mapping):
+        digest.update(f"{{{len(value)}".encode())
+        for name in sorted(value):
+            _add(digest, name)
+            _add(digest, value[name])
+    elif isinstance(value, list | tuple):
+        digest.update(f"[{len(value)}".encode())
+        for part in value:
+            _add(digest, part)
+    elif value is None or isinstance(value, str | bytes | int | float):
+        digest.update(f"{value!r},".encode())
+    else:  # of what nobody knows no two are taken for the same
+        digest.update(secrets.token_bytes())
+
+
 class PictureCache:
     """The last pictures, as many as fit into so many bytes.
 
@@ -163,13 +187,7 @@ class PictureCache:
     def key(self, images: Mapping[str, Any], grids: Sequence[Grid]) -> bytes:
         """Of a question's image inputs."""
         digest = hashlib.blake2b(repr(list(grids)).encode(), digest_size=32)
-        for name in sorted(images):
-            value = images[name]
-            if isinstance(value, torch.Tensor):
-                digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-                digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-            else:
-                digest.update(f"{name} {value!r}".encode())
+        _add(digest, images)
         return digest.digest()
 
     def get(self, key: bytes) -> Picture | None:

@@ -68,7 +68,7 @@ def watch(out: Path) -> None:
         if wall > NOTED:
             found["slow"].append([time.time(), wall, used, repr(self._callback or self)[:300]])
 
-    asyncio.Handle._run = timed  # type: ignore[method-assign]
+    asyncio.Handle._run = timed  # type: ignore[method-assign]  # a stopwatch has no other place
 
 
 def blocked(folder: Path, pictures: int = PICTURES) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from arr_coc import reference
 from arr_coc.asking.ask import answers, prepare
 from arr_coc.cli import app
 from arr_coc.serving.store import Store
+from eval.serving.pictures import POSTSCRIPT, many_tags
 from eval.serving.server import ENGINE, Server, samples
 
 from .conftest import needs_vllm
@@ -163,6 +164,37 @@ def test_bad_requests_are_refused_in_one_sentence(client: httpx.Client, question
     words = {"model": "reference", "messages": [{"role": "user", "content": "what ?"}], "max_tokens": 2}
     text = client.post("/v1/chat/completions", json=words)
     assert text.status_code == 200 and "arr_coc" not in text.json()
+
+
+def test_pictures_in_chats_are_read_by_our_rules(client: httpx.Client, questions: list[dict[str, Any]]) -> None:
+    """No address is opened, no PostScript run, tags are not read, and a name that a client chose is not believed."""
+
+    def told(url: str, **more: Any) -> httpx.Response:
+        body = chat(questions[0])
+        body["messages"][0]["content"][0] |= {"image_url": {"url": url}, **more}
+        return client.post("/v1/chat/completions", json=body)
+
+    def address(data: bytes) -> str:
+        return "data:image/png;base64," + base64.b64encode(data).decode()
+
+    for url, needle in (
+        ("http://127.0.0.1:9/a.png", "addresses are not opened"), ("https://example.org/", "addresses are not opened"),
+        (address(POSTSCRIPT), "PostScript"), (address(b"abc"), "it holds text"),
+    ):  # fmt: skip
+        reply = told(url)
+        assert 400 <= reply.status_code < 500 and needle in reply.text, reply.text
+    assert told(address(many_tags())).status_code == 200
+
+    said: list[list[str]] = []
+    for more in ({}, {"uuid": "mine"}):
+        said.append([])
+        for q in questions:
+            floors = [[64] * len(ask(client, q).json()["budgets"])]
+            body = chat({**q, "question": questions[0]["question"]}, mm_processor_kwargs={"arr_coc": floors})
+            body["messages"][0]["content"][0] |= more
+            reply = client.post("/v1/chat/completions", json=body)
+            said[-1].append(reply.json()["choices"][0]["message"]["content"])
+    assert said[0] == said[1] and len(set(said[0])) > 1
 
 
 def test_clients_that_go_away_end_nothing(

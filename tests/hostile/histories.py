@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -132,13 +133,15 @@ def write(folder: Path, served: Served, poison: Poison, seed: int) -> None:
     """The log of what happened."""
     ids = np.random.default_rng([seed, 8])
     log = DecisionLog(folder, token=lambda size: ids.bytes(size).hex())
-    waiting = [
-        (log.append({"answer": "", **taken.to_dict(), **says}), value, client)
-        for taken, says, value, client in happened(served, poison, seed)
-    ]
-    given = [log.reward(name.result(), value, client) for name, value, client in waiting if value is not None]
-    for reward in given:
-        reward.result()
+    events = happened(served, poison, seed)
+    while some := list(islice(events, 1000)):  # no more than the log lets wait for the disk
+        waiting = [
+            (log.append({"answer": "", **taken.to_dict(), **says}), value, client)
+            for taken, says, value, client in some
+        ]
+        given = [log.reward(name.result(), value, client) for name, value, client in waiting if value is not None]
+        for reward in given:
+            reward.result()
     log.close()
     if poison.records:
         damage(folder, np.random.default_rng([seed, 9]))

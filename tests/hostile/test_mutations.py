@@ -28,7 +28,8 @@ from tests.retraining.world import WEAK, believing, make_store
 
 from .histories import Poison, mutate_line, serve, write
 
-COUNT = 500 if os.environ.get("ARR_COC_HOSTILE") == "all" else 150
+WHOLE = os.environ.get("ARR_COC_HOSTILE") == "all"
+COUNT = 500 if WHOLE else 150
 VALUES = (None, True, -1, 0, 2**31, 2**63, 1e308, float("nan"), "x", "../../etc", [], {}, [1] * 50, {"a": {}}, 10**9)
 
 

@@ -17,7 +17,7 @@ import torch
 import arr_coc.reference
 from allocator import Policy
 from allocator.logged.explore import Exploration, Explorer
-from allocator.logged.judge import judge
+from allocator.logged.judge import by_model, judge
 from allocator.logged.log import DecisionLog, secret_of
 from allocator.logged.rounds import read_rounds
 from allocator.logged.trust import Bounded, bounded
@@ -101,6 +101,20 @@ def test_who_picks_what_to_reward_moves_the_estimate_and_not_the_lower_bound(tmp
     assert held.low <= honest.low + 0.01 and held.low < with_all.low - 0.03 and held.high == with_all.high
 
 
+def test_the_models_lower_bound_without_one_client_is_that_of_trying_each() -> None:
+    policy = believing(*FAIR)
+    rounds = joined(serve(policy, 600, "0001", seed=4), Poison(dear, share=0.3), seed=4).rounds
+    new, fewest = believing(*GOOD), 300
+    counts = Counter(r.client for r in rounds)
+    tried = {None: by_model(rounds, None, new, policy).low}
+    for client, count in counts.items():
+        if len(rounds) - count >= fewest:
+            tried[client] = by_model([r for r in rounds if r.client != client], None, new, policy).low
+    found = by_model(rounds, None, new, policy, fewest=fewest)
+    assert len(tried) > 20 and found.low == pytest.approx(min(tried.values()), abs=1e-9)
+    assert found.low < tried[None]
+
+
 def test_a_client_with_all_rewards_of_the_judged_version_is_bounded(tmp_path: Path) -> None:
     """It had a small share of the log, and nearly all of what judged."""
     policy = believing(*GOOD)
@@ -154,7 +168,7 @@ def test_nothing_is_judged_on_rewards_without_variance() -> None:
     class Constant:
         reward = 1.0
 
-    same = Bounded([Constant()] * 300, {}, 0, True)  # type: ignore[list-item]
+    same = Bounded([Constant()] * 300, {}, 0, True)
     assert "every reward to judge on is 1" in nightly._unfit(same, 0, same, RetrainConfig())
 
 
@@ -252,7 +266,7 @@ def test_a_version_that_cannot_choose_is_never_served(tmp_path: Path, reference:
 
     store = Store.create(tmp_path / "store", arr_coc.reference.policy_path())
     policies = Policies(store.path, Exploration(), *reference)
-    size = policies.loaded.planner.policy.posterior.dim  # type: ignore[attr-defined]
+    size = policies.loaded.planner.policy.posterior.dim
 
     def version(change: Any) -> str:
         def fill(new: Path) -> None:

@@ -25,7 +25,7 @@ class Round:
 
 def rounds(rewards: np.ndarray, clients: np.ndarray | None = None) -> list[Round]:
     names = [None] * len(rewards) if clients is None else [f"client {c}" for c in clients]
-    return [Round(f"x-{t}", float(y), c) for t, (y, c) in enumerate(zip(rewards, names, strict=True))]  # type: ignore[misc]
+    return [Round(f"x-{t}", float(y), c) for t, (y, c) in enumerate(zip(rewards, names, strict=True))]
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.8, 0.9, 0.97, 0.99, 0.999])

@@ -144,7 +144,7 @@ def test_foreign_and_damaged_runs_are_named(tmp_path, short_run):
     with pytest.raises(ValueError, match="model.safetensors cannot be read"):
         training.train(config, run)
     shutil.copy(run / "tower/optimizer.safetensors", weights)
-    with pytest.raises(ValueError, match="is not a checkpoint of the reference VLM"):
+    with pytest.raises(ValueError, match="is not a checkpoint of such a model"):
         training.train(config, run)
     (run / "tower/state.json").write_text('{"step": 1')
     with pytest.raises(ValueError, match="is not the state of a training run"):

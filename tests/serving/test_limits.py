@@ -59,3 +59,38 @@ def test_our_own_paths_keep_their_bounds_and_token() -> None:
 def test_no_client_names_a_codec() -> None:
     reply = post("/v1/chat/completions", b"{}", headers={"content-type": "application/json; charset=punycode"})
     assert reply.status_code == 415
+
+
+def test_bodies_of_other_paths_are_bounded_together() -> None:
+    """Each may be large; what is inside at once may not be without end, and is let go of with its request."""
+
+    async def wait(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await going.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"done"})
+
+    async def run() -> list[int]:
+        app = Limits(_answering(wait), None, 1000, 5, 1, only=("/answer",), others=5000, together=10_000)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://here") as client:
+            asked = [asyncio.create_task(client.post("/v1/x", content=b"x" * 4000)) for _ in range(5)]
+            for _ in range(200):
+                await asyncio.sleep(0)
+            refused = [task for task in asked if task.done()]
+            going.set()
+            statuses = sorted(reply.status_code for reply in await asyncio.gather(*asked))
+            assert len(refused) == 3 and app.held == 0
+            assert (await client.post("/v1/x", content=b"x" * 4000)).status_code == 200
+            return statuses
+
+    going = asyncio.Event()
+    assert asyncio.run(run()) == [200, 200, 429, 429, 429]
+
+
+def _answering(app: Any) -> Any:
+    """An application that answers HTTPException as Starlette's do."""
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    return Starlette(routes=[Mount("/", app=app)])

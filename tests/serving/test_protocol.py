@@ -32,11 +32,11 @@ def test_who_never_ends_a_head_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) ->
         return "said"
 
     head = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
-    with listening(inner, http=protocol.Protocol, timeout_keep_alive=5) as where:
+    with listening(inner, http=protocol.Protocol, timeout_keep_alive=60) as where:
 
-        def closed(*parts: bytes) -> bool:
-            """Whether the server hangs up within 3 s on who says this, waiting for each answer but the last."""
-            with socket.create_connection(where, timeout=3) as client:
+        def closed(wait: float, *parts: bytes) -> bool:
+            """Whether the server hangs up within so many seconds on who says this, after each answer but the last."""
+            with socket.create_connection(where, timeout=60) as client:
                 for part in parts:
                     client.sendall(part)
                     if part == head:
@@ -44,16 +44,18 @@ def test_who_never_ends_a_head_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) ->
                         assert said.startswith(b"HTTP/1.1 200")
                         while not said.endswith(b'"said"'):  # the body may come by itself
                             said += client.recv(4096)
+                client.settimeout(wait)
                 try:
                     return client.recv(4096) == b""
                 except TimeoutError:
                     return False
 
         with ThreadPoolExecutor(6) as pool:
-            attempts = [(), (head[:9],), (head, head[:9]), (head,), (head, head)]
-            assert list(pool.map(lambda parts: closed(*parts), attempts)) == [True, True, True, False, False]
+            hung_up_on = [(60, b""), (60, head[:9]), (60, head, head[:9])]
+            kept = [(3, head), (3, head, head)]
+            assert list(pool.map(lambda given: closed(*given), [*hung_up_on, *kept])) == [True] * 3 + [False] * 2
 
-        with socket.create_connection(where, timeout=3) as client, contextlib.suppress(OSError):
+        with socket.create_connection(where, timeout=60) as client, contextlib.suppress(OSError):
             for byte in head[:9] * 20:  # a byte now and then starts no clock anew
                 client.sendall(bytes([byte]))
                 time.sleep(0.05)

@@ -11,7 +11,7 @@ answers chat completions with budgets; ``arr-coc serve --engine vllm`` types tha
 | `watch` | the glance's attention, read where queries and keys meet the kernel |
 | `inputs` | a rendered input at other grids; the keys of the engine's caches hold them |
 | `glance`, `engine` | from a glance to the scene, the plan, and the input to answer from |
-| `chat`, `endpoint` | the HTTP side |
+| `chat`, `media`, `endpoint` | the HTTP side |
 | `seams`, `versions`, `table` | what of vLLM is private and used, which versions, which models |
 """
 
@@ -32,7 +32,10 @@ def register() -> None:
         return
     from vllm import ModelRegistry
 
+    from . import media  # noqa: F401  registers the connector
     from .table import MODELS
+
+    os.environ.setdefault("VLLM_MEDIA_CONNECTOR", PLUGIN)
 
     for architecture, where in MODELS.items():
         ModelRegistry.register_model(architecture, f"{__name__}.{where}")

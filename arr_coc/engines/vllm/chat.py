@@ -45,6 +45,7 @@ class BudgetedChat:
         came = time.perf_counter()
         if request.vllm_xargs:  # what is watched is nobody else's affair
             request.vllm_xargs.pop(KEY, None)
+        _nameless(request.messages)
         try:
             planned, rendered = await self.plan(request)
         except ValueError as error:
@@ -114,6 +115,18 @@ class BudgetedChat:
         return self.chat.create_error_response(
             "the decision could not be logged; try again", err_type="ServiceUnavailable", status_code=503
         )
+
+
+def _nameless(messages: Any) -> None:
+    """Take away the names that a client gives its pictures (``uuid``).
+
+    The engine believes them: features and prefixes of another one's picture would be found under the same name.
+    """
+    for message in messages:
+        content = message.get("content") if isinstance(message, dict) else None
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, dict):
+                part.pop("uuid", None)
 
 
 async def _announced(events: AsyncGenerator[str, None], noted: dict[str, Any]) -> AsyncGenerator[str, None]:

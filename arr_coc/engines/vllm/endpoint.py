@@ -9,7 +9,8 @@ Settings come from the environment, since vLLM's command line is vLLM's:
     ARR_COC_LOG_QUESTIONS  1 logs the questions too; images never
     ARR_COC_MAX_NEW_TOKENS longest answer of /answer
     ARR_COC_QUEUE, ARR_COC_TIMEOUT  questions of /answer inside at once, and seconds for each
-    ARR_COC_UPLOAD_MB      largest body of /answer; every other path, /v1 too, takes eight times that
+    ARR_COC_UPLOAD_MB      largest body of /answer; every other path, /v1 too, takes eight times that, and all bodies
+                           inside at once on other paths 64 times that
     ARR_COC_KEPT_MB        features of glances that a worker keeps for the answers, see `kept`
     ARR_COC_UNSUPPORTED    "full" serves a model that can't be given budgets at full detail; else it refuses to start
 """
@@ -105,6 +106,7 @@ class Plugin:
             Limits, token=keys[0] if keys else None, limit=config.upload_bytes, seconds=config.upload_seconds,
             places=2 * config.queue, small=("/reward",), only=("/answer", "/reward"),
             others=8 * config.upload_bytes,  # several pictures, in base64
+            together=64 * config.upload_bytes,
         )  # fmt: skip
         if not keys and is_loopback(host):  # a page that is rebound to 127.0.0.1 calls by a name of its own
             app.add_middleware(TrustedHostMiddleware, allowed_hosts=ServeConfig(host=host).hosts)

@@ -38,7 +38,8 @@ class Budgets:
     """Mixed into a multi-modal model of the transformers backend."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
-        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+        backend: Any = super()
+        backend.__init__(vllm_config=vllm_config, prefix=prefix)
         me: Any = self
         options = getattr(me.config, OPTION, None) or {}
         self.budget_family = family_for(me.model)
@@ -51,7 +52,8 @@ class Budgets:
     def load_weights(self, weights: Any) -> Any:
         """As of the backend; features of other weights are forgotten."""
         self.kept.clear()
-        return super().load_weights(weights)  # type: ignore[misc]
+        backend: Any = super()
+        return backend.load_weights(weights)
 
     def _call(self, inputs: Mapping[str, Any], ids: torch.Tensor) -> Call:
         me: Any = self
@@ -64,7 +66,8 @@ class Budgets:
         grids, names = kwargs.pop(GRIDS, None), kwargs.pop(NAMED, None)
         ours = grids is not None or self.levels is not None or ENTRIES in kwargs
         if not ours or "pixel_values" not in kwargs:
-            return super().embed_multimodal(**kwargs)  # type: ignore[misc]
+            backend: Any = super()
+            return backend.embed_multimodal(**kwargs)
         me: Any = self
         inputs = {name: value for name, value in kwargs.items() if name not in _NOT_INPUTS}
         entries = self.budget_family.layout(me.model, inputs)
@@ -104,13 +107,13 @@ class Budgets:
         """Embeddings of the tokens of a step, with the features in their places."""
         if self.levels is not None and multimodal_embeddings is not None and len(multimodal_embeddings):
             multimodal_embeddings = self.levels.put(multimodal_embeddings, is_multimodal, len(input_ids))
-        found: torch.Tensor = super().embed_input_ids(  # type: ignore[misc]
-            input_ids, multimodal_embeddings, is_multimodal=is_multimodal
-        )
+        backend: Any = super()
+        found: torch.Tensor = backend.embed_input_ids(input_ids, multimodal_embeddings, is_multimodal=is_multimodal)
         return found
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        output = super().forward(*args, **kwargs)  # type: ignore[misc]
+        backend: Any = super()
+        output = backend.forward(*args, **kwargs)
         if self.levels is not None:
             self.levels.clear()
         return output
@@ -119,7 +122,8 @@ class Budgets:
         """Positions ``[3, L]`` of a prompt, and by how much later tokens are shifted."""
         features = sorted(mm_features, key=lambda feature: feature.mm_position.offset)
         if not any({GRIDS, ENTRIES} & set(feature.data or {}) for feature in features):
-            return super().get_mrope_input_positions(input_tokens, mm_features)  # type: ignore[misc]
+            backend: Any = super()
+            return backend.get_mrope_input_positions(input_tokens, mm_features)
         me: Any = self
         sizes = torch.cat([feature.data["image_grid_thw"].data.reshape(-1, 3) for feature in features]).cpu()
         if (smaller := self._smaller(features)) is not None:

@@ -37,6 +37,11 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "vllm.multimodal.inputs:MultiModalFieldElem": ("data", "field"),
     "vllm.multimodal.inputs:MultiModalBatchedField": ("keep_on_cpu",),
     "vllm.multimodal.inputs:PlaceholderRange": ("offset", "length", "is_embed"),
+    "vllm.multimodal.media:MEDIA_CONNECTOR_REGISTRY": (),
+    "vllm.multimodal.media:MediaConnector.load_from_url": ("self", "url", "media_io"),
+    "vllm.multimodal.media:MediaConnector.load_from_url_async": ("self", "url", "media_io"),
+    "vllm.multimodal.media.base:MediaWithBytes": ("media", "original_bytes"),
+    "vllm.multimodal.media.image:ImageMediaIO.load_bytes": ("self", "data"),
     "vllm.entrypoints.openai.chat_completion.serving:OpenAIServingChat.render_chat_request": ("self", "request"),
     "vllm.entrypoints.openai.chat_completion.serving:OpenAIServingChat.create_chat_completion": (
         "self", "request", "raw_request",

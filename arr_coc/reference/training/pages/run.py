@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..checkpoints import load_optimizer, newest, read_state, replace_folder
+from ..checkpoints import load_optimizer, load_parameters, newest, read_state, replace_folder
 
 Loss = tuple[torch.Tensor, dict[str, tuple[float, int]]]
 
@@ -45,10 +45,7 @@ def save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, stat
 
 def load_weights(module: nn.Module, checkpoint: Path) -> None:
     """Weights of a checkpoint of the same module."""
-    missing, unexpected = module.load_state_dict(load_file(checkpoint / "model.safetensors"), strict=False)
-    known = {n for n, _ in module.named_parameters()}
-    if unexpected or known & set(missing):
-        raise ValueError(f"{checkpoint} holds another model: {sorted(known & set(missing))[:3]} {unexpected[:3]}")
+    load_parameters(module, checkpoint / "model.safetensors")
 
 
 def average_gradients(parameters: Sequence[nn.Parameter], accelerator: Accelerator) -> None:
