@@ -91,12 +91,11 @@ class Client:
             for patch, budget in zip(asked.allocation.patches, asked.allocation.budgets, strict=True)
         ]
         content = self.content(pixels, grids, question)
-        reply = self.post({
+        text, prompt_tokens = self.post({
             "model": self.model, "messages": [{"role": "user", "content": content}], "temperature": 0,
             "max_tokens": max_tokens,
         })  # fmt: skip
-        text = (reply["choices"][0]["message"]["content"] or "").strip()
-        return Reply(text, asked.allocation, reply["usage"]["prompt_tokens"])
+        return Reply(text, asked.allocation, prompt_tokens)
 
     def content(
         self, pixels: Sequence[torch.Tensor], grids: Sequence[tuple[int, int]], question: str

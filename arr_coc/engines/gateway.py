@@ -15,7 +15,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from ..wrapping.wrapper import ArrCoc
 
 LARGEST_REPLY = 1 << 22
 """Bytes of a server's reply that are read."""
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -117,12 +118,11 @@ class Gateway:
             parts = self._parts(call, rows, planned.grids)
         else:
             parts = [self._image(rows, planned.grids[0]), {"type": "text", "text": question}]
-        reply = self.post({
+        text, prompt_tokens = self.post({
             "model": self.model, "messages": [{"role": "user", "content": parts}], "temperature": 0,
             "max_tokens": max_tokens,
         })  # fmt: skip
-        text = (reply["choices"][0]["message"]["content"] or "").strip()
-        return Reply(text, planned.records[0], reply["usage"]["prompt_tokens"])
+        return Reply(text, planned.records[0], prompt_tokens)
 
     def _parts(self, call: Call, rows: torch.Tensor, grids: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
         """The prompt in words, with the features of each entry in its place."""
@@ -159,8 +159,12 @@ def packed(tensor: torch.Tensor) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def poster(url: str, key: str | None, timeout: float) -> Any:
-    """A function that posts a chat completion and returns the reply; ValueError says what the server refuses."""
+def poster(url: str, key: str | None, timeout: float) -> Callable[[Mapping[str, Any]], tuple[str, int]]:
+    """A function that posts a chat completion, and returns what was said and the prompt's tokens as the server counts.
+
+    It raises ValueError where the server refuses or says what is no chat completion, ConnectionError where it is out
+    of reach.
+    """
     import httpx
 
     client = httpx.Client(
@@ -168,7 +172,7 @@ def poster(url: str, key: str | None, timeout: float) -> Any:
         headers={} if key is None else {"authorization": f"Bearer {key}"},
     )  # fmt: skip
 
-    def post(body: Mapping[str, Any]) -> dict[str, Any]:
+    def post(body: Mapping[str, Any]) -> tuple[str, int]:
         said = b""
         try:
             with client.stream("POST", "/v1/chat/completions", json=dict(body)) as reply:
@@ -182,12 +186,12 @@ def poster(url: str, key: str | None, timeout: float) -> Any:
         if reply.status_code != 200:
             raise ValueError(f"{url} refuses the question ({reply.status_code}): {text[:500]}")
         try:
-            found: dict[str, Any] = json.loads(text)
-            words = found["choices"][0]["message"]["content"]
+            found = json.loads(text)
+            words, tokens = found["choices"][0]["message"]["content"], found["usage"]["prompt_tokens"]
         except (ValueError, LookupError, TypeError, RecursionError):
-            words = 0
-        if not isinstance(words, str | None):
+            words, tokens = None, None
+        if not isinstance(words, str | None) or not isinstance(tokens, int):
             raise ValueError(f"{url} answers with what is no chat completion: {text[:200]!r}; check its address")
-        return found
+        return (words or "").strip(), tokens
 
     return post
