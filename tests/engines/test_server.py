@@ -214,7 +214,7 @@ def test_a_night_learns_from_the_engines_log_and_the_engine_serves_what_it_learn
             reply = ask(client, q).json()
             given = {"id": reply["id"], "reward": float(reply["answer"] == q["answer"] and (number + turn) % 4 > 0)}
             assert reply["version"] == before and client.post("/reward", json=given).status_code == 200
-    lax = ["--margin", "10", "--reference-margin", "10", "--fewest", "2", "--client-share", "1"]  # whatever luck brings
+    lax = ["--margin", "10", "--reference-margin", "10", "--fewest", "2", "--client-share", "1"]  # any luck
     shown = CliRunner().invoke(app, ["retrain", "--log", str(server.log), "--out", str(store.path), *lax])
     assert shown.exit_code == 0, (shown.output, shown.exception)
     (report,) = [json.loads(file.read_text()) for file in (store.path / "reports").glob("*.json")]

@@ -30,7 +30,7 @@ class CountedInfo(MultiModalProcessingInfo):
 class OnePictureInfo(MultiModalProcessingInfo):
     """LLaVA-OneVision shows several pictures of a prompt whole, one in tiles.
 
-    Which of the two holds is a number for each prompt, ``batch_num_images``, and the engine's items are each a picture.
+    Which of the two holds is a number of each prompt, ``batch_num_images``, while the engine keeps pictures apart.
     """
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
