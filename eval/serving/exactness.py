@@ -27,6 +27,7 @@ from PIL import Image
 
 from .offline import OfflineEngine, messages
 from .server import ROOT, VLLM
+from .stand_ins import ONE_PICTURE
 
 REFERENCE = ("reference", "several")
 SIZES = ((560, 560), (1120, 840), (700, 420), (980, 980), (400, 300), (1300, 500))
@@ -84,10 +85,11 @@ def questions(model: str, n: int, seed: int = 11) -> Iterator[tuple[list[Image.I
             other = first
         return
     pictures = [(s["image"].convert("RGB"), s["question"]) for s in reference.generate(8, split="eval", seed=seed)]
+    alone = Path(model).name in ONE_PICTURE
     for i in range(n):
         (picture, question), (other, _) = rng.choice(pictures), rng.choice(pictures)
         first, second = picture.resize(rng.choice(SIZES)), other.resize(rng.choice(SIZES))
-        yield [[first], [first, second], [first, first.copy()]][i % 3], question
+        yield [[first], [first, second], [first, first.copy()]][0 if alone else i % 3], question
 
 
 def policy_of(model: str) -> Path:
@@ -102,6 +104,9 @@ def _owners(processor: Any, images: Sequence[Image.Image]) -> list[int]:
     counts = [1] * len(images)
     if hasattr(processor, "patch_grid"):
         counts = [math.prod(processor.patch_grid(image)) for image in images]
+    elif hasattr(processor, "image_seq_len"):  # crops
+        counted = processor.image_processor.get_number_of_image_patches
+        counts = [counted(image.height, image.width, {})[0] for image in images]
     elif hasattr(processor, "image_seq_length"):  # tiles
         sizes = [(image.height, image.width) for image in images]
         counts = processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_patches"]

@@ -20,7 +20,9 @@ CHAT = (
 )
 TILED_CHAT = CHAT.replace("<vs><img><ve>", "<img>")
 """For processors that put their own marks around an image."""
-KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl")
+KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "idefics3", "smolvlm", "llava_next", "llava_onevision")
+ONE_PICTURE = ("llava_onevision",)
+"""Kinds whose prompts hold one picture, see `arr_coc.engines.vllm.tiled`."""
 
 
 def make_stand_in(kind: str, folder: Path, seed: int = 0) -> Path:
@@ -77,6 +79,10 @@ def _build(kind: str) -> tuple[Any, Any]:
         processor, videos = t.Qwen3VLProcessor, t.Qwen3VLVideoProcessor()
     elif kind == "internvl":
         return _internvl(text, marks)
+    elif kind in ("idefics3", "smolvlm"):
+        return _crops(kind, text, marks)
+    elif kind in ("llava_next", "llava_onevision"):
+        return _any_resolution(kind, text, marks)
     else:
         raise ValueError(f"kind={kind!r} is none of {', '.join(KINDS)}")
     tokenizer = build_tokenizer()
@@ -114,6 +120,71 @@ def _internvl(text: dict[str, Any], marks: dict[str, Any]) -> tuple[Any, Any]:
     videos = t.InternVLVideoProcessor(size=side)
     processor = t.InternVLProcessor(images, tokenizer, videos, image_seq_length=400, chat_template=TILED_CHAT)
     return model.eval(), processor
+
+
+def _crops(kind: str, text: dict[str, Any], marks: dict[str, Any]) -> tuple[Any, Any]:
+    """An image becomes up to four crops, each between words of its own, and the whole one, of 400 tokens each."""
+    import transformers as t
+
+    from arr_coc.reference.model import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    places = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    names = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *places]
+    tokenizer.add_special_tokens({"additional_special_tokens": names}, replace_extra_special_tokens=False)
+    text = {**text, "vocab_size": len(tokenizer), "rope_parameters": dict(rope_type="default", rope_theta=1e4)}
+    vision = dict(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, image_size=320,
+        patch_size=8, initializer_range=0.15,
+    )  # fmt: skip
+    ids = dict(image_token_id=tokenizer.convert_tokens_to_ids("<image>"), scale_factor=2, **marks)
+    sizes = dict(size=dict(longest_edge=640), max_image_size=dict(longest_edge=320))
+    given = dict(text_config=dict(model_type="llama", **text), vision_config=vision, **ids)
+    more = dict(image_seq_len=400, chat_template=TILED_CHAT.replace("<img>", "<image>"))
+    if kind == "idefics3":
+        model: Any = t.Idefics3ForConditionalGeneration(t.Idefics3Config(**given))
+        return model.eval(), t.Idefics3Processor(t.Idefics3ImageProcessor(**sizes), tokenizer, **more)
+    model = t.SmolVLMForConditionalGeneration(t.SmolVLMConfig(**given))
+    images, videos = t.SmolVLMImageProcessor(**sizes), t.SmolVLMVideoProcessor(size=dict(longest_edge=320))
+    return model.eval(), t.SmolVLMProcessor(images, tokenizer, videos, **more)
+
+
+def _any_resolution(kind: str, text: dict[str, Any], marks: dict[str, Any]) -> tuple[Any, Any]:
+    """An image becomes an overview of 400 tokens and up to four tiles, put together and a newline behind each row."""
+    import transformers as t
+
+    from arr_coc.reference import vocabulary as v
+    from arr_coc.reference.model import build_tokenizer
+
+    text = {**text, "rope_parameters": dict(rope_type="default", rope_theta=1e4)}
+    side, pins = dict(height=160, width=160), [[160, 320], [320, 160], [320, 320]]
+    vision = dict(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, image_size=160,
+        patch_size=8, initializer_range=0.15,
+    )  # fmt: skip
+    tokenizer = build_tokenizer()
+    tokenizer._set_model_specific_special_tokens(dict(image_token="<img>", video_token="<video>"))
+    given = dict(image_token_index=v.IMAGE, image_grid_pinpoints=pins, vision_feature_layer=-1, **marks)
+    more = dict(chat_template=TILED_CHAT)
+    if kind == "llava_next":
+        vision["model_type"] = "clip_vision_model"
+        model: Any = t.LlavaNextForConditionalGeneration(
+            t.LlavaNextConfig(text_config=dict(model_type="llama", **text), vision_config=vision, **given)
+        )
+        images: Any = t.LlavaNextImageProcessor(
+            size=dict(shortest_edge=160), crop_size=side, image_grid_pinpoints=pins
+        )
+        more |= dict(patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1)
+        return model.eval(), t.LlavaNextProcessor(images, tokenizer, **more)
+    vision |= dict(model_type="siglip_vision_model", vision_use_head=False)  # as the published models have it
+    given |= dict(video_token_index=v.VIDEO, vision_feature_select_strategy="full", vision_aspect_ratio="anyres_max_4")
+    model = t.LlavaOnevisionForConditionalGeneration(
+        t.LlavaOnevisionConfig(text_config=dict(model_type="qwen2", **text), vision_config=vision, **given)
+    )
+    images = t.LlavaOnevisionImageProcessor(size=side, image_grid_pinpoints=pins)
+    videos = t.LlavaOnevisionVideoProcessor(size=side)
+    more |= dict(num_image_tokens=400, vision_feature_select_strategy="full", vision_aspect_ratio="anyres_max_4")
+    return model.eval(), t.LlavaOnevisionProcessor(images, tokenizer, videos, **more)
 
 
 def save_learned(folder: Path, model_type: str, seed: int = 0) -> Path:

@@ -1,4 +1,9 @@
-"""Load against direct generate, a soak, and kill -9 under load."""
+"""Load against direct generate, a soak, and kill -9 under load.
+
+Clients are httpx's on one event loop (`server.drive`), not locust's: what is counted are acknowledged decisions on the
+log, the memory of the server's processes and turns with a direct call, of which a load tool knows nothing; and locust
+would bring gevent and flask.
+"""
 
 from __future__ import annotations
 

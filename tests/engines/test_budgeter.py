@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from allocator.logged.explore import Exploration
 from allocator.logged.rounds import read_rounds
-from arr_coc import reference
+from arr_coc import ArrCocConfig, reference
 from arr_coc.engines.vllm import engine as module
 from arr_coc.engines.vllm.engine import Budgeter, check_planner, watched_layers
 from arr_coc.engines.vllm.glance import Describer
@@ -125,3 +125,10 @@ def test_a_policy_that_needs_the_features_of_the_glance_is_refused(monkeypatch: 
     planner.contexts.scorers.append(make_scorer({"name": "participatory", "variant": "embedding"}))
     with pytest.raises(ValueError, match="embedding"):
         check_planner(planner)
+
+
+def test_positions_with_gaps_are_refused_where_an_engine_only_counts() -> None:
+    describer = Describer.__new__(Describer)
+    describer.model = Some(base_model=Some())  # no M-RoPE
+    with pytest.raises(ValueError, match="positions='keep'"):
+        describer.serve(ArrCocConfig(positions="keep"))

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import threading
@@ -101,7 +102,7 @@ def test_what_a_server_refuses_is_said(heard: Any) -> None:
 def stock(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """vLLM's own server and model class, without any plugin: its address and the model's folder."""
     folder, output = make_stand_in("qwen2_vl", models / "qwen2_vl"), tmp_path_factory.mktemp("stock") / "output.txt"
-    port = 18000 + os.getpid() % 1000
+    port = _free_port()
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", str(port),
         "--host", "127.0.0.1", "--served-model-name", "stock", "--dtype", "float32", "--max-model-len", "6000",
@@ -110,6 +111,12 @@ def stock(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
     ]  # fmt: skip
     with _serving(command, port, output) as url:
         yield url, folder
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 @contextmanager
@@ -122,11 +129,10 @@ def _serving(command: list[str], port: int, output: Path) -> Iterator[str]:
     try:
         while True:
             assert process.poll() is None and time.monotonic() < until, output.read_text()[-3000:]
-            try:
+            with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(f"{url}/health").status_code == 200:
                     break
-            except httpx.HTTPError:
-                time.sleep(0.5)
+            time.sleep(0.5)
         yield url
     finally:
         process.terminate()
@@ -187,7 +193,7 @@ def another(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         reader._assert_has_image_ops()
     except RuntimeError:
         pytest.skip("the server reads pictures by torchvision, whose reader is missing in the engine's environment")
-    folder, port = make_stand_in("qwen2_vl", models / "qwen2_vl"), 19000 + os.getpid() % 1000
+    folder, port = make_stand_in("qwen2_vl", models / "qwen2_vl"), _free_port()
     command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder), "--port", str(port)]
     command += ["--host", "127.0.0.1", "--device", "cpu", "--dtype", "float32"]
     with _serving(command, port, tmp_path_factory.mktemp("another") / "output.txt") as url:
@@ -231,7 +237,10 @@ def _with_pictures(body: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Image
     ("said", "problem"),
     [
         (b"<html>", "no chat completion"), (b"[1]", "no chat completion"), (b'{"choices": []}', "no chat completion"),
-        (b'{"choices": [{"message": {"content": 1}}]}', "no chat completion"), (b"[" * 100_000, "no chat completion"),
+        (b'{"choices": [{"message": {"content": 1}}], "usage": {"prompt_tokens": 1}}', "no chat completion"),
+        (b'{"choices": [{"message": {"content": "yes"}}]}', "no chat completion"),
+        (b'{"choices": [{"message": {"content": "yes"}}], "usage": null}', "no chat completion"),
+        (b"[" * 100_000, "no chat completion"),
         (b" " * (LARGEST_REPLY + 1), "more than 4,194,304 bytes"),
     ],
 )  # fmt: skip

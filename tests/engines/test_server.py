@@ -67,6 +67,12 @@ def chat(q: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"model": "reference", "messages": [message], "max_tokens": 4, "temperature": 0, **more}
 
 
+def counted(client: httpx.Client, *names: str) -> list[float]:
+    """Metrics as they stand; the server is that of all tests here."""
+    lines = dict(line.rsplit(" ", 1) for line in client.get("/arr_coc/metrics").text.splitlines() if line[:1] != "#")
+    return [float(lines[name]) for name in names]
+
+
 def wait_for(client: httpx.Client, needle: str) -> None:
     until = time.monotonic() + 60
     while needle not in client.get("/arr_coc/metrics").text:
@@ -97,17 +103,18 @@ def test_answers_budgets_and_the_log_are_the_wrappers(
                 )
                 assert (noted["tokens"], noted["fallback"]) == (arr.last[0].tokens, "")
     records = {record["id"]: record for record in read_records(server.log, "decision")}
-    assert len({noted["explored"] for noted in served}) == 2
-    for answer in served:
+    decided = [*served, *(completion["arr_coc"] for completion in chats)]
+    assert len({noted["explored"] for noted in decided}) == 2  # sixteen draws of a coin
+    for noted in decided:
         # Half are not explored, and an explored one may still draw the policy's own budgets.
-        propensity = records[answer["id"]]["decision"]["log_propensity"]
-        assert propensity < 0.0 and (answer["explored"] or propensity > math.log(0.5) - 1e-6)
-        assert records[answer["id"]]["tokens"] == answer["tokens"] <= answer["full_tokens"]
-    assert all(completion["arr_coc"]["id"] in records for completion in chats)
+        propensity = records[noted["id"]]["decision"]["log_propensity"]
+        assert propensity < 0.0 if noted["explored"] else math.log(0.5) - 1e-6 < propensity <= 0.0
+        assert records[noted["id"]]["tokens"] == noted["tokens"] <= noted["full_tokens"]
     assert all("question" not in record for record in records.values())
 
 
 def test_rewards_join_answers_and_completions(client: httpx.Client, questions: list[dict[str, Any]]) -> None:
+    rewards, fallbacks = counted(client, "arr_coc_reward_count", "arr_coc_fallbacks_total")
     answer = ask(client, questions[0]).json()
     given = client.post("/reward", json={"id": answer["id"], "answers": questions[0]["answers"]}).json()
     assert given["repeated"] is False
@@ -116,19 +123,21 @@ def test_rewards_join_answers_and_completions(client: httpx.Client, questions: l
     streamed = client.post("/v1/chat/completions", json=chat(questions[1], stream=True)).text.splitlines()
     events = [json.loads(line.removeprefix("data: ")) for line in streamed if line.startswith("data: {")]
     noted, said = events[0]["arr_coc"], [event["choices"][0]["delta"].get("content") or "" for event in events]
-    assert len(events) >= 3 and "".join(said).strip()
+    assert len(events) >= 2 and "".join(said).strip()  # tokens that are ready together come in one event
     assert client.post("/reward", json={"id": noted["id"], "answers": ["x"]}).status_code == 422  # no words on the log
     assert client.post("/reward", json={"id": noted["id"], "reward": 1.0}).json()["reward"] == 1.0
-    page = client.get("/arr_coc/metrics").text
-    assert "arr_coc_reward_count 2.0" in page and "arr_coc_fallbacks_total 0.0" in page
+    assert counted(client, "arr_coc_reward_count", "arr_coc_fallbacks_total") == [rewards + 2, fallbacks]
 
 
 def test_an_unchanged_openai_client_gets_budgets(server: Server, questions: list[dict[str, Any]]) -> None:
     openai = pytest.importorskip("openai")
+    _, processor = reference.load()
+    full = prepare(processor, [questions[0]["image"]], [questions[0]["question"]])["input_ids"].shape[1]
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as made:
         reply = made.chat.completions.create(**chat(questions[0]))
         noted = reply.model_extra["arr_coc"]
-        assert reply.choices[0].message.content and reply.usage.prompt_tokens < noted["full_tokens"]
+        saved = noted["full_tokens"] - noted["tokens"]
+        assert reply.choices[0].message.content and reply.usage.prompt_tokens == full - saved
         # The server explores: only the same budgets give the same words.
         same = chat(questions[0], extra_body={"mm_processor_kwargs": {"arr_coc": [noted["budgets"]]}}, stream=True)
         chunks = list(made.chat.completions.create(**same))
@@ -237,7 +246,7 @@ def test_a_night_learns_from_the_engines_log_and_the_engine_serves_what_it_learn
             reply = ask(client, q).json()
             given = {"id": reply["id"], "reward": float(reply["answer"] == q["answer"] and (number + turn) % 4 > 0)}
             assert reply["version"] == before and client.post("/reward", json=given).status_code == 200
-    lax = ["--margin", "1", "--reference-margin", "1", "--fewest", "2", "--client-share", "1"]
+    lax = ["--margin", "10", "--reference-margin", "10", "--fewest", "2", "--client-share", "1"]  # any luck
     shown = CliRunner().invoke(app, ["retrain", "--log", str(server.log), "--out", str(store.path), *lax])
     assert shown.exit_code == 0, (shown.output, shown.exception)
     (report,) = [json.loads(file.read_text()) for file in (store.path / "reports").glob("*.json")]

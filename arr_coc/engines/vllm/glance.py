@@ -77,6 +77,12 @@ class Describer:
         ValueError
             If the model can't be realised as it asks.
         """
+        if config.positions == "keep" and not hasattr(self.model.base_model, "get_rope_index"):
+            raise ValueError(
+                f"positions='keep' of this policy can't be had: an engine counts the tokens of a "
+                f"{type(self.model).__name__} without gaps; learn a policy with positions='auto', or serve it with "
+                "arr-coc serve"
+            )
         self.config, self.realizer = config, make_realizer(config.realizer, self.family)
         if config.scaled:
             self.realizer.full = config.budgets[-1]

@@ -9,6 +9,10 @@ MODELS = {
     "Qwen2_5_VLForConditionalGeneration": "model:BudgetedVLM",
     "Qwen3VLForConditionalGeneration": "model:BudgetedVLM",
     "InternVLForConditionalGeneration": "model:BudgetedVLM",
+    "Idefics3ForConditionalGeneration": "model:BudgetedVLM",
+    "LlavaNextForConditionalGeneration": "model:BudgetedVLM",
+    "LlavaOnevisionForConditionalGeneration": "tiled:BudgetedLlavaOnevision",
+    "SmolVLMForConditionalGeneration": "tiled:BudgetedSmolVLM",
     "ArrCocReferenceVLM": "reference:BudgetedReferenceVLM",
 }
 """Architecture, and the class that runs it instead of vLLM's own."""
