@@ -241,6 +241,7 @@ class Policy(Resumable):
             price=problem.price,
             shadow_price=choice.shadow_price,
             gap=choice.gap,
+            table=problem.costs,
         )
 
     def update(self, decision: Decision, reward: Any) -> None:
