@@ -32,8 +32,8 @@ class Cautious(Valued):
     beyond s0. Else s0 is played. Deviations are large for questions unlike those that were learned from, and after
     forgetting: there the prior stands. Exploring is not held back.
 
-    Where the prior itself is wrong, such margins only delay. What one question cannot show, many can: the gain that the
-    learned choices promise over the prior's is pooled over the last rewarded questions, and both margins shrink by
+    Where the prior itself is wrong, such margins only delay. What one question cannot show, many can: the gain that
+    the learned choices promise over the prior's is pooled over the last rewarded questions, and both margins shrink by
     ``exp(-bound / patience)``, with its lower bound if that is above zero.
 
     Compare conservative bandits (Wu, Shariff, Lattimore & Szepesvari, ICML 2016; Kazerouni et al., NeurIPS 2017),
@@ -101,7 +101,7 @@ class Cautious(Valued):
     # The prior on trial.
 
     def lead(self) -> tuple[float, float]:
-        """Mean and deviation of what the learned choices gain a question over the prior's, net of price; (0, 0) yet."""
+        """Mean and deviation of what learned choices gain a question over the prior's, net of price; zero at first."""
         if self.pool is None or not self._informed():
             return 0.0, 0.0
         stakes, spent, count = self.pool
