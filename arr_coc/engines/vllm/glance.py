@@ -77,6 +77,10 @@ class Describer:
         ValueError
             If the model can't be realised as it asks.
         """
+        if config.answer_line:
+            raise ValueError(
+                f"answer_line={config.answer_line!r}: the engine's glance is the question as it stands; leave it empty"
+            )
         self.config, self.realizer = config, make_realizer(config.realizer, self.family)
         if config.scaled:
             self.realizer.full = config.budgets[-1]
