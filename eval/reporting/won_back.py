@@ -178,6 +178,7 @@ def draw(paths: Sequence[str | os.PathLike[str]], path: str | os.PathLike[str]) 
             _line(axes, sorted((r for r in rows if r.broken == kind and r.who == who), key=lambda r: r.after), number)
         axes.set_title(kind, loc="left", fontsize=10)
         axes.grid(alpha=0.25)
+        axes.tick_params(labelbottom=True)
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, -1.0), max(high, 1.0))
     for axes in panels[len(kinds) :]:
