@@ -121,13 +121,6 @@ class Cautious(Valued):
 
     def update_many(self, decisions: Sequence[Decision], rewards: Sequence[Any]) -> None:
         """See `Policy.update_many`; the questions also try the prior, if their decisions know what every arm costs."""
-        for decision in decisions:
-            table = getattr(decision, "table", None)
-            if table is not None and np.shape(table) != (len(decision.index), self.arms):
-                raise ValueError(
-                    f"a decision's table of costs must have shape [{len(decision.index)}, {self.arms}], "
-                    f"got {list(np.shape(table))}"
-                )
         super().update_many(decisions, rewards)
         if self.patience and self._informed():
             for decision in decisions:
