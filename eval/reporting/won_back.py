@@ -34,6 +34,8 @@ class Row:
         Parts of its label, ``"learned, sink 97, after 104"``.
     after
         Answers it had learned from; 0 for what does not learn.
+    questions
+        How many it answered, in all runs that hold it and its heuristic.
     accuracy, tokens
         Mean score, and mean share of full detail.
     scores, spent, utility
@@ -45,6 +47,7 @@ class Row:
     who: str
     broken: str
     after: int
+    questions: int
     accuracy: float
     tokens: float
     scores: Difference
@@ -53,7 +56,7 @@ class Row:
     share: tuple[float, float, float] | None
 
 
-def won_back(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[Row], dict[str, Difference], int]:
+def won_back(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[Row], dict[str, Difference]]:
     """Every method of one or more runs of a bench of broken knowing, against the heuristic of its corruption.
 
     Methods are told apart by their labels, ``"WHO, BROKEN"`` or ``"WHO, BROKEN, after N"``, where BROKEN is "clean"
@@ -62,8 +65,8 @@ def won_back(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[Row], dict[s
 
     Returns
     -------
-    rows, lost, questions
-        The methods; by corruption the heuristic's utility less that of the clean one; how many questions.
+    rows, lost
+        The methods; by corruption the heuristic's utility less that of the clean one.
 
     Raises
     ------
@@ -79,17 +82,18 @@ def won_back(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[Row], dict[s
         for method in config["run"]["methods"]
         if isinstance(method, Mapping) and method.get("episodes") and method.get("label")
     }
-    labels = [label for label in found[0] if all(label in methods for methods in found)]
+    labels = list(dict.fromkeys(label for methods in found for label in methods))
     parsed = {label: match for label in labels if (match := _LABEL.match(label))}
     base = f"heuristic, {CLEAN}"
     broken = [m["broken"] for label, m in parsed.items() if m["who"] == "heuristic" and label != base]
     if base not in parsed or not broken:
         raise ValueError(f"these runs hold no {base!r} and 'heuristic, BROKEN', only {labels}")
 
-    def columns(label: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    def columns(label: str, *beside: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+        """Scores, shares, utilities and pictures, of the runs that also hold other methods."""
         score, spent, paid, clusters = [], [], [], []
         for number, (methods, price) in enumerate(zip(found, prices, strict=True)):
-            for record in methods[label]:
+            for record in methods[label] if {label, *beside} <= methods.keys() else ():
                 share = record["tokens"] / record["full_tokens"]
                 score.append(record["score"])
                 spent.append(share)
@@ -97,26 +101,28 @@ def won_back(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[Row], dict[s
                 clusters.append(f"{number}/{record['image_id']}")
         return np.array(score, dtype=float), np.array(spent), np.array(paid), clusters
 
-    clean = columns(base)
     rows, lost = [], {}
     for kind in [CLEAN, *broken]:
-        mine = columns(f"heuristic, {kind}")
+        own = f"heuristic, {kind}"
         if kind != CLEAN:
+            mine, clean = columns(own, base), columns(base, own)
             lost[kind] = paired_difference(mine[2], clean[2], mine[3])
         for label, match in parsed.items():
             if match["broken"] != kind:
                 continue
-            theirs = columns(label)
+            theirs, mine, clean = columns(label, own, base), columns(own, label, base), columns(base, label, own)
+            if not len(mine[0]):
+                continue
             after = int(match["after"] or episodes.get(label, 0))
             pairs = [paired_difference(a, b, mine[3]) for a, b in zip(theirs[:3], mine[:3], strict=True)]
             share = None
             if kind != CLEAN and match["who"] != "heuristic" and -lost[kind].value >= LEAST:
                 share = _share(theirs[2] - mine[2], clean[2] - mine[2], mine[3])
-            means = float(theirs[0].mean()), float(theirs[1].mean())
+            means = len(mine[0]), float(theirs[0].mean()), float(theirs[1].mean())
             rows.append(Row(match["who"], kind, after, *means, *pairs, share))
     order, whos = [CLEAN, *broken], list(dict.fromkeys(row.who for row in rows))
     rows.sort(key=lambda row: (order.index(row.broken), whos.index(row.who), row.after))
-    return rows, lost, len(clean[0])
+    return rows, lost
 
 
 def _share(gain: np.ndarray, gap: np.ndarray, clusters: Sequence[str]) -> tuple[float, float, float]:
@@ -131,7 +137,7 @@ def _share(gain: np.ndarray, gap: np.ndarray, clusters: Sequence[str]) -> tuple[
 
 def markdown(paths: Sequence[str | os.PathLike[str]]) -> str:
     """The table of `won_back`."""
-    rows, lost, questions = won_back(paths)
+    rows, lost = won_back(paths)
     cells = []
     for row in rows:
         own = row.who == "heuristic"
@@ -139,16 +145,17 @@ def markdown(paths: Sequence[str | os.PathLike[str]]) -> str:
         share = "" if row.share is None else f"{row.share[0]:.0%} [{row.share[1]:.0%}, {row.share[2]:.0%}]"
         cells.append(
             [
-                row.broken, row.who, str(row.after or ""), f"{100 * row.accuracy:.1f}", f"{row.tokens:.1%}",
+                row.broken, row.who, str(row.after or ""), f"{row.questions:,}",
+                f"{100 * row.accuracy:.1f}", f"{row.tokens:.1%}",
                 "" if own else _points(row.scores), "" if own else _points(row.spent),
                 ("" if gap is None else f"lost {_points(gap)}") if own else _points(row.utility), share,
             ]
         )  # fmt: skip
-    header = ("broken", "method", "answers", "accuracy", "tokens", "accuracy, against the heuristic's", "tokens, same",
-              "utility, same", "of what was lost")  # fmt: skip
+    header = ("broken", "method", "answers", "judged on", "accuracy", "tokens", "accuracy, against the heuristic's",
+              "tokens, same", "utility, same", "of what was lost")  # fmt: skip
     of = "1 run" if len(paths) == 1 else f"{len(paths)} runs"
     return (
-        f"# What is won back\n\n{of}, {questions} questions. Differences in points with 95 % bootstrap intervals, "
+        f"# What is won back\n\n{of}. Differences in points with 95 % bootstrap intervals, "
         "question by question, to the heuristic under the same corruption; utility is the score less the price of "
         f"the tokens.\n\n{markdown_table(header, cells)}\n"
     )
@@ -163,7 +170,7 @@ def draw(paths: Sequence[str | os.PathLike[str]], path: str | os.PathLike[str]) 
 
     Zero is the frozen heuristic under the same corruption.
     """
-    rows, lost, questions = won_back(paths)
+    rows, lost = won_back(paths)
     kinds = list(dict.fromkeys(row.broken for row in rows))
     across = min(3, len(kinds))
     down = -(-len(kinds) // across)
@@ -176,7 +183,8 @@ def draw(paths: Sequence[str | os.PathLike[str]], path: str | os.PathLike[str]) 
             axes.axhline(-100 * lost[kind].value, color=GREY, linewidth=1.2, linestyle="--")
         for number, who in enumerate(names):
             _line(axes, sorted((r for r in rows if r.broken == kind and r.who == who), key=lambda r: r.after), number)
-        axes.set_title(kind, loc="left", fontsize=10)
+        judged = max(row.questions for row in rows if row.broken == kind)
+        axes.set_title(f"{kind} ({judged:,} questions)", loc="left", fontsize=10)
         axes.grid(alpha=0.25)
         axes.tick_params(labelbottom=True)
         low, high = axes.get_ylim()
@@ -185,7 +193,7 @@ def draw(paths: Sequence[str | os.PathLike[str]], path: str | os.PathLike[str]) 
         axes.set_visible(False)
     figure.supxlabel("answers learned from", fontsize=10)
     figure.supylabel("utility, points above the heuristic", fontsize=10)
-    figure.suptitle(f"dashed: what the heuristic has with its knowing whole ({questions} questions)", fontsize=9)
+    figure.suptitle("dashed: what the heuristic has with its knowing whole", fontsize=9)
     if len(names) > 1:
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path)
