@@ -18,8 +18,10 @@ PLACES = {2: ("top", "bottom"), 3: ("top", "middle", "bottom")}
 COLUMNS = {2: ("left", "right"), 3: ("left", "center", "right")}
 
 
-def write_mosaics(out: Path, n: int = 2000, grid: tuple[int, int] = (2, 2), seed: int = 0) -> list[Path]:
-    """Write ``n`` mosaics of the training pictures and ``n`` of the test pictures, one question each.
+def write_mosaics(
+    out: Path, n: int = 2000, grid: tuple[int, int] = (2, 2), seed: int = 0, asked: int = 12
+) -> list[Path]:
+    """Write ``n`` mosaics of the training pictures and ``n`` of the test pictures.
 
     Parameters
     ----------
@@ -31,6 +33,9 @@ def write_mosaics(out: Path, n: int = 2000, grid: tuple[int, int] = (2, 2), seed
         Rows and columns of pictures, 2 or 3 each.
     seed
         Of which pictures meet, and which one is asked about.
+    asked
+        Questions about each mosaic of the training pictures; those of the test pictures have one, and so are
+        independent.
 
     Returns
     -------
@@ -55,21 +60,27 @@ def write_mosaics(out: Path, n: int = 2000, grid: tuple[int, int] = (2, 2), seed
         texts, answers, pictures = getattr(easy_vqa, f"get_{part}_questions")()
         paths = getattr(easy_vqa, f"get_{part}_image_paths")()
         rng, ids = random.Random(f"{part}/{seed}"), sorted(paths)
+        about: dict[int, list[int]] = {}
+        for question, picture in enumerate(pictures):
+            about.setdefault(picture, []).append(question)
         (out / part).mkdir(parents=True, exist_ok=True)
         files.append(out / f"{part}.jsonl")
         with files[-1].open("w", encoding="utf-8") as lines:
             for i in tqdm(range(n), desc=f"mosaics of {part}", unit="picture"):
-                asked, place = rng.randrange(len(texts)), rng.randrange(grid[0] * grid[1])
                 chosen = [rng.choice(ids) for _ in range(grid[0] * grid[1])]
-                chosen[place] = pictures[asked]
                 name = f"{part}/{i}.png"
                 mosaic([Path(paths[picture]) for picture in chosen], grid).save(out / name)
-                row, column = divmod(place, grid[1])
-                where = f"{PLACES[grid[0]][row]} {COLUMNS[grid[1]][column]}"
-                question = f"{where} : {texts[asked].removesuffix('?').strip()} ?"
-                line = {"image": name, "question": question, "answer": answers[asked], "evidence": [place],
-                        "kind": "yes/no" if answers[asked] in ("yes", "no") else "what"}  # fmt: skip
-                lines.write(json.dumps(line) + "\n")
+                for _ in range(asked if part == "train" else 1):
+                    place = rng.randrange(len(chosen))
+                    row, column = divmod(place, grid[1])
+                    one = rng.choice(about[chosen[place]])
+                    where = f"{PLACES[grid[0]][row]} {COLUMNS[grid[1]][column]}"
+                    line = {
+                        "image": name, "image_id": name, "answer": answers[one], "evidence": [place],
+                        "question": f"{where} : {texts[one].removesuffix('?').strip()} ?",
+                        "kind": "yes/no" if answers[one] in ("yes", "no") else "what",
+                    }  # fmt: skip
+                    lines.write(json.dumps(line) + "\n")
     return files
 
 

@@ -22,6 +22,11 @@ __all__ = ["MODELS", "SPLITS", "generate", "load", "path", "policy_path"]
 MODELS = ("reference", "pages")
 """The models that this package trained, each with a world of the same name: signs on patches, and pages of print."""
 
+TRAINERS = {
+    "reference": "arr-coc reference train, then arr-coc reference publish",
+    "pages": "python -m arr_coc.reference.training.pages train --out RUN",
+}
+
 SPLITS = ("train", "learn", "eval")
 """Disjoint streams of pictures: the VLM trains on "train", policies learn on "learn", all is judged on "eval"."""
 
@@ -63,22 +68,20 @@ def load(name: str = "reference", device: str = "cpu") -> tuple[Any, Any]:
     Raises ValueError for an unknown name, FileNotFoundError if the package was installed without its weights.
     """
     _known(name, "model")
-    if name == "pages":
-        from . import pages
-
-        return pages.load(device)
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from .processor import ReferenceProcessor
 
-    if not (path() / "model.safetensors").is_file():
+    folder = path(name)
+    if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(
-            f"{path()} holds no weights of the reference model; reinstall arr-coc, or train them: "
-            "arr-coc reference train, then arr-coc reference publish"
+            f"{folder} holds no weights of the {name} model; reinstall arr-coc, take them from a source checkout, or "
+            f"train them: {TRAINERS[name]}"
         )
-    model = AutoModelForImageTextToText.from_pretrained(path(), local_files_only=True).eval().to(device)
-    model.config._name_or_path = "arr-coc reference VLM"  # what saved policies name as their base, not this folder
-    return model, ReferenceProcessor.from_pretrained(path(), local_files_only=True)
+    model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True).eval().to(device)
+    model.config._name_or_path = f"arr-coc {name} VLM"  # what saved policies name as their base, not this folder
+    processor_class = ReferenceProcessor if name == "reference" else AutoProcessor
+    return model, processor_class.from_pretrained(folder, local_files_only=True)
 
 
 def generate(

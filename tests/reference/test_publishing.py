@@ -34,7 +34,7 @@ def test_the_folder_is_whole_and_small(data):
 
 
 def test_it_loads_offline_and_answers_like_the_run(data, short_run, monkeypatch):
-    monkeypatch.setattr(reference, "path", lambda: data)
+    monkeypatch.setattr(reference, "path", lambda *_: data)
     model, processor = reference.load()
     trained = load_run(short_run)
     for (name, a), (_, b) in zip(trained.named_parameters(), model.named_parameters(), strict=True):
@@ -52,7 +52,7 @@ def test_stock_classes_load_it_without_a_network(data):
         "def refuse(*a, **k): raise AssertionError('a network call')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
         "from arr_coc import reference\n"
-        "reference.path = lambda: pathlib.Path(sys.argv[1])\n"
+        "reference.path = lambda *_: pathlib.Path(sys.argv[1])\n"
         "model, processor = reference.load()\n"
         "from transformers import AutoModelForImageTextToText, Qwen2VLForConditionalGeneration\n"
         "stock = AutoModelForImageTextToText.from_pretrained(reference.path())\n"
@@ -111,7 +111,7 @@ def test_a_folder_too_large_is_refused_and_the_old_one_kept(short_run, data, mon
 
 
 def test_missing_weights_are_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(reference, "path", lambda: tmp_path)
+    monkeypatch.setattr(reference, "path", lambda *_: tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no weights of the reference model"):
         reference.load()
 

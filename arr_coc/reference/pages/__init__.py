@@ -1,7 +1,7 @@
 """The second reference model and its world: pages of print, read by a model whose attention nobody supervised.
 
-``load()`` gives the trained model and its processor without a network; ``generate()`` draws fresh questions about
-pages with known evidence.
+``arr_coc.reference.load("pages")`` gives the trained model and its processor; ``generate()`` draws fresh questions
+about pages with known evidence.
 """
 
 from __future__ import annotations
@@ -10,34 +10,14 @@ import random
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
-
-__all__ = ["generate", "load", "path"]
+__all__ = ["generate", "path"]
 
 
 def path() -> Path:
     """Folder of the weights, tokenizer and processor; ``AutoModelForImageTextToText.from_pretrained`` takes it."""
     return Path(str(files("arr_coc.reference.pages") / "data"))
-
-
-def load(device: str = "cpu") -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
-    """The model (evaluation mode, float32) and its processor. Needs no network.
-
-    Raises FileNotFoundError if the package was installed without its weights.
-    """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    if not (path() / "model.safetensors").is_file():
-        raise FileNotFoundError(
-            f"{path()} holds no weights of the pages model; take them from a source checkout, or train them: "
-            "python -m arr_coc.reference.training.pages train --out RUN"
-        )
-    model = AutoModelForImageTextToText.from_pretrained(path(), local_files_only=True).eval().to(device)
-    model.config._name_or_path = "arr-coc pages VLM"  # what saved policies name as their base, not this folder
-    return model, AutoProcessor.from_pretrained(path(), local_files_only=True)
 
 
 def generate(

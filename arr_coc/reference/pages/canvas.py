@@ -27,7 +27,6 @@ FONTS = {
     "eval": ("DejaVuSansMono-Bold.ttf", "DejaVuSans.ttf", "DejaVuSerif-Bold.ttf"),
 }  # fmt: skip
 DARK = ("black", "blue", "red", "green", "purple")
-LIGHT = ("white", "yellow", "pink", "grey", "orange")
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of the page."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,9 +58,11 @@ def divide(rng: random.Random, grid: tuple[int, int]) -> list[tuple[int, int, in
     return blocks
 
 
-def draw_page(rng: random.Random, split: str = "train", grid: tuple[int, int] | None = None,
-              finest: int = 400) -> tuple[Canvas, dict[str, Any]]:  # fmt: skip
-    """One page; ``finest`` bounds the budget that its print is meant to need.
+def draw_page(
+    rng: random.Random, split: str = "train", grid: tuple[int, int] | None = None, finest: int = 400,
+    shares: Mapping[str, float] = SHARES,
+) -> tuple[Canvas, dict[str, Any]]:  # fmt: skip
+    """One page; ``finest`` bounds the budget that its print is meant to need, ``shares`` are those of its blocks.
 
     Returns the canvas and ``{"spans": [[text, box, level, ink, ground], ...], "facts": [...], "blocks": [...]}``;
     the facts are those of ``blocks.Fact`` with ``block``, the index of the block they stand in. A word names at most
@@ -76,7 +78,7 @@ def draw_page(rng: random.Random, split: str = "train", grid: tuple[int, int] | 
             continue  # nothing here but the ground
         margin = rng.choice((0, 2, 4, 6))
         box = (c * PATCH + margin, r * PATCH + margin, (c + w) * PATCH - 1 - margin, (r + h) * PATCH - 1 - margin)
-        kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
+        kind = rng.choices(list(shares), list(shares.values()))[0]
         before = len(canvas.spans)
         try:
             stated = BLOCKS[kind](rng, canvas, box, taken)

@@ -94,6 +94,65 @@ WORDINGS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "eval": ("read the whole page .",),
     },
 }  # fmt: skip
+MORE: Mapping[str, Sequence[str]] = {
+    "field": (
+        "what number does {0} have ?", "{0} has which value ?", "find {0} and read its value .", "the value of {0} ?",
+        "can you read {0} ?", "what follows {0} ?", "i need the number for {0} .", "please give the value of {0} .",
+        "how much for {0} ?", "what stands beside {0} ?",
+    ),
+    "cell": (
+        "what does {0} have in {1} ?", "how many for {0} in {1} ?", "the value of {0} under {1} ?",
+        "please read {0} in column {1} .", "what stands in row {0} under {1} ?", "{0} and {1} : which number ?",
+        "find row {0} and column {1} .", "give the number of {0} for {1} .",
+    ),
+    "color": (
+        "in which color is {0} ?", "what is the color behind {0} ?", "please name the color of {0} .",
+        "is {0} red , blue or another color ?", "the color of {0} ?", "which color do you see at {0} ?",
+    ),
+    "says": (
+        "which word stands on the {0} sign ?", "the {0} sign says what ?", "what can you read on the {0} sign ?",
+        "please read the {0} sign .", "find the {0} sign . what does it say ?", "the word on the {0} one ?",
+    ),
+    "on": (
+        "what value does the {0} one have ?", "the number on {0} ?", "please give the number of the {0} one .",
+        "what can you read on the {0} part ?", "which number do you see on {0} ?",
+    ),
+    "title": (
+        "what does it say at the top ?", "please give the title .", "how is the page called ?", "name the page .",
+        "which page is it ?", "the title ?",
+    ),
+    "most": (
+        "what has the most ?", "which one is largest ?", "find the longest bar .", "name the largest .",
+        "which of them has the highest value ?", "what is on top , the most of all ?", "the highest is which ?",
+    ),
+    "present": (
+        "can you see {0} ?", "does the page have {0} ?", "is {0} there ?", "look for {0} . is it there ?",
+        "is {0} written here ?", "do you find {0} ?", "does {0} stand on the page ?", "{0} , is it on the page ?",
+    ),
+    "larger": (
+        "which of {0} and {1} is larger ?", "is {0} or {1} more ?", "what is larger , {0} or {1} ?",
+        "between {0} and {1} , which is more ?", "which has the larger number , {0} or {1} ?", "more : {0} or {1} ?",
+        "name the larger of {0} and {1} .",
+    ),
+    "sum": ("add {0} and {1} .", "{0} and {1} together ?", "the sum of {0} and {1} ?"),
+    "count": (
+        "count the {0} .", "how many {0} does the page have ?", "please count the {0} .", "the number of {0} ?",
+        "how many {0} can you find ?", "how many {0} are on the page ?", "there are how many {0} ?",
+        "give the number of {0} .",
+    ),
+    "line": (
+        "which is the {0} line on the {1} ?", "please read the {0} line , {1} .",
+        "on the {1} , what is the {0} line ?", "what stands in the {0} line on the {1} ?",
+        "give the {0} line of the {1} .",
+    ),
+    "absent": (
+        "which of {0} and {1} is not there ?", "one is not on the page : {0} or {1} ?",
+        "what is missing , {0} or {1} ?",
+        "{0} or {1} : which one can you not find ?", "name the one that is not there , {0} or {1} .",
+    ),
+}  # fmt: skip
+"""Further wordings of training: with few, a model knows the sentence, not the question. The tokenizer's pieces are not
+chosen from them, so that a trained model's embeddings stay its own."""
 SPLIT_WORDINGS = {"train": "train", "learn": "train", "eval": "eval"}
 """Which wordings the splits ask in."""
 KINDS = tuple(kind for kind in WORDINGS if kind not in ("read", "fill", "paint"))
@@ -117,12 +176,13 @@ class Question:
 
 def word(rng: random.Random, kind: str, about: Sequence[str], wording: str) -> str:
     """The question of a kind in one of its wordings ("train" or "eval")."""
-    return rng.choice(WORDINGS[kind][wording]).format(*about)
+    more = MORE.get(kind, ()) if wording == "train" else ()
+    return rng.choice((*WORDINGS[kind][wording], *more)).format(*about)
 
 
 def ask(rng: random.Random, page: Mapping[str, Any], n: int, wording: str = "train",
-        kinds: Sequence[str] | None = None) -> list[Question]:  # fmt: skip
-    """``n`` questions, kinds in equal shares of what the page has; the same fact may be asked twice."""
+        kinds: Sequence[str] | None = None, weights: Mapping[str, float] = WEIGHTS) -> list[Question]:  # fmt: skip
+    """``n`` questions, kinds in shares of ``weights`` among what the page has; the same fact may be asked twice."""
     facts = askable(page)
     names = {f["about"][0]: f for f in page["facts"] if f["kind"] == "field"}
     if names:
@@ -135,8 +195,7 @@ def ask(rng: random.Random, page: Mapping[str, Any], n: int, wording: str = "tra
     asked: list[Question] = []
     if not by_kind:
         return asked
-    weights = [WEIGHTS.get(k, 1.0) for k in by_kind]
-    for kind in rng.choices(list(by_kind), weights, k=n):
+    for kind in rng.choices(list(by_kind), [weights.get(k, 1.0) for k in by_kind], k=n):
         one = rng.choice(by_kind[kind])
         about, answer, boxes, level = one["about"], one["answer"], one["boxes"], one["level"]
         if kind in ("present", "absent"):

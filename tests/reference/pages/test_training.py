@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 from typer.testing import CliRunner
@@ -20,6 +21,7 @@ from arr_coc.reference.pages.tokenizer import ID, build_backend
 from arr_coc.reference.training.pages import stages
 from arr_coc.reference.training.pages.__main__ import app
 from arr_coc.reference.training.pages.batches import IGNORE
+from arr_coc.reference.training.pages.foreign import foreign_batch, read_questions, read_task
 from arr_coc.reference.training.pages.pool import Pool, draw_pool, open_pool
 from arr_coc.reference.training.pages.run import run_stage
 from arr_coc.reference.training.pages.tower import Heads, tower_batch, tower_loss
@@ -91,13 +93,63 @@ def test_a_tower_batch_depends_on_seed_and_step(pools: dict[str, Pool]):
 def test_a_picture_batch_has_answers_after_questions(pools: dict[str, Pool]):
     model = stages.new_model()
     diet = stages.Diet({(1, 1, 400): 1.0}, unfit=0.5, work=1600)
-    batch, states = stages.picture_batch(model, {(1, 1, 400): pools["pages"]}, diet, 3, encode, "short")
-    again, _ = stages.picture_batch(model, {(1, 1, 400): pools["pages"]}, diet, 3, encode, "short")
+    batch, states, shown = stages.picture_batch(model, {(1, 1, 400): pools["pages"]}, diet, 3, encode, "short")
+    again, *_ = stages.picture_batch(model, {(1, 1, 400): pools["pages"]}, diet, 3, encode, "short")
     assert torch.equal(batch.ids, again.ids) and states.shape[:2].numel() == int((batch.ids == ID["image"]).sum())
     for row, labels in zip(batch.ids, batch.labels, strict=True):
         for place in (labels != IGNORE).nonzero().flatten().tolist():
             assert labels[place] == row[place + 1]  # every label is the next token
     assert not (batch.labels == ID["image"]).any()
+
+
+def easy(folder: Path) -> Path:
+    """Questions about two pictures of different sizes, as a task file."""
+    for name, size in (("a", (320, 160)), ("b", (600, 100))):
+        Image.new("RGB", size, "red").save(folder / f"{name}.png")
+    asked = [("a", "what color ?", "red"), ("b", "is it red ?", "yes"), ("a", "what shape ?", "rectangle")]
+    rows = [{"image": f"{a}.png", "image_id": a, "question": q, "answer": w} for a, q, w in asked]
+    (folder / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "task.yaml").write_text(f"task: {{source: jsonl, path: {folder / 'q.jsonl'}}}\nrun: {{price: 1}}\n")
+    return folder / "task.yaml"
+
+
+def test_foreign_questions_are_grouped_by_picture_and_labelled_by_the_next_token(tmp_path: Path):
+    questions = read_questions(read_task(easy(tmp_path)))
+    assert [picture.shape for picture in questions.pictures] == [(160, 320, 3), (80, 480, 3)]
+    assert [[q for q, *_ in asked] for asked in questions.asked] == [["what color ?", "what shape ?"], ["is it red ?"]]
+    seen = set()
+    for seed in range(12):
+        batch, pixels, grid, places = foreign_batch(random.Random(seed), questions, (8, 16), 900, 60, encode)
+        seen.add((grid, places))
+        assert pixels.shape[0] == len(batch.ids) and 0 <= pixels.min() <= pixels.max() <= 1
+        for row, labels, block, kinds in zip(batch.ids, batch.labels, batch.block, batch.kinds, strict=True):
+            assert int((row == ID["image"]).sum()) == grid[0] * grid[1] and kinds == ["all"] * int(block.max())
+            scored = (labels != IGNORE).nonzero().flatten()
+            assert all(labels[place] == row[place + 1] for place in scored.tolist())
+            assert int((labels == ID["eos"]).sum()) == len(kinds)
+    # 20 x 40 cells at full detail and 10 x 60; half of the rows at 8 to a patch, .8 of the columns at 16.
+    assert {grid for grid, _ in seen} == {(8, 32), (4, 48)} and {((8, 32), (20, 40)), ((4, 48), (4, 48))} <= seen
+
+
+def test_colours_are_read_off_visual_tokens_by_a_head_that_does_not_stay(
+    tmp_path: Path, pools: dict[str, Pool], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(stages, "page_pool", lambda *_: pools["pages"])
+    monkeypatch.setattr(stages, "load_stage", lambda *_: None)
+    easy(tmp_path)
+    diet = stages.Diet({(1, 1, 400): 1.0}, unfit=0.0, work=900, colors=1.0)
+    stages.pictures("task", "scenes", diet, ("language_model",), 2, 1e-2, task=True)(
+        tmp_path, Accelerator(cpu=True), 2, None
+    )
+    left = stages.weights_of(tmp_path / "task")
+    assert left.keys() == dict(stages.new_model().named_parameters()).keys()
+    logged = json.loads((tmp_path / "log.jsonl").read_text())
+    assert any(key.startswith("colors@") for key in logged) and any(key.startswith("all@") for key in logged)
+
+
+def test_stage_task_wants_a_task(tmp_path: Path):
+    result = CliRunner().invoke(app, ["train", "--out", str(tmp_path), "--stage", "task"])
+    assert result.exit_code == 2 and "--with" in result.output
 
 
 def test_frozen_parts_stay_and_the_projector_moves(

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ...pages.lexicon import WORDS, number
-from ...pages.questions import WORDINGS, ask, entries, transcript
+from ...pages.questions import WEIGHTS, WORDINGS, ask, entries, transcript
 from ...pages.tokenizer import ID
 
 IGNORE = -100
@@ -107,7 +107,7 @@ def word_list(rng: random.Random, longest: int = 16) -> dict[str, Any]:
 def fill(
     rng: random.Random, page: Mapping[str, Any], prefix: tuple[list[int], np.ndarray, int], encode: Encode,
     room: int, reading: bool, kinds: Sequence[str] | None = None, wording: str = "train",
-    filling: float = 0.5,
+    filling: float = 0.5, weights: Mapping[str, float] = WEIGHTS,
 ) -> Sample:  # fmt: skip
     """A page with blocks until ``room`` text tokens are used: the transcript first if ``reading``, then questions.
 
@@ -149,7 +149,7 @@ def fill(
         values = rng.choices(values, k=min(16, len(values))) if values else []  # else the last follows from the rest
         if len(values) > 1 and rng.random() < filling:
             add(form, rng.choice(WORDINGS[form][wording]), *(text for pair in values for text in pair))
-    for question in ask(rng, page, 24, wording, kinds):
+    for question in ask(rng, page, 24, wording, kinds, weights):
         if not add(question.kind, question.text, question.answer):
             break
     return Sample(ids, np.concatenate(places, 1), labels, block, asked)

@@ -65,7 +65,7 @@ def evaluate(
     Parameters
     ----------
     model, processor
-        As ``pages.load`` gives them; the model is wrapped for the time of the call.
+        As ``reference.load`` gives them; the model is wrapped for the time of the call.
     n, seed, split, wording, grid
         As of ``pages.generate``.
     out

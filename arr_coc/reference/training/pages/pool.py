@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,3 @@ def bolder(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     thick = np.minimum(picture, before) if u < 0.35 else np.maximum(picture, before)
     amount = np.float32(rng.uniform(0.2, 1))
     return (1 - amount) * picture + amount * thick
-
-
-def shards(root: Path, names: Sequence[str]) -> list[Pool]:
-    """The pools of these names."""
-    return [open_pool(root / name) for name in names]

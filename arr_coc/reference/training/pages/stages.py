@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from ...pages.canvas import Canvas
 from ...pages.dense import crowded
 from ...pages.model import build_config, build_model
-from ...pages.page import SKEWED, draw_page, skewed
+from ...pages.page import SHARES, SKEWED, draw_page, skewed
+from ...pages.questions import WEIGHTS
 from ...pages.tokenizer import ID, SIZE, build_backend
 from ..checkpoints import newest
 from .align import align_loss, token_tables
 from .batches import Batch, Encode, collate, fill, page_prefix, plain_prefix, repeated_pairs, text_prefix, word_list
+from .foreign import foreign_batch, read_questions, read_task
 from .language import answer_loss
 from .pool import Pool, distort, draw_pool, open_pool
 from .run import Loss, run_stage
@@ -35,6 +37,8 @@ Grid = tuple[int, int, int]
 """Rows and columns of patches, and the finest print."""
 WRITTEN = ("field", "cell", "title", "present", "larger", "most", "absent")
 """Kinds of question that a document without a picture can answer."""
+TASK = "task.yaml"
+"""In the run folder: the settings of the foreign questions that stage "task" learns."""
 MIXED = True
 """Whether matrix products run in bfloat16."""
 
@@ -45,12 +49,14 @@ def dense_pool(out: Path, n: int = 8000) -> Pool:
     return open_pool(out / "pool-dense")
 
 
-def page_pool(out: Path, rows: int, cols: int, n: int, finest: int = 400, stage: str = "") -> Pool:
+def page_pool(
+    out: Path, rows: int, cols: int, n: int, finest: int = 400, stage: str = "", shares: Mapping[str, float] = SHARES
+) -> Pool:
     """Pages of one grid; a quarter of those of a named ``stage`` lie askew."""
     name = f"{stage}{rows}x{cols}" + (f"-{finest}" if finest < 400 else "")
 
     def draw(rng: random.Random) -> tuple[Canvas, Any]:
-        canvas, page = draw_page(rng, "train", (rows, cols), finest)
+        canvas, page = draw_page(rng, "train", (rows, cols), finest, shares)
         if stage and rng.random() < SKEWED:
             canvas.image, _ = skewed(rng, canvas.image)
         return canvas, page
@@ -133,7 +139,17 @@ class Diet:
     reading: float = 0.7
     documents: int = 0
     own: int = 0
-    """Pages that the stage draws for itself, in these shares; 0: the pages of earlier stages."""
+    """Pages that a stage draws for itself, in these shares; 0: the pages of earlier stages."""
+    drawn_for: str = ""
+    """The stage whose own pages are shown; by default the stage itself."""
+    shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
+    """Of the kinds of blocks on its own pages."""
+    filling: float = 0.5
+    """How often questions come after a form to fill in."""
+    weights: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
+    """How often a kind of question is asked."""
+    colors: float = 0.0
+    """Weight of the mean colour of every cell, read off its visual token by a linear head that is thrown away."""
 
 
 def pictures_for(diet: Diet, length: int) -> int:
@@ -156,8 +172,11 @@ def picture_batch(
     step: int,
     encode: Encode,
     stage: str,
-) -> tuple[Batch, torch.Tensor]:
-    """Pages of one size at one scale: the packed batch, and the states of the tower ``[n, cells, width]``."""
+) -> tuple[Batch, torch.Tensor, torch.Tensor]:
+    """Pages of one size at one scale.
+
+    Returns the packed batch, and what ``see`` gives.
+    """
     rng = random.Random(f"{stage}/{step}")
     key = rng.choices(list(diet.pools), list(diet.pools.values()))[0]
     (rows, cols, finest), pool = key, pools[key]
@@ -171,27 +190,43 @@ def picture_batch(
     prefix = page_prefix(grid, extent)
     legible = max(side) * 8 >= 0.8 * {64: 64, 128: 96, 256: 128, 400: 160}[finest]
     reading = rng.random() < diet.reading and legible
-    batch = collate([fill(rng, pool.facts[i], prefix, encode, diet.room, reading) for i in chosen])
+    batch = collate([
+        fill(rng, pool.facts[i], prefix, encode, diet.room, reading, filling=diet.filling, weights=diet.weights)
+        for i in chosen
+    ])  # fmt: skip
+    return batch, *see(model, pixels, grid, extent)
+
+
+def see(
+    model: Qwen2_5_VLForConditionalGeneration, pixels: np.ndarray, grid: tuple[int, int], places: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """States of the tower ``[n, cells, width]`` and mean colours ``[n, cells, 3]`` of pictures ``[n, H, W, 3]``."""
     tower = model.model.visual
+    cells = to_rows(torch.from_numpy(pixels).permute(0, 3, 1, 2), grid)
     with torch.set_grad_enabled(tower.patch_embed.proj.weight.requires_grad):
-        states = trunk(tower, to_rows(torch.from_numpy(pixels).permute(0, 3, 1, 2), grid),
-                       *angles(tower, grid, extent=extent))  # fmt: skip
-    return batch, states
+        states = trunk(tower, cells, *angles(tower, grid, extent=places))
+    return states, cells.unflatten(-1, (3, -1)).mean(-1)
 
 
-def pictures(stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps: int, peak: float) -> Stage:
-    """A stage over the frozen tower: transcripts, questions and answers about pictures."""
+def pictures(
+    stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps: int, peak: float, task: bool = False
+) -> Stage:
+    """A stage over pictures: transcripts, questions and answers; with ``task``, every third batch is of that task."""
 
     def run(out: Path, accelerator: Accelerator, own_steps: int | None, lr: float | None) -> None:
+        foreign = read_questions(read_task(out / TASK)) if task else None
         pools = {
             key: page_pool(
-                out, *key[:2], round(diet.own * share) or pages_in(key), key[2], f"{stage}-" if diet.own else ""
+                out, *key[:2], round(diet.own * share) or pages_in(key), key[2],
+                f"{diet.drawn_for or stage}-" if diet.own else "", diet.shares,
             )
             for key, share in diet.pools.items()
         }
         documents = page_pool(out, 1, 1, 12000)
         model, backend = new_model(), build_backend()
         load_stage(model, out, before)
+        colors = nn.Linear(model.config.text_config.hidden_size, 3)
+        module = nn.ModuleDict({"model": model, "colors": colors}) if diet.colors else model
 
         def encode(text: str) -> list[int]:
             return backend.encode(text).ids
@@ -204,13 +239,21 @@ def pictures(stage: str, before: str, diet: Diet, frozen: tuple[str, ...], steps
             with torch.autocast("cpu", torch.bfloat16, enabled=MIXED):
                 if diet.documents and step % diet.documents == diet.documents - 1:
                     return answer_loss(model, document_batch(rng, documents, encode, 20))
-                batch, states = picture_batch(model, pools, diet, step, encode, stage)
-                vision = project(model.model.visual, states).flatten(0, 1)
-                value, metrics = answer_loss(model, batch, vision.float())
+                if foreign is not None and step % 3 == 1:
+                    side = rng.choice(BUDGETS)
+                    batch, pixels, grid, places = foreign_batch(rng, foreign, side, diet.work, diet.room, encode)
+                    states, shown = see(model, pixels, grid, places)
+                else:
+                    batch, states, shown = picture_batch(model, pools, diet, step, encode, stage)
+                vision = project(model.model.visual, states).float()
+                value, metrics = answer_loss(model, batch, vision.flatten(0, 1))
+            if diet.colors:
+                error = (colors(vision) - shown).pow(2).mean()
+                value, metrics = value + diet.colors * error, {**metrics, "colors": (error.item(), 1)}
             cells = states.shape[1]
             return value, {f"{k}@{cells}": v for k, v in metrics.items()}
 
-        run_stage(stage, model, loss, out, own_steps or steps, lr or peak, accelerator)
+        run_stage(stage, module, loss, out, own_steps or steps, lr or peak, accelerator)
 
     return run
 
@@ -240,7 +283,10 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     checkpoint = newest(folder)
     if checkpoint is None:
         raise ValueError(f"{folder} holds no checkpoint; train stage {folder.name!r} first")
-    return dict(load_file(checkpoint / "model.safetensors"))
+    weights = dict(load_file(checkpoint / "model.safetensors"))
+    if "colors.weight" in weights:  # the model beside a head that is thrown away
+        weights = {k.removeprefix("model."): v for k, v in weights.items() if not k.startswith("colors.")}
+    return weights
 
 
 def load_stage(model: Qwen2_5_VLForConditionalGeneration, out: Path, before: str) -> None:
@@ -278,6 +324,25 @@ QUESTIONS = Diet(
     },
     unfit=0.15, documents=16, room=280, reading=0.5, own=8000,
 )  # fmt: skip
+COLORS = Diet(
+    {(1, 1, 64): 0.35, (1, 1, 128): 0.3, (1, 1, 256): 0.15, (1, 1, 400): 0.08, (1, 2, 64): 0.12},
+    unfit=0.15, documents=16, room=150, reading=0.2, own=8000, colors=1.0, work=4000, filling=0.9,
+    shares={"sign": 0.3, "tiles": 0.35, "bars": 0.2, "fields": 0.15},
+    weights={"color": 6, "on": 3, "says": 2, "count": 2, "field": 2},
+)  # fmt: skip
+SCENES = Diet(
+    {
+        (1, 1, 128): 0.08, (1, 1, 256): 0.08, (1, 1, 400): 0.14, (1, 2, 64): 0.05, (2, 2, 64): 0.05, (3, 3, 64): 0.05,
+        (1, 2, 400): 0.25, (2, 1, 400): 0.1, (2, 2, 400): 0.2,
+    },
+    unfit=0.15, documents=16, room=250, reading=0.25, own=8000, drawn_for="questions", colors=1.0, work=4500,
+    weights={"field": 4, "cell": 4, "color": 2.5, "on": 2, "most": 2.5, "count": 2.5, "larger": 2, "line": 1.5,
+             "absent": 1.5, "title": 0.7, "sum": 0.4},
+)  # fmt: skip
+LAST = replace(
+    SCENES, reading=0.3, drawn_for="",
+    weights={"field": 5, "cell": 4, "color": 1.5, "on": 2, "line": 2, "count": 1.5, "title": 0.7, "sum": 0.4},
+)  # fmt: skip
 STAGES: dict[str, Stage] = {
     "tower": tower,
     "text": text,
@@ -285,4 +350,7 @@ STAGES: dict[str, Stage] = {
     "words": aligned("words", "align", "visual", 700, 1e-3),
     "short": pictures("short", "words", SHORT, ("visual.blocks", "patch_embed"), 4000, 1e-3),
     "questions": pictures("questions", "short", QUESTIONS, (), 6000, 5e-4),
+    "colors": pictures("colors", "questions", COLORS, (), 2000, 8e-4),
+    "scenes": pictures("scenes", "colors", SCENES, (), 2000, 6e-4),
+    "task": pictures("task", "scenes", LAST, (), 2000, 6e-4, task=True),
 }
