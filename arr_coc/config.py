@@ -125,7 +125,8 @@ class ArrCocConfig:
         both as they are. See `arr_coc.calibrate`.
     caution
         Standard deviations by which a learned allocation must beat the prior's, on what was learned, to be played in
-        its place; 0 plays what was learned.
+        its place; 0 plays what was learned. Under the default policy less is asked the more surely all questions
+        together show the prior to be wrong.
     tensions
         Which tensions of :mod:`arr_coc.balancing` act: ``"price"`` (compress or particularise), ``"temperature"``
         (exploit or explore, while learning) and ``"coverage"`` (focus or diversify). None by default: in the ablation
