@@ -47,6 +47,8 @@ class Decision:
     covariates : FloatArray, shape [m]
     price, shadow_price, gap : float
         Price paid per unit of cost, the limit's multiplier, and the oracle's proven gap.
+    table : IntArray, shape [N, K], or None
+        What every arm would have cost; None in logs that are older.
     """
 
     policy: str
@@ -61,6 +63,7 @@ class Decision:
     price: float
     shadow_price: float
     gap: float
+    table: IntArray | None = None
 
     @property
     def cost(self) -> int:
@@ -85,13 +88,13 @@ class Decision:
         ValueError
             If a field is missing or malformed.
         """
-        missing = [name for name in _DECISION_FIELDS if name not in data]
+        missing = [name for name in _DECISION_FIELDS if name not in data and name != "table"]
         if missing:
             raise ValueError(f"a logged decision lacks {missing}; it was not written by Decision.to_dict")
         patches, features = len(data["index"]), data["features"]
         if patches == 0:
             raise ValueError("a logged decision needs at least one patch, its super-arm is empty")
-        log_p, optional = data["log_propensity"], data["probabilities"]
+        log_p, optional, table = data["log_propensity"], data["probabilities"], data.get("table")
         return cls(
             policy=str(data["policy"]),
             index=ints("index", data["index"], (patches,)),
@@ -105,6 +108,7 @@ class Decision:
             price=number("price", data["price"]),
             shadow_price=number("shadow_price", data["shadow_price"]),
             gap=number("gap", data["gap"]),
+            table=None if table is None else ints("table", table, (patches, None)),
         )
 
 

@@ -246,6 +246,7 @@ class Policy(Resumable):
             price=problem.price,
             shadow_price=choice.shadow_price,
             gap=choice.gap,
+            table=problem.costs,
         )
 
     def update(self, decision: Decision, reward: Any) -> None:
@@ -292,6 +293,12 @@ class Policy(Resumable):
             unknown = decision.index[(decision.index < 0) | (decision.index >= (self.arms or np.inf))]
             if len(unknown):
                 raise ValueError(f"decision uses arm {int(unknown[0])}, but the policy has {self.arms} arms")
+            table = decision.table
+            if table is not None and self.arms and table.shape != (len(decision.index), self.arms):
+                raise ValueError(
+                    f"a decision's table of costs must have shape [{len(decision.index)}, {self.arms}], "
+                    f"got {list(table.shape)}"
+                )
             seen, sizes = (decision.contexts.shape[1], len(decision.covariates)), (self.dim, self.covariates)
             if seen != sizes if self.needs_model else self.dim is not None and seen[0] not in (0, self.dim):
                 raise ValueError(

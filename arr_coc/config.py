@@ -102,6 +102,10 @@ class ArrCocConfig:
         Bytes in which ``generate`` keeps the last pictures (features, keys and values of their glance and of the last
         looks at them), so that another question about the same pixels reads only its words; 0 keeps none, and nothing
         is kept in training.
+    answer_line
+        Words put behind the question for the glance alone, for instance ``"Answer with a single word or phrase."``:
+        attention tells where to look only where the answer starts, and a model that first says "The picture shows"
+        starts it later. What is generated never sees them. Empty by default: nothing is added.
     price
         Reward units that a full-detail image costs: an allocation is charged ``price * tokens / full_tokens``.
     scorers
@@ -122,7 +126,8 @@ class ArrCocConfig:
         both as they are. See `arr_coc.calibrate`.
     caution
         Standard deviations by which a learned allocation must beat the prior's, on what was learned, to be played in
-        its place; 0 plays what was learned.
+        its place; 0 plays what was learned. Under the default policy less is asked the more surely all questions
+        together show the prior to be wrong.
     tensions
         Which tensions of :mod:`arr_coc.balancing` act: ``"price"`` (compress or particularise), ``"temperature"``
         (exploit or explore, while learning) and ``"coverage"`` (focus or diversify). None by default: in the ablation
@@ -151,6 +156,7 @@ class ArrCocConfig:
     limit: int | float | None = None
     direct: bool = True
     picture_cache: int = 0
+    answer_line: str = ""
     price: float = 0.05
     scorers: tuple[str | Mapping[str, Any], ...] = ("propositional", "perspectival", "participatory")
     confidence: bool = True
@@ -195,6 +201,8 @@ class ArrCocConfig:
             raise ValueError(
                 f"price={self.price!r} must be a finite number >= 0 (reward units per full-detail image)."
             )
+        if not isinstance(self.answer_line, str):
+            raise TypeError(f"answer_line={self.answer_line!r} must be text; leave it empty to add nothing.")
         if not _is_int(self.picture_cache) or self.picture_cache < 0:
             raise ValueError(f"picture_cache={self.picture_cache!r} must be a number of bytes, an int >= 0.")
         if not _is_int(self.seed) or self.seed < 0:

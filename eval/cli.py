@@ -162,6 +162,26 @@ def compare(
         replace_file(out, text)
 
 
+@app.command(name="won-back")
+@clear_errors
+def won_back(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs of one bench of broken knowing.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Markdown to write, with a picture beside it.")] = Path(
+        "runs/won-back.md"
+    ),
+    debug: Debug = False,
+) -> None:
+    """What broken knowing costs the heuristic, and how much of it learning and calibrating win back.
+
+    Example: `python -m eval won-back runs/corrupted-core-0 runs/corrupted-core-1 runs/corrupted-core-2`
+    """
+    from .reporting.won_back import markdown, write
+
+    write(runs, out)
+    typer.echo(markdown(runs))
+    typer.echo(f"table: {out}, picture: {out.with_suffix('.png')}")
+
+
 @app.command()
 @clear_errors
 def curve(

@@ -266,7 +266,7 @@ class Contexts:
 
     def doubt(self, scene: Scene) -> tuple[float, float]:
         """Doubt u about the glance's answer and probability e of all other answers, both in [0, 1]; see `Doubt`."""
-        return self.between(scene.glance_answer()) if self.confidence else (1.0, 1.0)
+        return self.between(scene.glance_answer(), scene.question) if self.confidence else (1.0, 1.0)
 
     @staticmethod
     def words(scene: Scene) -> Tensor:

@@ -25,6 +25,8 @@ POSTERIOR_SCALE = 0.15
 """Scale of Thompson draws: with the posterior reckoned at unit noise, about half the deviation of 0/1 rewards."""
 SURCHARGE = 5.0
 """Tokens beyond the prior's must promise to pay for themselves six times before they are spent."""
+PATIENCE = 0.02
+"""Reward per question that departing from the prior surely gains, by which caution and surcharge shrink e-fold."""
 
 
 class BlindPlanner:
@@ -177,6 +179,8 @@ def build_policy(config: ArrCocConfig, contexts: Contexts, prior: bool = True) -
         options["prior_mean"] = mean
         if issubclass(policy_class(config.policy), Cautious):
             options |= {"caution": config.caution, "surcharge": SURCHARGE}
+        if config.policy == "neural_mixture":
+            options["patience"] = PATIENCE
     return make_policy(
         config.policy, dim=len(contexts.slots), arms=len(config.budgets), covariates=len(contexts.covariates),
         seed=config.seed, **options,

@@ -21,6 +21,7 @@ from allocator.storage import replace_file
 from ..asking.ask import answers, prepare
 from ..attending.planners import PolicyPlanner, Recorder
 from .agreement import agreement
+from .counterfactual import alternatives, chosen, compare
 from .gold import gold_answer, gold_probability
 from .rewards import AGREEMENT, ASK_AGAIN, make_reward
 from .workers import Workers, update_together
@@ -46,6 +47,7 @@ def learn(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     checkpoint_every: int = 10,
+    counterfactuals: float = 0.0,
     progress: bool = True,
     workers: Workers | None = None,
 ) -> list[dict[str, Any]]:
@@ -83,6 +85,10 @@ def learn(
         Go on from the checkpoint in ``out``; the result is that of an unbroken run on the same data.
     checkpoint_every
         Batches between checkpoints.
+    counterfactuals
+        Share of the questions, in [0, 1], that are also answered at the floor, at full detail, and with the patch
+        raised that each reading puts first, or any patch; rewards and their differences from the chosen allocation's
+        go on the log (``counterfactuals``). Nothing is learned from them. See `arr_coc.learning.counterfactual`.
     progress
         Whether to show a progress bar.
     workers
@@ -113,6 +119,8 @@ def learn(
             raise ValueError(f"{name}={value!r} must be an int of at least 1")
     if target is not None and not 0 < target <= 1:
         raise ValueError(f"target={target!r} must be a share of full detail in (0, 1], or None to keep the price")
+    if not isinstance(counterfactuals, (int, float)) or not 0 <= counterfactuals <= 1:
+        raise ValueError(f"counterfactuals={counterfactuals!r} must be a share of the questions, in [0, 1]")
     score = make_reward(reward) if isinstance(reward, str) and reward not in ASK_AGAIN else reward
     tracker = None if target is None else PriceTracker(target=target, eta=PRICE_STEP, price=planner.price)
     workers = workers or Workers()
@@ -137,7 +145,10 @@ def learn(
             if not batches[0]:
                 break
             first = len(log) + sum(map(len, batches[: workers.rank]))
-            records = _episode(arr, recorder, score, batches[workers.rank], first, planner.price, length)
+            batch = batches[workers.rank]
+            records = _episode(arr, recorder, score, batch, first, planner.price, length)
+            if counterfactuals:
+                _compare(arr, score, batch, records, counterfactuals, length)
             decisions = [plan.decision for plan in recorder.plans if plan.decision is not None]
             update_together(planner.policy, decisions, [record["reward"] for record in records], workers)
             lines = [{**r, "decision": d.to_dict()} for r, d in zip(records, decisions, strict=True)]
@@ -186,12 +197,7 @@ def _episode(
     allocations = arr.last
     predictions = answers(arr.processor, inputs["input_ids"], sequences)
     budgets = [allocation.budgets for allocation in allocations]
-    if score == AGREEMENT:
-        values = agreement(arr, inputs, predictions, budgets, **length)
-    elif isinstance(score, str):
-        values = gold_probability(arr, inputs, [gold_answer(sample) for sample in batch], budgets)
-    else:
-        values = [float(score(p, sample)) for p, sample in zip(predictions, batch, strict=True)]
+    values = _values(arr, score, batch, inputs, predictions, budgets, length)
     records = []
     for i, (sample, prediction, allocation, value) in enumerate(
         zip(batch, predictions, allocations, values, strict=True)
@@ -215,6 +221,43 @@ def _episode(
             }
         )
     return records
+
+
+def _values(
+    arr: ArrCoc,
+    score: Reward | str,
+    batch: Sequence[Mapping[str, Any]],
+    inputs: Any,
+    predictions: Sequence[str],
+    budgets: list[list[int]],
+    length: Mapping[str, int],
+) -> list[float]:
+    if score == AGREEMENT:
+        return agreement(arr, inputs, predictions, budgets, **length)
+    if isinstance(score, str):
+        return gold_probability(arr, inputs, [gold_answer(sample) for sample in batch], budgets)
+    return [float(score(p, sample)) for p, sample in zip(predictions, batch, strict=True)]
+
+
+def _compare(
+    arr: ArrCoc,
+    score: Reward | str,
+    batch: Sequence[Mapping[str, Any]],
+    records: list[dict[str, Any]],
+    share: float,
+    length: Mapping[str, int],
+) -> None:
+    """Put counterfactual sets into the records of a share of the questions."""
+    seed, budgets = arr.config.seed, arr.config.budgets
+    for sample, record, allocation in zip(batch, records, list(arr.last), strict=True):
+        if not chosen(share, seed, record["episode"]):
+            continue
+        others = alternatives(allocation.scores, len(allocation.budgets), budgets, seed, record["episode"])
+
+        def value(inputs: Any, texts: list[str], given: list[list[int]], sample: Any = sample) -> list[float]:
+            return _values(arr, score, [sample] * len(texts), inputs, texts, given, length)
+
+        record["counterfactuals"] = compare(arr, sample, others, value, record["reward"], **length)
 
 
 def _samples(dataset: Iterable[Mapping[str, Any]], skip: int, episodes: int) -> Iterator[Mapping[str, Any]]:

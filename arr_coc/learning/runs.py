@@ -15,7 +15,7 @@ import yaml
 
 from .settings import read_settings
 
-LEARN = ("reward", "episodes", "batch_size", "max_new_tokens", "target", "checkpoint_every")
+LEARN = ("reward", "episodes", "batch_size", "max_new_tokens", "target", "checkpoint_every", "counterfactuals")
 """The parameters of :func:`arr_coc.learn` that are settings; named here, so that a wrong one is told without torch."""
 
 

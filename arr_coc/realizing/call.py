@@ -174,6 +174,18 @@ class Call:
             self._alone[sample] = self._question(sample)
         return self._alone[sample]
 
+    def with_words(self, place: int, words: Sequence[int]) -> Call:
+        """This call of one question with more words in its prompt, in front of the token at ``place``."""
+        inputs = dict(self.inputs)
+        length, count = inputs["input_ids"].shape[1], len(words)
+        # What a token is beside its id (text, not padding) the new ones take from the word before them.
+        source = torch.tensor([*range(place), *[place - 1] * count, *range(place, length)])
+        for key in SEQUENCE_KEYS:
+            if inputs.get(key) is not None:
+                inputs[key] = inputs[key].index_select(1, source.to(inputs[key].device))
+        inputs["input_ids"][0, place : place + count] = inputs["input_ids"].new_tensor(list(words))
+        return Call(self.model, self.family, inputs, self.side)
+
     def _question(self, sample: int) -> Call:
         ids, kept = self.inputs["input_ids"], self.prompt(sample)
         entries = [e for e, owner in enumerate(self.sample_of) if owner == sample]

@@ -162,6 +162,7 @@ class SceneBuilder:
             )
         watch = Stopwatch(self.model, synchronize)
         alone, glance, pixels = call.question(sample), None, None
+        looked = self._with_answer_line(alone) if needs & {"glance", "answer"} else alone
         if "pixels" in needs and self.scale is not None:
             with watch("glance"), torch.no_grad():
                 pixels = self.family.pixels(self.model, alone.inputs, alone.patches, self.scale)
@@ -169,7 +170,7 @@ class SceneBuilder:
         grids = [self.realizer.grid(self.family, patch, floor) for patch in alone.patches]
         if needs & {"glance", "answer"}:
             with watch("glance"):
-                glance = self._glance(alone, grids, "answer" in needs, keep)
+                glance = self._glance(looked, grids, "answer" in needs, keep)
         with torch.no_grad():
             embeddings = self.model.get_input_embeddings()(ids[None])[0].float().cpu()
 
@@ -359,6 +360,23 @@ class SceneBuilder:
             if budget not in self.config.budgets:
                 raise ValueError(f"{source} holds {budget!r}, which is none of the budgets {self.config.budgets}.")
 
+    def _with_answer_line(self, alone: Call) -> Call:
+        """The question as the glance is asked it; see ``answer_line`` of :class:`arr_coc.ArrCocConfig`."""
+        line = self.config.answer_line.strip()
+        if not line:
+            return alone
+        if self.tokenizer is None:
+            raise ValueError(
+                f"answer_line={line!r} needs the model's tokenizer: call wrap(model, processor), or leave it empty."
+            )
+        prompt = alone.inputs["input_ids"][0]
+        text, found = find_question(prompt, self.family.image_token(self.model), self.special, self.tokenizer)
+        if not text or text.casefold().endswith(line.casefold()):
+            return alone
+        check_question(self.tokenizer, line)
+        words = self.tokenizer(f" {line}", add_special_tokens=False)["input_ids"]
+        return alone.with_words(_end_of(prompt.tolist(), found.tolist()), words)
+
     def _question(self, call: Call, sample: int, text: str | None) -> tuple[str, torch.Tensor]:
         ids, mask = call.inputs["input_ids"][sample], call.inputs["attention_mask"][sample]
         if text is not None and self.tokenizer is not None:
@@ -368,6 +386,16 @@ class SceneBuilder:
         prompt = ids[call.prompt(sample).to(ids.device)] if mask is not None else ids
         words, found = find_question(prompt, self.family.image_token(self.model), self.special, self.tokenizer)
         return (text if text is not None else words), found
+
+
+def _end_of(prompt: list[int], words: list[int]) -> int:
+    """The place behind the last occurrence of the words' end: of as many of them as stand together."""
+    for count in range(min(len(words), 8), 0, -1):
+        tail = words[-count:]
+        for end in range(len(prompt), count - 1, -1):
+            if prompt[end - count : end] == tail:
+                return end
+    return len(prompt)
 
 
 def _timed(watch: Stopwatch, function: Any) -> Any:

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from allocator import make_policy, policy_class, policy_names
+from allocator import Decision, make_policy, policy_class, policy_names
 from allocator.knapsack import solve_many
 from allocator.policies.caution import Cautious
 from allocator.policies.full_bandit.base import NOISE
 from allocator.policies.full_bandit.neural_mixture import SCALES
+from allocator.problem import pose
 
 K, D, PRICE = 4, 3, 1e-3
 COSTS = np.array([64, 128, 256, 400])
@@ -236,3 +237,99 @@ def test_many_questions_are_solved_together_unless_caution_looks_at_each(monkeyp
         )
         many = policy.select_many([{**q, "explore": False} for q in asked])
         assert all((a.index == b.index).all() for a, b in zip(single, many, strict=True)) and len(calls) == together
+
+
+class TestTrial:
+    """Margins that shrink where all questions together show that the prior is wrong, and only there."""
+
+    def make(self, wrong, **options):
+        """A mixture whose prior follows the first reading, which misleads or, with the readings swapped, does not."""
+        follows = 0 if wrong else 1
+        prior = np.zeros((K - 1, D))
+        prior[:, follows] = [0.05, 0.15, 0.3]
+        gates = [0.0, -5.0, -5.0] if wrong else [-5.0, 0.0, -5.0]
+        return make_policy(
+            "neural_mixture", dim=D, arms=K, covariates=1, prior_mean=prior, readings=[0, 1], levels=[2],
+            reading_prior=gates, need_prior=[-3.0, 6.0], seed=2, caution=1.0, surcharge=5.0, **options,
+        )  # fmt: skip
+
+    play = TestMixture.play
+    ask = staticmethod(TestMixture.ask)
+
+    def test_they_go_where_the_prior_misleads_and_stay_where_it_is_right(self):
+        wrong, right = self.make(True, patience=0.02), self.make(False, patience=0.02)
+        assert wrong.margin() == right.margin() == 1.0 and wrong.lead() == (0.0, 0.0)
+        for policy in (wrong, right):
+            self.play(policy, 300, 0)
+        assert wrong.lead()[0] > 0.1 and wrong.margin() < 0.1
+        assert right.lead()[0] < 0.03 and right.margin() > 0.5
+        assert self.make(True).margin() == 1.0  # without patience they stay
+
+    def test_the_pool_is_what_its_definition_says(self):
+        policy = self.make(True, patience=0.02, train_every=20)
+        self.play(policy, 20, 0)
+        rng, stakes, spent, count = np.random.default_rng(5), np.zeros(policy.members), 0.0, 0.0
+        policy.pool = None
+        for _ in range(7):
+            _, _, x, hard = self.ask(rng)
+            decision = policy.select(x, [hard], COSTS, price=0.05 / 1600)
+            assert (decision.table == COSTS).all()
+            policy.update(decision, 1.0)
+            values = policy._member_values(_posed(policy, x, hard)).mean(0)
+            prior = np.hstack([np.zeros((4, 1)), x @ np.asarray(policy.prior_mean).T])
+            paid = 0.05 / 1600 * COSTS
+            mine, theirs = (values - paid).argmax(1), (prior - paid).argmax(1)
+            gain = policy.stakes_of(x, np.array([hard]), mine) - policy.stakes_of(x, np.array([hard]), theirs)
+            stakes, count = stakes * (1 - 1 / 200) + gain, count * (1 - 1 / 200) + 1
+            spent = spent * (1 - 1 / 200) + float((paid[mine] - paid[theirs]).sum())
+        mean, deviation = policy.lead()
+        assert mean == pytest.approx(((stakes - spent) / count).mean()) and deviation == pytest.approx(
+            (stakes / count).std()
+        )
+        assert policy.margin() == pytest.approx(np.exp(-max(mean - 2 * deviation, 0) / 0.02))
+
+    def test_it_is_kept_in_the_state_fades_with_forgetting_and_outlives_a_log(self):
+        policy = self.make(True, patience=0.02, train_every=20)
+        self.play(policy, 60, 0)
+        other = self.make(True, patience=0.02, train_every=20)
+        other.load_state_dict(policy.state_dict())
+        assert other.lead() == policy.lead() != (0.0, 0.0)
+        _, _, x, hard = self.ask(np.random.default_rng(3))
+        decision = policy.select(x, [hard], COSTS, price=0.05 / 1600)
+        copy = Decision.from_dict(decision.to_dict())
+        assert (copy.table == decision.table).all()
+        policy.update(decision, 1.0), other.update(copy, 1.0)
+        assert other.lead() == policy.lead()
+        lead = policy.lead()[0]
+        policy.forget(0.5)
+        assert policy.lead()[0] == pytest.approx(lead / 2)
+        old = {key: value for key, value in decision.to_dict().items() if key != "table"}
+        before = other.pool
+        other.update(Decision.from_dict(old), 1.0)  # what a choice would have cost is not known
+        assert other.pool is before
+
+    @pytest.mark.parametrize(
+        ("pool", "message"),
+        [
+            ({"stakes": [float("nan")], "spent": 0.0, "count": 1.0}, "stakes"),
+            ({"stakes": [0.0], "spent": 0.0, "count": 0.0}, "counts 0.0 questions"),
+            ({"stakes": [0.0], "count": 1.0}, "damaged"),
+        ],
+    )
+    def test_a_damaged_pool_is_refused(self, pool, message):
+        policy = self.make(True, patience=0.02)
+        with pytest.raises(ValueError, match=message):
+            policy.load_state_dict({**policy.state_dict(), "extra": {"pool": pool}})
+        assert policy.pool is None
+
+    def test_a_table_of_another_shape_is_refused(self):
+        policy = self.make(True, patience=0.02)
+        _, _, x, hard = self.ask(np.random.default_rng(3))
+        data = policy.select(x, [hard], COSTS).to_dict()
+        with pytest.raises(ValueError, match=r"table of costs must have shape \[4, 4\], got \[4, 2\]"):
+            policy.update(Decision.from_dict({**data, "table": [[1, 2]] * 4}), 1.0)
+        assert policy.rounds == 0
+
+
+def _posed(policy, x, hard):
+    return pose(policy, x, [hard], COSTS, price=0.05 / 1600, temperature=0.0)

@@ -15,6 +15,7 @@ import torch
 
 import arr_coc
 from arr_coc import ArrCocConfig
+from arr_coc.asking.ask import answers, prepare
 from arr_coc.learning.rewards import make_reward
 from arr_coc.reference import generate
 
@@ -180,3 +181,38 @@ def test_learning_moves_budgets_to_where_reward_needs_them(reference):
         assert all(plan.budgets[int(plan.scores["participatory"].argmax())] == 400 for plan in learned)
         # A comparison looks at two patches alike, so its second one may be raised too; the others stay low.
         assert sum(sum(plan.budgets) for plan in learned) < 0.5 * 1600 * len(plans)
+
+
+READINGS = ("propositional", "perspectival", "participatory")
+
+
+def test_a_share_of_the_questions_is_also_answered_otherwise(wrapped, reference, tmp_path):
+    data = questions(8)
+    log = arr_coc.learn(wrapped, data, episodes=8, batch_size=4, counterfactuals=0.5, out=tmp_path, progress=False)
+    told = [record for record in log if "counterfactuals" in record]
+    assert 0 < len(told) < 8
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line.get("counterfactuals") for line in lines] == [record.get("counterfactuals") for record in log]
+    model, processor = reference
+    score = make_reward("vqa_accuracy")
+    for record in told:
+        sets, sample = record["counterfactuals"], data[record["episode"]]
+        assert set(sets) == {"floor", "full", "random", *(f"first by {name}" for name in READINGS)}
+        assert sets["full"]["tokens"] == record["full_tokens"] > sets["random"]["tokens"] > sets["floor"]["tokens"]
+        for name, budgets in (("floor", [64] * 4), ("full", [400] * 4)):
+            inputs = prepare(processor, [sample["image"]], [sample["question"]])
+            sequences = model.generate(**inputs, do_sample=False, allocation=[budgets])
+            (text,) = answers(processor, inputs["input_ids"], sequences)
+            assert sets[name]["reward"] == score(text, sample)
+        assert all(one["gain"] == one["reward"] - record["reward"] for one in sets.values())
+    # What is learned and asked is as without them.
+    wrapped.detach()
+    with arr_coc.wrap(*reference, ArrCocConfig(policy="thompson", seed=3)) as arr:
+        plain = arr_coc.learn(arr, data, episodes=8, batch_size=4, progress=False)
+    assert plain == [{k: v for k, v in record.items() if k != "counterfactuals"} for record in log]
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, "all"])
+def test_a_share_of_counterfactuals_is_a_share(share, wrapped):
+    with pytest.raises(ValueError, match="must be a share of the questions"):
+        arr_coc.learn(wrapped, questions(1), episodes=1, counterfactuals=share, progress=False)

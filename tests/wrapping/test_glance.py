@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from arr_coc.scene.contract import Plan
+from arr_coc.wrapping.planning import _end_of
 from tests import tiny
 from tests.wrapping.conftest import BUDGETS, built
 from tests.wrapping.test_exactness import MIXED, PROMPTS, TOLERANCE, families, logits
@@ -206,3 +207,51 @@ def test_the_record_of_a_call(wrapped):
         "entry": 1, "view": 0, "top": 0, "bottom": 8, "left": 0, "right": 8
     }  # fmt: skip
     assert arr.last[2].patches == [] and arr.last[2].tokens == 0
+
+
+LINE = "w30 w31 w32"
+
+
+@families
+def test_an_answer_line_is_read_by_the_glance_alone(name, wrapped):
+    """The oracle is the same model, asked with the line in its prompt; what is generated never sees it."""
+    model = built(name)
+    inputs = model.make(PROMPTS[1:2])
+    arr = wrapped(model, *MIXED, needs=("glance", "answer"))
+    plain = logits(model.model, inputs)
+    (bare,) = arr.planner.scenes
+    arr = wrapped(model, *MIXED, needs=("glance", "answer"), answer_line=LINE)
+    assert torch.equal(logits(model.model, inputs), plain)
+    (scene,) = arr.planner.scenes
+    words = torch.tensor([tiny.tokenizer()(f" {LINE}", add_special_tokens=False)["input_ids"]])
+    longer = dict(inputs)
+    for key in ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids"):
+        if key in inputs:
+            added = words if key == "input_ids" else inputs[key][:, -1:].expand(-1, words.shape[1])
+            longer[key] = torch.cat([inputs[key], added], 1)
+    arr = wrapped(model, *MIXED, needs=("glance", "answer"))
+    logits(model.model, longer)
+    (asked,) = arr.planner.scenes
+    assert (scene.glance_answer() - asked.glance_answer()).abs().max() < TOLERANCE
+    assert (scene.read_attention([0, 2]) - asked.read_attention([0, 2])).abs().max() < TOLERANCE
+    assert (scene.glance_answer() - bare.glance_answer()).abs().max() > 1e-3
+    assert scene.question == bare.question
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words", "end"),
+    [
+        ([9, 1, 2, 3, 8, 7], [1, 2, 3], 4),  # in front of what the template adds
+        ([9, 1, 2, 3, 8, 3], [1, 2, 3], 4),  # which may hold a word of it
+        ([1, 2, 9, 1, 2, 8], [1, 2], 5),  # the last time it is asked
+        ([9, 4, 2, 8], [1, 2], 3),  # words on both sides of something else
+        ([9, 8], [5], 2),
+    ],
+)
+def test_the_line_stands_behind_the_question(prompt, words, end):
+    assert _end_of(prompt, words) == end
+
+
+def test_a_line_that_cannot_be_read_is_refused(wrapped):
+    with pytest.raises(TypeError, match="answer_line=3 must be text"):
+        wrapped(built("reference"), *MIXED, answer_line=3)

@@ -116,6 +116,7 @@ class Aggregated(Cautious, Linear):
     def forget(self, gamma: float) -> None:
         """See `Posterior.forget`."""
         self.posterior.forget(gamma)
+        self._acquit(gamma)
 
     def _features(self, contexts: FloatArray, covariates: FloatArray, index: IntArray) -> FloatArray:
         return self.stakes_of(contexts, covariates, index)

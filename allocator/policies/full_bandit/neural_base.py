@@ -112,6 +112,7 @@ class NeuralAggregated(Aggregated):
         if self.replay:
             phi = np.stack([self._features(x, z, index) for x, z, index, _ in self.replay])
             self.posterior.update(phi, np.array([reward for *_, reward in self.replay]))
+        self.pool = None  # of features that are no more
         self.posterior.rounds = seen  # rewards learned from, also those the replay has dropped
 
     def _train(self) -> None:

@@ -82,7 +82,7 @@ class NeuralMixture(Cautious, Policy):
         they come half as often whenever the rewards have doubled.
     memory : int
         Rewards kept for replay, the most recent ones; of their contexts only the columns that are read.
-    caution, surcharge
+    caution, surcharge, patience
         See `Cautious`.
     **options
         See `Policy`.
@@ -219,13 +219,17 @@ class NeuralMixture(Cautious, Policy):
 
     def weigh(self, stakes: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Over the members; nothing is sure before the first training."""
-        deviation = stakes.std(axis=1) if self.rounds >= self.train_every else np.full(len(stakes), _UNKNOWN)
+        deviation = stakes.std(axis=1) if self._informed() else np.full(len(stakes), _UNKNOWN)
         return stakes.mean(axis=1), deviation
+
+    def _informed(self) -> bool:
+        return self.rounds >= self.train_every
 
     def forget(self, gamma: float) -> None:
         """Scale the weights of the rewards kept for replay; the next training hears of it."""
         gamma = number("gamma", gamma, low=0.0, high=1.0)
         self.replay = [(x, z, index, y, weights * gamma) for x, z, index, y, weights in self.replay]
+        self._acquit(gamma)
 
     # Learning.
 

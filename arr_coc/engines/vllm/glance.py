@@ -83,6 +83,10 @@ class Describer:
                 f"{type(self.model).__name__} without gaps; learn a policy with positions='auto', or serve it with "
                 "arr-coc serve"
             )
+        if config.answer_line:
+            raise ValueError(
+                f"answer_line={config.answer_line!r}: the engine's glance is the question as it stands; leave it empty"
+            )
         self.config, self.realizer = config, make_realizer(config.realizer, self.family)
         if config.scaled:
             self.realizer.full = config.budgets[-1]
