@@ -251,8 +251,9 @@ def _image(value: Any, folder: Path, within: Sequence[Path]) -> tuple[Image.Imag
     if isinstance(value, Mapping):
         value = value["bytes"] if value.get("bytes") is not None else value["path"]
     if isinstance(value, str):
-        plain = within and not value.startswith("data:") and "://" not in value
-        return load_image(_within(value, (folder, *within)) if plain else value, folder=folder), value
+        if within and not value.startswith("data:") and "://" not in value:
+            return load_image(_within(value, (folder, *within))), value
+        return load_image(value, folder=folder), value
     image = load_image(value)
     content = value if isinstance(value, bytes) else image.tobytes()
     return image, hashlib.blake2b(content, digest_size=8).hexdigest()

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from arr_coc.learning.tasks import Task
+from arr_coc.learning.tasks import Task, TaskConfig
 from eval.config import read_config
 from eval.mosaics import write_mosaics
 
@@ -90,6 +90,15 @@ def test_mosaics_ask_about_the_patch_that_they_name(tmp_path: Path, monkeypatch:
         assert image.getpixel((column * 160 + 80, row * 160 + 80)) == shown[one["answer"]]
     found = list(task("easy-vqa", f"task.path={tmp_path / 'out/test.jsonl'}"))
     assert len(found) == 12 and found[0]["image"].size == (320, 320)
+
+
+def test_rows_are_found_from_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("runs/a").mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save("runs/a/x.png")
+    Path("runs/a/q.jsonl").write_text(json.dumps({"image": "x.png", "question": "what ?", "answer": "x"}) + "\n")
+    (found,) = Task(TaskConfig(source="jsonl", path="runs/a/q.jsonl"))
+    assert found["image"].size == (32, 32)
 
 
 def test_mosaics_without_the_package_say_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
