@@ -137,7 +137,7 @@ def test_one_patch_is_answered_directly():
 def test_looking_that_can_not_pay_is_left_out():
     model = built("reference")
     assert asked(model, [3, (16, 16), 4]).way in ("glance", "look")
-    prompt = [200, (8, 9), 4]  # two small patches behind a long text, which the glance would read as well
+    prompt = [60, (8, 9), 4]  # two small patches behind a text, which the glance would read as well
     record = asked(model, prompt, realizer="pool", positions="keep", budgets=(30, 40))
     assert record.way == "direct" and record.tokens == record.full_tokens
     assert "of the untouched model's operations" in record.why
