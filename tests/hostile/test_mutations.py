@@ -81,22 +81,27 @@ def mutate_tensors(data: bytes, rng: np.random.Generator) -> bytes:
     return struct.pack("<Q", len(text)) + text.encode() + data[8 + size :]
 
 
+def mutate_policy(folder: Path, n: int, rng: np.random.Generator) -> None:
+    """A fresh copy of the shipped policy, with something changed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(arr_coc.reference.policy_path(), folder)
+    config, policy = folder / "config.json", folder / POLICY
+    match n % 4:
+        case 0:
+            config.write_text(mutate_json(config.read_text(), rng))
+        case 1:
+            config.write_bytes(mutate_bytes(config.read_bytes(), rng))
+        case 2:
+            policy.write_bytes(mutate_bytes(policy.read_bytes(), rng))
+        case _:
+            policy.write_bytes(mutate_tensors(policy.read_bytes(), rng))
+
+
 def test_mutated_policies_are_read_or_refused(tmp_path: Path, reference: Any) -> None:
     rng, seen = np.random.default_rng(0), Counter[str]()
-    source, folder = arr_coc.reference.policy_path(), tmp_path / "policy"
+    folder = tmp_path / "policy"
     for n in range(COUNT):
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(source, folder)
-        config, policy = folder / "config.json", folder / POLICY
-        match n % 4:
-            case 0:
-                config.write_text(mutate_json(config.read_text(), rng))
-            case 1:
-                config.write_bytes(mutate_bytes(config.read_bytes(), rng))
-            case 2:
-                policy.write_bytes(mutate_bytes(policy.read_bytes(), rng))
-            case _:
-                policy.write_bytes(mutate_tensors(policy.read_bytes(), rng))
+        mutate_policy(folder, n, rng)
         try:
             _, planner = load_planner(folder, *reference)
             if hasattr(planner, "policy"):

@@ -23,11 +23,10 @@ from arr_coc.learning.loop import _Store
 from arr_coc.learning.workers import Workers
 from arr_coc.serving.policy import Policies
 from arr_coc.serving.store import Store
-from arr_coc.wrapping.saving import POLICY
 from eval.serving.pictures import mutated, sound
 
 from .histories import Poison, mutate_line, serve, write
-from .test_mutations import WEAK, WHOLE, believing, make_store, mutate_bytes, mutate_json, mutate_tensors
+from .test_mutations import WEAK, WHOLE, believing, make_store, mutate_bytes, mutate_json, mutate_policy
 
 RUN = CliRunner()
 COUNT = 500 if WHOLE else 40
@@ -92,22 +91,6 @@ def test_a_data_set_with_damaged_pictures_is_worked_through(tmp_path: Path, comm
 
 
 # ---------------------------------------------------------------- policies
-
-
-def mutate_policy(folder: Path, n: int, rng: np.random.Generator) -> None:
-    """A fresh copy of the shipped policy, with something changed."""
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(arr_coc.reference.policy_path(), folder)
-    config, policy = folder / "config.json", folder / POLICY
-    match n % 4:
-        case 0:
-            config.write_text(mutate_json(config.read_text(), rng))
-        case 1:
-            config.write_bytes(mutate_bytes(config.read_bytes(), rng))
-        case 2:
-            policy.write_bytes(mutate_bytes(policy.read_bytes(), rng))
-        case _:
-            policy.write_bytes(mutate_tensors(policy.read_bytes(), rng))
 
 
 def test_policies_that_a_question_is_asked_with(tmp_path: Path, reference: Any) -> None:

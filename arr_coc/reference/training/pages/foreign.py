@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ class Questions:
     pictures: list[np.ndarray]
     asked: list[list[tuple[str, str, str]]]
 
+    @cached_property
     def sizes(self) -> dict[tuple[int, int], list[int]]:
         """Pictures by their size (rows, columns of pixels)."""
         found: dict[tuple[int, int], list[int]] = {}
@@ -88,7 +90,7 @@ def foreign_batch(
 
     ``work`` bounds the tokens of the batch and ``room`` those of the questions about each picture.
     """
-    sizes = questions.sizes()
+    sizes = questions.sizes
     (height, width), members = rng.choices(list(sizes.items()), [len(found) for found in sizes.values()])[0]
     full = (height // CELL, width // CELL)
     grid = (max(1, round(height * side[0] / PATCH)), max(1, round(width * side[1] / PATCH)))
